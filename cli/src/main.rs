@@ -1,0 +1,2 @@
+//! millrace: the command line of a Millrace node.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The Millrace daemon.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Demo networks, crash tests and benchmarks on a real bitcoind.
+fn main() {}
