@@ -1,1 +1,18 @@
 //! Every byte that crosses the Lightning network: units, messages, features, the BOLT 8 transport.
+//!
+//! The crate is pure. It opens no socket, reads no clock and draws no randomness; keys, time and random
+//! bytes are arguments.
+
+pub mod amount;
+pub mod block;
+pub mod fee;
+pub mod id;
+
+pub use amount::{Msat, Sat};
+pub use block::{BlockHeight, CltvDelta, CltvExpiry};
+pub use fee::FeeratePerKw;
+pub use id::{
+    ChainHash, ChannelId, CommitmentNumber, HtlcId, IdError, PaymentHash, PaymentSecret, Preimage, ShortChannelId,
+};
+pub use secp256k1::PublicKey;
+pub use secp256k1::ecdsa::Signature;
