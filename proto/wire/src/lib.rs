@@ -5,14 +5,25 @@
 
 pub mod amount;
 pub mod block;
+pub mod feature;
 pub mod fee;
 pub mod id;
+pub mod message;
 
 pub use amount::{Msat, Sat};
 pub use block::{BlockHeight, CltvDelta, CltvExpiry};
+pub use feature::{Feature, Features, MissingDependency};
 pub use fee::FeeratePerKw;
 pub use id::{
     ChainHash, ChannelId, CommitmentNumber, HtlcId, IdError, PaymentHash, PaymentSecret, Preimage, ShortChannelId,
+};
+pub use message::{
+    AcceptChannel, AttributionData, ChannelAnnouncement, ChannelReady, ChannelReestablish, ChannelUpdate,
+    ClosingComplete, ClosingSig, ClosingSignatures, ClosingSigned, CommitmentSigned, Custom, DecodeError, Decoded,
+    EncodeError, Error, FeeRange, FieldFault, FundingCreated, FundingSigned, GossipTimestampFilter, Init, Message,
+    NodeAnnouncement, OnionPacket, OpenChannel, Ping, Pong, QueryChannelRange, QueryShortChannelIds, ReplyChannelRange,
+    ReplyShortChannelIdsEnd, RevokeAndAck, Shutdown, UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedHtlc, UpdateFee,
+    UpdateFulfillHtlc, Verbatim, Warning,
 };
 pub use secp256k1::PublicKey;
 pub use secp256k1::ecdsa::Signature;
