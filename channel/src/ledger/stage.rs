@@ -38,10 +38,7 @@ impl Stage {
     /// Where an update proposed by `proposer` stands after `sender` has sent `step`.
     #[must_use]
     pub const fn after(self, step: Step, sender: Side, proposer: Side) -> Self {
-        let by_proposer = matches!(
-            (sender, proposer),
-            (Side::Local, Side::Local) | (Side::Remote, Side::Remote)
-        );
+        let by_proposer = matches!((sender, proposer), (Side::Local, Side::Local) | (Side::Remote, Side::Remote));
         match (self, step, by_proposer) {
             (Self::Proposed, Step::Commit, true) => Self::Committed,
             (Self::Committed, Step::Revoke, false) => Self::Acked,
@@ -90,9 +87,14 @@ mod tests {
                 for step in STEPS {
                     for sender in SIDES {
                         for proposer in SIDES {
-                            let row = ROWS.iter().find(|row| (row.0, row.1, row.2) == (stage, step, sender == proposer));
+                            let row =
+                                ROWS.iter().find(|row| (row.0, row.1, row.2) == (stage, step, sender == proposer));
                             let expected = row.map_or(stage, |row| row.3);
-                            assert_eq!(stage.after(step, sender, proposer), expected, "{stage:?} {step:?} {sender:?} {proposer:?}");
+                            assert_eq!(
+                                stage.after(step, sender, proposer),
+                                expected,
+                                "{stage:?} {step:?} {sender:?} {proposer:?}"
+                            );
                         }
                     }
                 }

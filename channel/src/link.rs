@@ -1,0 +1,36 @@
+//! The connection with the peer, as far as the channel knows it. Volatile: nothing here survives a restart, and
+//! a cut takes it back to `Down`.
+
+use crate::input::{LinkFeatures, Millis};
+use crate::phase::closing::Negotiation;
+
+/// How far the connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum LinkState {
+    /// No connection.
+    #[default]
+    Down,
+    /// Our `channel_reestablish` is sent, the peer's has not come.
+    Reestablishing,
+    /// Updates may flow.
+    Up,
+    /// The peer showed that it has lost data: nothing flows until it has said `error` (D11).
+    PeerBehind,
+}
+
+/// What only this connection knows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Link {
+    pub(crate) state: LinkState,
+    pub(crate) features: LinkFeatures,
+    /// When the peer's `revoke_and_ack` is due.
+    pub(crate) revoke_deadline: Option<Millis>,
+    /// The offers of a mutual close; they begin anew on every connection.
+    pub(crate) negotiation: Negotiation,
+}
+
+impl Link {
+    pub(crate) const fn is_up(&self) -> bool {
+        matches!(self.state, LinkState::Up)
+    }
+}
