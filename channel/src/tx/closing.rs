@@ -139,8 +139,11 @@ impl SimpleClose<'_> {
         ClosingTx::build(terms, chosen, Sequence::ENABLE_RBF_NO_LOCKTIME, self.lock_time)
     }
 
-    /// The transactions that the closer has to sign: the lesser side's output goes if it is dust, and with it
-    /// the choice. Empty if the closer cannot pay the fee, or if every output would be dust.
+    /// The transactions that the closer has to sign: the lesser side's output goes if it is dust, and with it the
+    /// choice.
+    ///
+    /// Empty if there is none to sign: the closer cannot pay the fee, or an output that may not be left out would be
+    /// dust, so that no node would relay the transaction. A lower fee helps, or `OP_RETURN` for the closer.
     #[must_use]
     pub fn offers(&self) -> Vec<ClosingOutputs> {
         let (Some(closer_dust), Some(closee_dust)) = (self.is_dust(self.closer), self.is_dust(self.closer.other()))
@@ -149,12 +152,11 @@ impl SimpleClose<'_> {
         };
         let is_lesser = self.balances.of(self.closer) < self.balances.of(self.closer.other());
         match (is_lesser, closer_dust, closee_dust) {
-            (_, true, true) => Vec::new(),
             (true, true, false) => vec![ClosingOutputs::CloseeOnly],
-            (true, false, _) => vec![ClosingOutputs::Both],
-            (false, _, true) => vec![ClosingOutputs::CloserOnly],
-            (false, true, false) => vec![ClosingOutputs::Both],
+            (true, false, false) => vec![ClosingOutputs::Both],
+            (false, false, true) => vec![ClosingOutputs::CloserOnly],
             (false, false, false) => vec![ClosingOutputs::CloserOnly, ClosingOutputs::Both],
+            (true, _, true) | (false, true, _) => Vec::new(),
         }
     }
 
@@ -206,4 +208,65 @@ fn legacy_outputs(
         (value >= dust_limit).then(|| TxOut { value: value.to_amount(), script_pubkey })
     };
     Some(Both { local: output(Side::Local), remote: output(Side::Remote) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ClosingOutputs::{Both as BothOutputs, CloseeOnly, CloserOnly};
+
+    /// P2WPKH, dust below 294 sat.
+    fn p2wpkh(byte: u8) -> ScriptBuf {
+        ScriptBuf::from_bytes([&[0, 20], &[byte; 20][..]].concat())
+    }
+
+    fn op_return() -> ScriptBuf {
+        ScriptBuf::from_bytes(vec![0x6a, 6, 1, 2, 3, 4, 5, 6])
+    }
+
+    /// What a local closer with a fee of 1000 sat offers.
+    fn offers(closer_sat: u64, closee_sat: u64, scripts: &Both<ScriptBuf>) -> Vec<ClosingOutputs> {
+        let balances = Both { local: Sat(closer_sat).to_msat(), remote: Sat(closee_sat).to_msat() };
+        SimpleClose { closer: Side::Local, balances: &balances, scripts, fee: Sat(1000), lock_time: 0 }.offers()
+    }
+
+    #[test]
+    fn offers_follow_bolt_2() {
+        let scripts = Both { local: p2wpkh(1), remote: p2wpkh(2) };
+        // The closer has less: it may not drop the closee.
+        assert_eq!(offers(1294, 5000, &scripts), [BothOutputs]);
+        assert_eq!(offers(1293, 5000, &scripts), [CloseeOnly]);
+        assert_eq!(offers(1000, 5000, &scripts), [CloseeOnly]);
+        // Not less: it may not drop itself.
+        assert_eq!(offers(5000, 5000, &scripts), [CloserOnly, BothOutputs]);
+        assert_eq!(offers(5000, 294, &scripts), [CloserOnly, BothOutputs]);
+        assert_eq!(offers(5000, 293, &scripts), [CloserOnly]);
+    }
+
+    #[test]
+    fn no_offer_that_nobody_would_relay_or_pay_for() {
+        let scripts = Both { local: p2wpkh(1), remote: p2wpkh(2) };
+        assert!(offers(999, 5000, &scripts).is_empty(), "cannot pay the fee");
+        assert!(offers(1293, 1000, &scripts).is_empty(), "its own output is dust and may not be dropped");
+        assert!(offers(1293, 200, &scripts).is_empty(), "both are dust");
+        let to_op_return = Both { local: op_return(), ..scripts };
+        assert_eq!(offers(1293, 1000, &to_op_return), [CloserOnly, BothOutputs]);
+    }
+
+    #[test]
+    fn the_closee_selects_by_its_own_output() {
+        let scripts = Both { local: p2wpkh(1), remote: p2wpkh(2) };
+        let selected = |closee_sat: u64, scripts: &Both<ScriptBuf>, offered: &[ClosingOutputs]| {
+            let balances = Both { local: Msat(9_000_000), remote: Sat(closee_sat).to_msat() };
+            SimpleClose { closer: Side::Local, balances: &balances, scripts, fee: Sat(1000), lock_time: 0 }
+                .select(offered)
+        };
+        assert_eq!(selected(294, &scripts, &[CloserOnly, BothOutputs]), Some(BothOutputs));
+        assert_eq!(selected(294, &scripts, &[CloseeOnly]), Some(CloseeOnly));
+        assert_eq!(selected(294, &scripts, &[CloserOnly]), None);
+        assert_eq!(selected(293, &scripts, &[CloserOnly, BothOutputs]), Some(CloserOnly));
+        assert_eq!(selected(293, &scripts, &[BothOutputs]), None);
+        let to_op_return = Both { remote: op_return(), ..scripts };
+        assert_eq!(selected(0, &to_op_return, &[CloserOnly, BothOutputs]), Some(BothOutputs));
+    }
 }

@@ -6,7 +6,7 @@
 
 use bitcoin::hashes::{Hash, HashEngine, sha256, sha256d};
 use bitcoin::transaction::Version;
-use bitcoin::{EcdsaSighashType, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute};
+use bitcoin::{EcdsaSighashType, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Weight, Witness, absolute};
 use millrace_wire::{FeeratePerKw, Preimage, Sat};
 use secp256k1::SecretKey;
 use secp256k1::ecdsa::Signature;
@@ -14,7 +14,7 @@ use secp256k1::ecdsa::Signature;
 use super::commitment::{Commitment, HtlcOutput};
 use super::script::{self, HtlcScripts};
 use super::sighash::{countersigned_htlc_kind, p2wsh_digest, witness_signature};
-use super::weight::htlc_tx_fee;
+use super::weight::{SIGNATURE_BYTES_MAX, htlc_tx_fee, input_weight};
 use crate::curve::sign;
 use crate::keys::CommitmentKeys;
 use crate::side::Side;
@@ -110,6 +110,17 @@ impl HtlcTx {
     pub fn timeout_witness(&self, tx: &Transaction, input: usize, key: &SecretKey, remote: &Signature) -> Witness {
         assert_eq!(self.kind, HtlcTxKind::Timeout, "HTLC {} was received by the broadcaster", self.htlc.id);
         self.witness(tx, input, key, remote, &[])
+    }
+
+    /// The most that its input weighs, witness included, in whatever transaction it ends up.
+    #[must_use]
+    pub fn input_weight(&self) -> Weight {
+        let preimage_or_nothing = match self.kind {
+            HtlcTxKind::Timeout => 0,
+            HtlcTxKind::Success => 32,
+        };
+        let script = self.witness_script.len() as u64;
+        input_weight(&[0, SIGNATURE_BYTES_MAX, SIGNATURE_BYTES_MAX, preimage_or_nothing, script])
     }
 
     fn witness(
