@@ -1,0 +1,254 @@
+//! Bits flipped and files missing: correct or refused, never silently wrong.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::history::HISTORY;
+use crate::segment;
+
+/// A closed journal with a checkpoint below its end, a history further below, and a removed first segment.
+fn rich() -> SimulatedDisk {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    for _ in 0..12 {
+        driver.step().unwrap();
+    }
+    driver.archive().unwrap();
+    for _ in 0..6 {
+        driver.step().unwrap();
+    }
+    driver.checkpoint().unwrap();
+    for _ in 0..4 {
+        driver.step().unwrap();
+    }
+    drop(driver);
+    assert!(!disk.paths().contains(&segment::path(dir(), 1)));
+    disk
+}
+
+fn read_disk(disk: &SimulatedDisk) -> Result<Read, OpenError> {
+    recover(disk).and_then(read_all)
+}
+
+#[test]
+fn flip_any_byte_of_a_closed_journal() {
+    let disk = rich();
+    let whole = read_disk(&disk.after_kill()).unwrap();
+    let (mut refused, mut harmless) = (0, 0);
+    for path in disk.paths() {
+        for at in 0..disk.content(&path).len() {
+            let damaged = disk.after_kill();
+            damaged.alter(&path, |bytes| bytes[at] ^= 1 << (at % 8));
+            match read_disk(&damaged) {
+                Ok(read) => {
+                    harmless += 1;
+                    assert!(read == whole, "{} byte {at}: silently wrong", path.display());
+                }
+                Err(OpenError::Corrupt(_) | OpenError::Newer { .. }) => refused += 1,
+                Err(error) => panic!("{} byte {at}: {error}", path.display()),
+            }
+        }
+    }
+    // The bytes of the frames that are still there are the bulk of what is refused.
+    assert!(refused > 30_000, "{refused} refused, {harmless} harmless");
+}
+
+/// A journal of one segment whose last frame was acknowledged a moment ago: no seal yet.
+fn unsealed() -> SimulatedDisk {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    for _ in 0..4 {
+        driver.step().unwrap();
+    }
+    drop(driver);
+    let found = recover(&disk.after_kill()).unwrap();
+    disk.alter(&found.segment.path, |bytes| {
+        bytes[usize::try_from(found.offset).unwrap()..].fill(0);
+    });
+    assert!(!recover(&disk.after_kill()).unwrap().report.is_sealed);
+    disk
+}
+
+#[test]
+fn flip_any_byte_before_the_seal_is_written() {
+    let disk = unsealed();
+    let whole = read_disk(&disk.after_kill()).unwrap();
+    let mut cut = 0;
+    let path = segment::path(dir(), 1);
+    for at in 0..disk.content(&path).len() {
+        let damaged = disk.after_kill();
+        damaged.alter(&path, |bytes| bytes[at] ^= 1 << (at % 8));
+        let Ok(found) = recover(&damaged) else { continue };
+        let torn = found.report.torn.clone();
+        let read = read_all(found).unwrap();
+        if read == whole {
+            continue;
+        }
+        // What cannot be told from a torn tail, as the crate's page says: the last frame only, and loudly.
+        assert_eq!(read.steps, whole.steps[..3], "byte {at}");
+        assert_eq!(torn.unwrap().frame, 4, "byte {at}");
+        cut += 1;
+    }
+    assert_eq!(cut, step(4).len() + 4 + crate::frame::HEAD_BYTES);
+}
+
+fn corruption(disk: &SimulatedDisk) -> Corruption {
+    match read_disk(&disk.after_kill()) {
+        Err(OpenError::Corrupt(corruption)) => corruption,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("not refused"),
+    }
+}
+
+#[test]
+fn bad_frame_with_a_valid_later_frame() {
+    let disk = unsealed();
+    let path = segment::path(dir(), 1);
+    // Frames 1 and 2 take a page each, so frame 3 is at the third page after the header.
+    disk.alter(&path, |bytes| bytes[3 * 4096 + 60] ^= 4);
+    let found = corruption(&disk);
+    assert_eq!((found.file, found.offset, found.frame), (path, 3 * 4096, 3));
+    assert!(found.what.contains("frame 4 follows"), "{}", found.what);
+}
+
+#[test]
+fn bad_frame_that_a_seal_names() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    driver.step().unwrap();
+    driver.step().unwrap();
+    drop(driver);
+    let path = segment::path(dir(), 1);
+    disk.alter(&path, |bytes| bytes[2 * 4096..3 * 4096].fill(0));
+    let found = corruption(&disk);
+    assert_eq!((found.file, found.offset, found.frame), (path, 2 * 4096, 2));
+    assert!(found.what.contains("frame 2 was flushed"), "{}", found.what);
+}
+
+fn last_segment(disk: &SimulatedDisk) -> u64 {
+    recover(&disk.after_kill()).unwrap().segment.number
+}
+
+#[test]
+fn missing_segments() {
+    let disk = rich();
+    let last = last_segment(&disk);
+    let numbers: Vec<u64> = (1..=last).filter(|n| disk.paths().contains(&segment::path(dir(), *n))).collect();
+    assert!(numbers.len() > 3, "{numbers:?}");
+    for number in numbers {
+        let path = segment::path(dir(), number);
+        let damaged = disk.after_kill();
+        damaged.lose(&path);
+        assert_eq!(recover(&disk.after_kill()).unwrap().segment.number, last);
+        let refused = recover(&damaged).map(|_| ()).unwrap_err();
+        assert!(matches!(refused, OpenError::Corrupt(_)), "segment {number}: {refused}");
+    }
+}
+
+#[test]
+fn every_segment_from_some_number_on_missing() {
+    let disk = rich();
+    let (last, whole) = (last_segment(&disk), disk.paths());
+    for from in 1..=last {
+        let damaged = disk.after_kill();
+        for path in whole.iter().filter(|path| is_segment_from(path, from)) {
+            damaged.lose(path);
+        }
+        let found = corruption(&damaged);
+        assert!(!found.what.is_empty(), "from {from}");
+    }
+}
+
+fn is_segment_from(path: &PathBuf, from: u64) -> bool {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    segment::number_in(name).is_some_and(|number| number >= from)
+}
+
+#[test]
+fn missing_checkpoint_or_history() {
+    let disk = rich();
+    let damaged = disk.after_kill();
+    damaged.lose(&dir().join("checkpoint"));
+    assert!(corruption(&damaged).what.contains("still needed"));
+
+    let history = dir().join(HISTORY);
+    let files: Vec<_> = disk.paths().into_iter().filter(|path| path.starts_with(&history)).collect();
+    let damaged = disk.after_kill();
+    damaged.lose(files.last().unwrap());
+    assert!(corruption(&damaged).what.contains("counted on"));
+}
+
+#[test]
+fn removal_that_a_crash_interrupted() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    for _ in 0..12 {
+        driver.step().unwrap();
+    }
+    let first = segment::path(dir(), 1);
+    let kept = disk.content(&first);
+    driver.archive().unwrap();
+    driver.checkpoint().unwrap();
+    drop(driver);
+    assert!(disk.paths().iter().all(|path| !is_segment_from(path, 1) || is_segment_from(path, 3)));
+    // The removal of the second segment reached the disk, that of the first did not.
+    let file = disk.create(&first).unwrap();
+    file.write_all_at(&kept, 0).unwrap();
+    check(&disk, Told { submitted: 12, acknowledged: 12 });
+    assert!(!disk.paths().contains(&first));
+}
+
+#[test]
+fn segment_of_another_journal() {
+    let (disk, other) = (rich(), rich());
+    let last = segment::path(dir(), last_segment(&disk));
+    let foreign = other.content(&segment::path(dir(), last_segment(&other)));
+    disk.alter(&last, |bytes| *bytes = foreign);
+    assert!(corruption(&disk).what.contains("another journal"));
+}
+
+#[test]
+fn frame_of_a_later_version() {
+    let disk = unsealed();
+    let path = segment::path(dir(), 1);
+    let at = usize::try_from(recover(&disk.after_kill()).unwrap().offset).unwrap() - 4096;
+    disk.alter(&path, |bytes| {
+        bytes[at + 4] = 2;
+        let body = u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+        let crc = crc32c::crc32c(&bytes[at..at + 52]);
+        let crc = crc32c::crc32c_append(crc, &bytes[at + 56..at + 56 + body]);
+        bytes[at + 52..at + 56].copy_from_slice(&crc.to_le_bytes());
+    });
+    let refused = recover(&disk).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, OpenError::Newer { version: 2, .. }), "{refused}");
+}
+
+#[test]
+fn payload_that_looks_like_a_frame_of_another_journal() {
+    // A peer who records frames of his own journal and sends them as an onion changes nothing.
+    let other = unsealed();
+    let frames = other.content(&segment::path(dir(), 1))[4096..3 * 4096].to_vec();
+    let disk = SimulatedDisk::default();
+    let (journal, _) = open(&disk).unwrap();
+    let mut payload = vec![0; 4096 - 60];
+    payload.extend_from_slice(&frames);
+    journal.submit_and_wait(payload).unwrap();
+    drop(journal);
+    // Torn, its first page lost: the pages left over must not count as later frames.
+    let path = segment::path(dir(), 1);
+    disk.alter(&path, |bytes| {
+        bytes[4096..8192].fill(0);
+        bytes[4 * 4096..].fill(0);
+    });
+    let found = recover(&disk).unwrap();
+    assert_eq!((found.last.frame, found.report.torn.unwrap().frame), (0, 1));
+}
+
+#[test]
+fn open_a_second_time() {
+    let disk = SimulatedDisk::default();
+    let first = open(&disk).unwrap();
+    assert!(matches!(open(&disk), Err(OpenError::InUse { .. })));
+    drop(first);
+    assert!(open(&disk).is_ok());
+}

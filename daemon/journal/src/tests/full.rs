@@ -1,0 +1,139 @@
+//! A full disk: told in time, carried by the reserve, and recovered from.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::segment;
+use crate::supply::RESERVE;
+
+/// Only what is there fits, and nothing more.
+fn fill(disk: &SimulatedDisk) {
+    disk.set_capacity(Some(disk.used_bytes()));
+}
+
+fn wait_for(journal: &Journal, wanted: impl Fn(&Space) -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !wanted(&journal.space()) {
+        assert!(Instant::now() < end, "still {:?}", journal.space());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn is_low(space: &Space) -> bool {
+    matches!(space, Space::Low { reason } if reason.contains("No space left"))
+}
+
+/// A journal on a full disk, its writer just gone on to the last segment that was ready.
+fn low() -> (SimulatedDisk, Driver) {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    assert_eq!(driver.journal.space(), Space::Enough);
+    fill(&disk);
+    while driver.journal.space() == Space::Enough {
+        driver.step().unwrap();
+    }
+    (disk, driver)
+}
+
+#[test]
+fn next_segment_cannot_be_had() {
+    let (disk, driver) = low();
+    wait_for(&driver.journal, is_low);
+    let reserve = dir().join(RESERVE);
+    let end = Instant::now() + Duration::from_secs(20);
+    while disk.paths().contains(&reserve) {
+        assert!(Instant::now() < end, "the reserve was not given up");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(disk.paths().contains(&segment::path(dir(), 3)), "it is the third segment now");
+}
+
+#[test]
+fn reserve_carries_work_and_then_the_process_aborts() {
+    let (disk, mut driver) = low();
+    let before = driver.acknowledged;
+    while driver.step().is_some() {}
+    assert!(driver.acknowledged >= before + 4, "the reserve took {} steps", driver.acknowledged - before);
+    let reason = disk.aborted().unwrap();
+    assert!(reason.contains("reserve is used up") && reason.contains("No space left"), "{reason}");
+    let told = Told { submitted: driver.submitted, acknowledged: driver.acknowledged };
+    drop(driver);
+    check_and_go_on(&disk.after_power_loss(|| false), told);
+}
+
+#[test]
+fn space_comes_back() {
+    let (disk, mut driver) = low();
+    disk.set_capacity(None);
+    wait_for(&driver.journal, |space| *space == Space::Enough);
+    assert!(disk.paths().contains(&dir().join(RESERVE)));
+    for _ in 0..20 {
+        driver.step().unwrap();
+    }
+    let told = Told { submitted: driver.submitted, acknowledged: driver.acknowledged };
+    drop(driver);
+    check(&disk, told);
+}
+
+#[test]
+fn checkpoint_makes_the_space() {
+    let (disk, mut driver) = low();
+    // Room for history and checkpoint, none for a segment; then the removed segments' room is enough.
+    disk.set_capacity(Some(disk.used_bytes() + 4096));
+    for _ in 0..3 {
+        driver.step().unwrap();
+    }
+    assert!(is_low(&driver.journal.space()));
+    driver.archive().unwrap();
+    driver.checkpoint().unwrap();
+    wait_for(&driver.journal, |space| *space == Space::Enough);
+}
+
+#[test]
+fn opened_on_a_full_disk() {
+    let (disk, driver) = low();
+    let told = Told { submitted: driver.submitted, acknowledged: driver.acknowledged };
+    drop(driver);
+    let disk = disk.after_kill();
+    fill(&disk);
+    let driver = Driver::open(&disk).unwrap();
+    assert!(is_low(&driver.journal.space()));
+    drop(driver);
+    disk.set_capacity(None);
+    check(&disk, told);
+}
+
+#[test]
+fn first_opening_on_a_full_disk() {
+    let disk = SimulatedDisk::default();
+    disk.set_capacity(Some(4096));
+    assert!(matches!(open(&disk), Err(OpenError::File(error)) if error.is_out_of_space()));
+    disk.set_capacity(None);
+    check_and_go_on(&disk, Told::default());
+}
+
+#[test]
+fn checkpoint_and_history_on_a_full_disk_change_nothing() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    for _ in 0..3 {
+        driver.step().unwrap();
+    }
+    driver.archive().unwrap();
+    driver.checkpoint().unwrap();
+    driver.step().unwrap();
+    fill(&disk);
+    let covered = driver.journal.history().covered_up_to();
+    assert!(driver.archive().is_none());
+    assert!(driver.checkpoint().is_none());
+    assert_eq!(driver.journal.history().covered_up_to(), covered);
+    assert_eq!(disk.aborted(), None);
+    let told = Told { submitted: 4, acknowledged: 4 };
+    check(&disk.after_kill(), told);
+    disk.set_capacity(None);
+    driver.archive().unwrap();
+    driver.checkpoint().unwrap();
+    drop(driver);
+    check(&disk, told);
+    assert!(disk.paths().iter().all(|path| path.extension().is_none()), "nothing unfinished is left");
+}
