@@ -407,8 +407,11 @@ impl Bitcoind {
         Ok(mined)
     }
 
-    /// The miner's wallet, loaded or made if it is not there yet.
-    fn wallet(&self) -> Result<RpcClient> {
+    /// A client for calls about the miner's wallet, which is loaded, or made, if it is not there yet.
+    ///
+    /// # Errors
+    /// As [`Bitcoind::call`].
+    pub fn wallet(&self) -> Result<RpcClient> {
         const NO_SUCH_WALLET: i64 = -18;
         const ALREADY_LOADED: [i64; 2] = [-35, -4];
         let wallet = self.rpc.with_wallet(WALLET);
