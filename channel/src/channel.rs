@@ -134,6 +134,8 @@ pub struct Channel {
     pub(crate) link: Link,
     /// The height that the chain events have told so far.
     pub(crate) tip: BlockHeight,
+    /// Volatile: the claims that were asked for last.
+    pub(crate) last_claims: Option<crate::phase::on_chain::Claims>,
 }
 
 /// Why stored bytes are not a channel.
@@ -197,7 +199,7 @@ impl Channel {
             terms,
             keys_index,
         };
-        Ok(Self { tip: state.funding.opened_at, state, keys, policy, link: Link::default() })
+        Ok(Self { tip: state.funding.opened_at, state, keys, policy, link: Link::default(), last_claims: None })
     }
 
     /// A channel from a snapshot. Records written after it follow by [`Channel::replay`], then [`Channel::resume`].
@@ -220,7 +222,7 @@ impl Channel {
         if state.terms.party(Side::Local).basepoints != *keys.basepoints() {
             return Err(ReplayError::WrongKeys(state.terms.channel_id));
         }
-        Ok(Self { tip: state.funding.opened_at, state, keys, policy, link: Link::default() })
+        Ok(Self { tip: state.funding.opened_at, state, keys, policy, link: Link::default(), last_claims: None })
     }
 
     /// Applies a record that was written before. The facts that come out are the same, in the same order, as

@@ -40,5 +40,8 @@ impl Channel {
         Ok(())
     }
     pub(crate) fn apply_mutual_close(&mut self, _tx: Transaction, _fee: Sat, _complete: bool, _fx: &mut Effects) {}
+    pub(crate) fn is_mutual_close(&self, _tx: &Transaction) -> bool {
+        false
+    }
     pub(crate) fn resume_closing(&mut self, _fx: &mut Effects) {}
 }

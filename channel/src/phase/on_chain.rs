@@ -1,42 +1,552 @@
-//! The channel ends by a commitment transaction (BOLT 5).
+//! The channel ends on chain (BOLT 5): a mutual close, or a commitment of either side, is in a block.
+//!
+//! The current commitment of this node, and the current and the next one of the peer, are resolved to the last
+//! output that this node may claim. What each output needs is worked out in [`claims`]; fees, destinations and the
+//! choice of the moment are the wallet's. Revoked commitments are recognised as unknown and not punished here.
 
-use bitcoin::Transaction;
-use millrace_wire::BlockHeight;
+pub mod claims;
+
+use bitcoin::{OutPoint, ScriptBuf, Transaction, TxOut, Txid};
+use millrace_wire::message::Error;
+use millrace_wire::{BlockHeight, CltvExpiry, HtlcId, Message, Preimage};
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Channel;
-use crate::effect::Effects;
+use crate::effect::{Broadcast, Effect, Effects, Fact, Purpose, Watch};
 use crate::fault::Refusal;
+use crate::ledger::Which;
+use crate::ledger::htlc::{Htlc, Removal, Status};
+use crate::link::LinkState;
+use crate::phase::Phase;
+use crate::record::Record;
+use crate::side::Side;
+use crate::tx::claim::revealed_preimage;
+use crate::tx::commitment::Commitment;
+use crate::tx::script;
+
+pub use claims::{Claims, Cpfp, HtlcTxClaim, Sweep};
 
 /// What is known of the channel's end on chain.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct OnChain {}
+pub struct OnChain {
+    /// Why, in words for the user.
+    pub reason: String,
+    /// Whether our own commitment is to be broadcast while nothing else spends the funding output.
+    pub broadcast: bool,
+    /// What spends the funding output, once it is in a block.
+    pub spend: Option<Spend>,
+    /// The outputs of that transaction (and of our HTLC transactions) that are spent in a block.
+    pub spent: Vec<OutputSpend>,
+    /// HTLCs of ours whose failure is final and has been told.
+    pub timed_out: Vec<HtlcId>,
+}
+
+/// What spends the funding output.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Spend {
+    /// Its id.
+    pub txid: Txid,
+    /// The block it is in.
+    pub height: BlockHeight,
+    /// What it is.
+    pub what: SpendKind,
+}
+
+/// What a transaction that spends the funding output is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SpendKind {
+    /// Both sides signed it for this.
+    MutualClose,
+    /// Our newest commitment.
+    Local,
+    /// The peer's commitment that it has not revoked.
+    RemoteUnrevoked,
+    /// The peer's newest commitment, whose predecessor it has not revoked yet.
+    RemoteNext,
+    /// None of these: revoked, or (if our data is old) newer than what we know. Only `to_remote` is claimed.
+    Unknown {
+        /// Our balance in it.
+        to_remote: Option<(u32, TxOut)>,
+    },
+}
+
+/// A spent output that concerned us.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OutputSpend {
+    /// The output.
+    pub outpoint: OutPoint,
+    /// The transaction that spends it.
+    pub txid: Txid,
+    /// The block that is in.
+    pub height: BlockHeight,
+    /// If it is one of our HTLC transactions: its output, which is ours after the delay.
+    pub second_level: Option<(u32, TxOut)>,
+}
 
 /// What happened on chain.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum ChainRecord {}
+pub enum ChainRecord {
+    /// The funding output is spent in a block.
+    FundingSpent(Spend),
+    /// An output of the spending transaction, or of an HTLC transaction of ours, is spent in a block.
+    OutputSpent(OutputSpend),
+    /// Blocks from this height on are no longer in the chain.
+    Disconnected {
+        /// The lowest of them.
+        height: BlockHeight,
+    },
+    /// An HTLC of ours cannot succeed any more, and what shows it is buried.
+    OfferTimedOut {
+        /// The HTLC.
+        id: HtlcId,
+    },
+}
 
-/// Outputs to be claimed with the wallet's help.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Claims {}
+/// Confirmations after which a failed HTLC is told to be failed.
+const TIMED_OUT_DEPTH: u32 = 6;
+
+impl OnChain {
+    const fn new(reason: String, broadcast: bool) -> Self {
+        Self { reason, broadcast, spend: None, spent: Vec::new(), timed_out: Vec::new() }
+    }
+
+    /// How an output was spent, if it was.
+    #[must_use]
+    pub fn spend_of(&self, outpoint: OutPoint) -> Option<&OutputSpend> {
+        self.spent.iter().find(|spend| spend.outpoint == outpoint)
+    }
+}
+
+// --- the channel fails ---
 
 impl Channel {
-    pub(crate) fn fail(&mut self, _reason: String, _fx: &mut Effects) {}
-    pub(crate) fn peer_failed(&mut self, _text: &str, _fx: &mut Effects) {}
-    pub(crate) fn force_close(&mut self, _reason: String, _fx: &mut Effects) -> Result<(), Refusal> {
-        Ok(())
+    /// The channel cannot go on, by our own word or by a fault of the peer: `error`, and our commitment goes out.
+    pub(crate) fn fail(&mut self, reason: String, fx: &mut Effects) {
+        if !matches!(self.state.phase, Phase::OnChain(_) | Phase::Closed) {
+            let broadcast = !self.state.is_data_lost && !self.is_mutual_close_complete();
+            self.record(Record::Failed { reason, broadcast }, fx);
+            self.broadcast_commitment(fx);
+        }
+        self.say_failed(fx);
     }
-    pub(crate) fn say_failed(&mut self, _fx: &mut Effects) {}
-    pub(crate) fn apply_failed(&mut self, _reason: String, _broadcast: bool, _fx: &mut Effects) {}
-    pub(crate) fn apply_data_lost(&mut self, _remote_point: PublicKey) {}
-    pub(crate) fn apply_chain(&mut self, record: ChainRecord, _fx: &mut Effects) {
-        match record {}
+
+    /// The peer said `error` (BOLT 1): the channel fails, without an `error` in return.
+    pub(crate) fn peer_failed(&mut self, text: &str, fx: &mut Effects) {
+        if matches!(self.state.phase, Phase::OnChain(_) | Phase::Closed) || self.is_mutual_close_complete() {
+            return;
+        }
+        let broadcast = !self.state.is_data_lost;
+        self.record(Record::Failed { reason: format!("the peer said: {text}"), broadcast }, fx);
+        self.broadcast_commitment(fx);
     }
-    pub(crate) fn on_tip(&mut self, _fx: &mut Effects) {}
-    pub(crate) fn on_spend_confirmed(&mut self, _tx: &Transaction, _fx: &mut Effects) {}
-    pub(crate) fn on_unconfirmed(&mut self, _tx: &Transaction, _fx: &mut Effects) {}
-    pub(crate) fn on_chain_disconnected(&mut self, _height: BlockHeight, _fx: &mut Effects) {}
-    pub(crate) fn on_removal_decided_on_chain(&mut self, _fx: &mut Effects) {}
-    pub(crate) fn resume_on_chain(&mut self, _fx: &mut Effects) {}
+
+    /// Closes alone. On a channel that is ending already, says everything that is owed again.
+    pub(crate) fn force_close(&mut self, reason: String, fx: &mut Effects) -> Result<(), Refusal> {
+        if self.state.is_data_lost {
+            return Err(Refusal::DataLost);
+        }
+        match self.state.phase {
+            Phase::Closed => Err(Refusal::NotUsable("it is closed")),
+            Phase::OnChain(_) => {
+                self.resume_on_chain(fx);
+                Ok(())
+            }
+            Phase::Opening | Phase::Normal | Phase::ShuttingDown | Phase::Closing(_) => {
+                self.record(Record::Failed { reason, broadcast: true }, fx);
+                self.broadcast_commitment(fx);
+                self.say_failed(fx);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the peer that the channel has failed, if it can be told.
+    pub(crate) fn say_failed(&self, fx: &mut Effects) {
+        if self.link.state == LinkState::Down {
+            return;
+        }
+        let reason = match &self.state.phase {
+            Phase::OnChain(on_chain) => on_chain.reason.as_str(),
+            Phase::Closed => "the channel is closed",
+            _ if self.state.is_data_lost => "this node has lost data: close the channel",
+            _ => "the channel has failed",
+        };
+        fx.send(Message::Error(Error { channel_id: self.id(), data: reason.as_bytes().to_vec() }));
+    }
+
+    pub(crate) fn apply_failed(&mut self, reason: String, broadcast: bool, fx: &mut Effects) {
+        fx.fact(Fact::Failed { reason: reason.clone() });
+        self.state.phase = Phase::OnChain(Box::new(OnChain::new(reason, broadcast)));
+    }
+
+    /// D11: from here on nothing of ours is broadcast; the peer's commitment is waited for.
+    pub(crate) fn apply_data_lost(&mut self, _remote_point: PublicKey) {
+        self.state.is_data_lost = true;
+    }
+
+    fn is_mutual_close_complete(&self) -> bool {
+        matches!(&self.state.phase, Phase::Closing(closes) if closes.iter().any(|close| close.complete))
+    }
+
+    /// Broadcasts our newest commitment (never another: D9), while nothing else spends the funding output.
+    fn broadcast_commitment(&mut self, fx: &mut Effects) {
+        let Phase::OnChain(on_chain) = &self.state.phase else { return };
+        if on_chain.broadcast && on_chain.spend.is_none() {
+            let tx = self.signed_commitment();
+            fx.list.push(Effect::Broadcast(Broadcast { tx, purpose: Purpose::Commitment }));
+        }
+        self.update_claims(fx);
+    }
+
+    /// Our newest commitment, complete.
+    fn signed_commitment(&self) -> Transaction {
+        assert!(!self.state.is_data_lost, "D11: a commitment of old data is never broadcast");
+        let commitment = self.commitment(Which::Current(Side::Local));
+        let local = commitment.sign(&self.state.terms, &self.keys);
+        commitment.signed_tx(&self.state.terms, &local, &self.state.local.signature.0)
+    }
+
+    /// Builds a commitment of either side.
+    pub(crate) fn commitment(&self, which: Which) -> Commitment {
+        match which.side() {
+            Side::Remote => self.build_remote(which),
+            Side::Local => self.build_local(which),
+        }
+    }
+}
+
+// --- the chain speaks ---
+
+impl Channel {
+    /// A block has come: deadlines of HTLCs, and what has become mature or buried.
+    pub(crate) fn on_tip(&mut self, fx: &mut Effects) {
+        match self.state.phase {
+            Phase::Opening | Phase::Normal | Phase::ShuttingDown | Phase::Closing(_) => {
+                if let Some(reason) = self.overdue_htlc() {
+                    self.fail(reason, fx);
+                }
+            }
+            Phase::OnChain(_) => {
+                self.tell_timed_out(fx);
+                self.close_when_buried(fx);
+                self.update_claims(fx);
+            }
+            Phase::Closed => {}
+        }
+    }
+
+    /// BOLT 2, "`cltv_expiry_delta` Selection": an HTLC that must be settled on chain now, in words.
+    fn overdue_htlc(&self) -> Option<String> {
+        let tip = self.tip.0;
+        let (grace, margin) = (self.policy.offered_grace, self.policy.received_margin);
+        let ledger = &self.state.ledger;
+        let offered = ledger
+            .htlcs(Side::Local)
+            .iter()
+            .find(|htlc| htlc.known_preimage.is_none() && htlc.add.cltv_expiry.0.saturating_add(grace) <= tip);
+        if let Some(htlc) = offered {
+            let (id, expiry) = (htlc.add.id.0, htlc.add.cltv_expiry.0);
+            return Some(format!(
+                "htlc {id} that we offered expired at {expiry}, and at {tip} the peer has not removed it"
+            ));
+        }
+        let is_due =
+            |htlc: &&Htlc| claimable_preimage(htlc).is_some() && htlc.add.cltv_expiry.0 <= tip.saturating_add(margin);
+        let received = ledger.htlcs(Side::Remote).iter().find(is_due)?;
+        let (id, expiry) = (received.add.id.0, received.add.cltv_expiry.0);
+        Some(format!(
+            "htlc {id}, whose preimage we have, expires at {expiry}, and at {tip} the peer has not removed it"
+        ))
+    }
+
+    /// A transaction in the block of the last tip that concerns us: it may spend the funding output, or
+    /// outputs of what spent it, any number of them.
+    pub(crate) fn on_spend_confirmed(&mut self, tx: &Transaction, fx: &mut Effects) {
+        if self.state.phase == Phase::Closed {
+            return;
+        }
+        let funding = self.state.terms.funding_outpoint;
+        let is_spent = matches!(&self.state.phase, Phase::OnChain(on_chain) if on_chain.spend.is_some());
+        if !is_spent && tx.input.iter().any(|input| input.previous_output == funding) {
+            self.on_funding_spent(tx, fx);
+        }
+        self.learn_preimages(tx, fx);
+        let mut is_news = false;
+        for (index, input) in tx.input.iter().enumerate() {
+            if let Some(spend) = self.output_spend(tx, index, input.previous_output) {
+                self.record(Record::Chain(ChainRecord::OutputSpent(spend)), fx);
+                is_news = true;
+            }
+        }
+        if is_news {
+            self.watch_outputs(fx);
+            self.update_claims(fx);
+        }
+    }
+
+    fn on_funding_spent(&mut self, tx: &Transaction, fx: &mut Effects) {
+        let txid = tx.compute_txid();
+        let spend = Spend { txid, height: self.tip, what: self.spend_kind(tx, txid) };
+        self.record(Record::Chain(ChainRecord::FundingSpent(spend)), fx);
+        self.watch_outputs(fx);
+        self.say_failed_unless_mutual(fx);
+        self.update_claims(fx);
+    }
+
+    fn say_failed_unless_mutual(&self, fx: &mut Effects) {
+        let Phase::OnChain(on_chain) = &self.state.phase else { return };
+        if !matches!(&on_chain.spend, Some(Spend { what: SpendKind::MutualClose, .. })) {
+            self.say_failed(fx);
+        }
+    }
+
+    fn spend_kind(&self, tx: &Transaction, txid: Txid) -> SpendKind {
+        if self.is_mutual_close(tx) {
+            return SpendKind::MutualClose;
+        }
+        let known = [
+            (Which::Current(Side::Local), SpendKind::Local),
+            (Which::RemoteUnrevoked, SpendKind::RemoteUnrevoked),
+            (Which::Current(Side::Remote), SpendKind::RemoteNext),
+        ];
+        for (which, kind) in known {
+            if self.commitment(which).txid == txid {
+                return kind;
+            }
+        }
+        let payment = self.state.terms.party(Side::Local).basepoints.payment;
+        let ours = script::to_remote_pubkey(self.state.terms.format(), &payment);
+        let found = tx.output.iter().position(|output| output.script_pubkey == ours);
+        SpendKind::Unknown { to_remote: found.map(|vout| (vout as u32, tx.output[vout].clone())) }
+    }
+
+    /// A spend that is not in a block yet: only what it reveals counts.
+    pub(crate) fn on_unconfirmed(&mut self, tx: &Transaction, fx: &mut Effects) {
+        if self.state.phase != Phase::Closed {
+            self.learn_preimages(tx, fx);
+        }
+    }
+
+    /// Whatever spends an HTLC output with a preimage of ours tells it: looked for among all HTLCs that we
+    /// offered, whichever commitment they stand in.
+    fn learn_preimages(&mut self, tx: &Transaction, fx: &mut Effects) {
+        let mut found: Vec<(HtlcId, Preimage)> = Vec::new();
+        for htlc in self.state.ledger.htlcs(Side::Local).iter().filter(|htlc| htlc.known_preimage.is_none()) {
+            let revealed = tx.input.iter().find_map(|input| revealed_preimage(&input.witness, &htlc.add.payment_hash));
+            found.extend(revealed.map(|preimage| (htlc.add.id, preimage)));
+        }
+        for (id, preimage) in found {
+            self.record(Record::PreimageReceived { id, preimage }, fx);
+        }
+    }
+
+    /// What this input means to us: `None` if its output is not one we follow, or known to be spent.
+    fn output_spend(&self, tx: &Transaction, input: usize, outpoint: OutPoint) -> Option<OutputSpend> {
+        let Phase::OnChain(on_chain) = &self.state.phase else { return None };
+        let spend = on_chain.spend.as_ref()?;
+        let is_second_level = on_chain.spent.iter().any(|spent| second_level_outpoint(spent) == Some(outpoint));
+        if (outpoint.txid != spend.txid && !is_second_level) || on_chain.spend_of(outpoint).is_some() {
+            return None;
+        }
+        let second_level =
+            (spend.what == SpendKind::Local && !is_second_level).then(|| self.second_level_of(tx, input)).flatten();
+        Some(OutputSpend { outpoint, txid: tx.compute_txid(), height: self.tip, second_level })
+    }
+
+    /// The output of our HTLC transaction: at the index of its input, with the script that only we can make.
+    fn second_level_of(&self, tx: &Transaction, input: usize) -> Option<(u32, TxOut)> {
+        let keys = self.local_keys(self.state.local.number);
+        let delay = self.state.terms.delay_of(Side::Local);
+        let ours = script::to_local(&keys.revocation, delay, &keys.broadcaster_delayed).to_p2wsh();
+        let output = tx.output.get(input).filter(|output| output.script_pubkey == ours)?;
+        Some((u32::try_from(input).ok()?, output.clone()))
+    }
+
+    pub(crate) fn apply_chain(&mut self, record: ChainRecord, fx: &mut Effects) {
+        match record {
+            ChainRecord::FundingSpent(spend) => {
+                fx.fact(Fact::FundingSpent { txid: spend.txid, height: spend.height });
+                if !matches!(self.state.phase, Phase::OnChain(_)) {
+                    let reason = closing_reason(&spend.what).to_owned();
+                    self.state.phase = Phase::OnChain(Box::new(OnChain::new(reason, false)));
+                }
+                self.on_chain_mut().spend = Some(spend);
+            }
+            ChainRecord::OutputSpent(spend) => self.on_chain_mut().spent.push(spend),
+            ChainRecord::Disconnected { height } => {
+                let is_data_lost = self.state.is_data_lost;
+                let on_chain = self.on_chain_mut();
+                on_chain.spent.retain(|spend| spend.height < height);
+                if on_chain.spend.as_ref().is_some_and(|spend| spend.height >= height) {
+                    let was_mutual = matches!(&on_chain.spend, Some(Spend { what: SpendKind::MutualClose, .. }));
+                    on_chain.spend = None;
+                    // Whatever it was, it may never confirm again: our own commitment is good as well.
+                    on_chain.broadcast |= !is_data_lost && !was_mutual;
+                }
+            }
+            ChainRecord::OfferTimedOut { id } => {
+                self.on_chain_mut().timed_out.push(id);
+                let origin = self.state.ledger.htlc(Side::Local, id).and_then(|htlc| htlc.add.origin);
+                if let Some(origin) = origin {
+                    fx.fact(Fact::OfferTimedOut { id, origin });
+                }
+            }
+        }
+    }
+
+    fn on_chain_mut(&mut self) -> &mut OnChain {
+        match &mut self.state.phase {
+            Phase::OnChain(on_chain) => on_chain,
+            phase => unreachable!("a chain record while {}", phase.name()),
+        }
+    }
+
+    /// Blocks were taken out of the chain.
+    pub(crate) fn on_chain_disconnected(&mut self, height: BlockHeight, fx: &mut Effects) {
+        let Phase::OnChain(on_chain) = &self.state.phase else { return };
+        let is_spend_gone = on_chain.spend.as_ref().is_some_and(|spend| spend.height >= height);
+        if is_spend_gone || on_chain.spent.iter().any(|spend| spend.height >= height) {
+            self.record(Record::Chain(ChainRecord::Disconnected { height }), fx);
+            self.resume_closing(fx);
+            self.broadcast_commitment(fx);
+        }
+    }
+
+    pub(crate) fn on_removal_decided_on_chain(&mut self, fx: &mut Effects) {
+        self.update_claims(fx);
+    }
+
+    /// After a restart: what is to be broadcast, watched and claimed.
+    pub(crate) fn resume_on_chain(&mut self, fx: &mut Effects) {
+        self.last_claims = None;
+        self.watch_outputs(fx);
+        self.broadcast_commitment(fx);
+    }
+
+    /// Watches every output that may concern us of what spends the funding output.
+    fn watch_outputs(&self, fx: &mut Effects) {
+        let Phase::OnChain(on_chain) = &self.state.phase else { return };
+        let mut watch = |outpoint, script: &ScriptBuf| {
+            if on_chain.spend_of(outpoint).is_none() {
+                fx.list.push(Effect::Watch(Watch::Spend { outpoint, script: script.clone() }));
+            }
+        };
+        for spent in &on_chain.spent {
+            if let (Some(outpoint), Some((_, output))) = (second_level_outpoint(spent), &spent.second_level) {
+                watch(outpoint, &output.script_pubkey);
+            }
+        }
+        let Some(spend) = &on_chain.spend else { return };
+        if let SpendKind::Unknown { to_remote: Some((vout, output)) } = &spend.what {
+            watch(OutPoint { txid: spend.txid, vout: *vout }, &output.script_pubkey);
+        }
+        if let Some(commitment) = self.confirmed_commitment() {
+            for (vout, output) in (0..).zip(&commitment.tx.output) {
+                watch(commitment.outpoint(vout), &output.script_pubkey);
+            }
+        }
+    }
+
+    /// The commitment that is in a block, if it is one that we know.
+    pub(crate) fn confirmed_commitment(&self) -> Option<Commitment> {
+        let Phase::OnChain(on_chain) = &self.state.phase else { return None };
+        match on_chain.spend.as_ref()?.what {
+            SpendKind::Local => Some(self.commitment(Which::Current(Side::Local))),
+            SpendKind::RemoteUnrevoked => Some(self.commitment(Which::RemoteUnrevoked)),
+            SpendKind::RemoteNext => Some(self.commitment(Which::Current(Side::Remote))),
+            SpendKind::MutualClose | SpendKind::Unknown { .. } => None,
+        }
+    }
+
+    const fn depth_of(&self, height: BlockHeight) -> u32 {
+        (self.tip.0 + 1).saturating_sub(height.0)
+    }
+
+    /// Tells of HTLCs of ours that cannot succeed any more: without an output in the commitment that is buried, or
+    /// with their output taken back in a transaction that is buried.
+    fn tell_timed_out(&mut self, fx: &mut Effects) {
+        let Phase::OnChain(on_chain) = &self.state.phase else { return };
+        let Some(spend) = &on_chain.spend else { return };
+        if self.depth_of(spend.height) < TIMED_OUT_DEPTH || matches!(spend.what, SpendKind::Unknown { .. }) {
+            return;
+        }
+        let commitment = self.confirmed_commitment();
+        let is_over = |htlc: &&Htlc| {
+            let output = commitment.as_ref().and_then(|commitment| {
+                let found = commitment.htlcs.iter().find(|o| o.offered_by == Side::Local && o.id == htlc.add.id)?;
+                Some(commitment.outpoint(found.vout))
+            });
+            output.is_none_or(|outpoint| {
+                on_chain.spend_of(outpoint).is_some_and(|spent| self.depth_of(spent.height) >= TIMED_OUT_DEPTH)
+            })
+        };
+        let ids: Vec<HtlcId> = self
+            .state
+            .ledger
+            .htlcs(Side::Local)
+            .iter()
+            .filter(|htlc| htlc.known_preimage.is_none() && !on_chain.timed_out.contains(&htlc.add.id))
+            .filter(is_over)
+            .map(|htlc| htlc.add.id)
+            .collect();
+        for id in ids {
+            self.record(Record::Chain(ChainRecord::OfferTimedOut { id }), fx);
+        }
+    }
+
+    /// Nothing is left to claim, and everything that decided it is buried.
+    fn close_when_buried(&mut self, fx: &mut Effects) {
+        let Phase::OnChain(on_chain) = &self.state.phase else { return };
+        let Some(spend) = &on_chain.spend else { return };
+        let is_buried = |height| self.depth_of(height) >= self.policy.burial_depth;
+        if is_buried(spend.height)
+            && on_chain.spent.iter().all(|spent| is_buried(spent.height))
+            && self.unclaimed_outputs().is_empty()
+        {
+            self.record(Record::Closed, fx);
+        }
+    }
+
+    /// Asks for the claims, if they differ from what was asked for before.
+    fn update_claims(&mut self, fx: &mut Effects) {
+        let Phase::OnChain(_) = &self.state.phase else { return };
+        for tx in self.due_htlc_txs() {
+            fx.list.push(Effect::Broadcast(Broadcast { tx, purpose: Purpose::Htlc }));
+        }
+        let claims = self.claims();
+        if self.last_claims.as_ref() != Some(&claims) {
+            fx.list.push(Effect::Claim(Box::new(claims.clone())));
+            self.last_claims = Some(claims);
+        }
+    }
+}
+
+/// Where the output of our HTLC transaction is.
+pub(crate) fn second_level_outpoint(spent: &OutputSpend) -> Option<OutPoint> {
+    spent.second_level.as_ref().map(|(vout, _)| OutPoint { txid: spent.txid, vout: *vout })
+}
+
+/// The preimage with which we may claim an HTLC of the peer.
+pub(crate) const fn claimable_preimage(htlc: &Htlc) -> Option<&Preimage> {
+    match &htlc.status {
+        Status::Decided(Removal::Fulfill { preimage, .. }) | Status::Removing(_, Removal::Fulfill { preimage, .. }) => {
+            Some(preimage)
+        }
+        Status::Decided(_) | Status::Removing(_, _) | Status::Adding(_) => None,
+    }
+}
+
+/// Whether a block that comes next may hold a transaction with this lock time.
+pub(crate) const fn is_expired(expiry: CltvExpiry, tip: BlockHeight) -> bool {
+    expiry.0 <= tip.0
+}
+
+const fn closing_reason(what: &SpendKind) -> &'static str {
+    match what {
+        SpendKind::MutualClose => "both sides agreed to close",
+        SpendKind::Local => "our commitment is on chain",
+        SpendKind::RemoteUnrevoked | SpendKind::RemoteNext => "the peer's commitment is on chain",
+        SpendKind::Unknown { .. } => "a commitment that this node does not know is on chain",
+    }
 }

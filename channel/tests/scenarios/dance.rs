@@ -1,0 +1,260 @@
+//! The commit/revoke dance on a good link.
+
+use millrace_channel::Fact;
+use millrace_channel::ledger::htlc::Removal;
+use millrace_channel::side::Side;
+use millrace_channel::{Command, Refusal};
+use millrace_wire::{FeeratePerKw, HtlcId, Message, Msat};
+
+use crate::support::node::{Options, exchange, normal_pair, pair_with, preimage_of};
+
+mod one_htlc {
+    use super::*;
+
+    #[test]
+    fn fulfilled_moves_its_amount() {
+        let (mut alice, mut bob) = normal_pair();
+        let before = alice.balances();
+        let id = alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        let received =
+            bob.facts.iter().filter(|fact| matches!(fact, Fact::HtlcReceived { id: told, .. } if *told == id));
+        assert_eq!(received.count(), 1, "told once, when irrevocable");
+        bob.fulfill(id, 1);
+        exchange(&mut alice, &mut bob);
+        assert_eq!(alice.balances().local.0, before.local.0 - 50_000_000);
+        assert_eq!(alice.balances().remote.0, before.remote.0 + 50_000_000);
+        assert_eq!(bob.balances().local, alice.balances().remote);
+        assert!(alice.channel.is_at_rest() && bob.channel.is_at_rest());
+        assert!(
+            alice
+                .facts
+                .iter()
+                .any(|fact| matches!(fact, Fact::OfferFulfilled { preimage, .. } if *preimage == preimage_of(1)))
+        );
+        alice.restart();
+        bob.restart();
+    }
+
+    #[test]
+    fn failed_moves_nothing() {
+        let (mut alice, mut bob) = normal_pair();
+        let before = alice.balances();
+        let id = alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        bob.fail(id);
+        exchange(&mut alice, &mut bob);
+        assert_eq!(alice.balances(), before);
+        assert!(
+            alice.facts.iter().any(|fact| matches!(fact, Fact::OfferResolved { removal: Removal::Fail { .. }, .. }))
+        );
+        assert!(alice.channel.is_at_rest() && bob.channel.is_at_rest());
+    }
+
+    #[test]
+    fn malformed_moves_nothing() {
+        let (mut alice, mut bob) = normal_pair();
+        let before = alice.balances();
+        let id = alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        bob.command(Command::FailMalformed { id, sha256_of_onion: [3; 32], failure_code: 0x8000 | 5 }).unwrap();
+        exchange(&mut alice, &mut bob);
+        assert_eq!(alice.balances(), before);
+        assert!(
+            alice
+                .facts
+                .iter()
+                .any(|fact| matches!(fact, Fact::OfferResolved { removal: Removal::Malformed { .. }, .. }))
+        );
+    }
+
+    #[test]
+    fn told_irrevocable_only_after_both_revocations() {
+        let (mut alice, mut bob) = normal_pair();
+        alice.offer(Msat(50_000_000), 1);
+        alice.commit();
+        let is_told =
+            |bob: &crate::support::node::Node| bob.facts.iter().any(|fact| matches!(fact, Fact::HtlcReceived { .. }));
+        // add, commitment_signed → revoke_and_ack; then bob's commitment_signed → alice's revoke_and_ack.
+        for message in alice.outbox.drain(..).collect::<Vec<_>>() {
+            bob.receive(message).unwrap();
+        }
+        bob.commit();
+        assert!(!is_told(&bob), "forwarded at Acked");
+        for message in bob.outbox.drain(..).collect::<Vec<_>>() {
+            alice.receive(message).unwrap();
+        }
+        assert!(!is_told(&bob), "forwarded at CrossCommitted");
+        for message in alice.outbox.drain(..).collect::<Vec<_>>() {
+            bob.receive(message).unwrap();
+        }
+        assert!(is_told(&bob));
+    }
+}
+
+mod many {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_the_limit_and_one_more_is_refused() {
+        for dust in [false, true] {
+            let (mut alice, mut bob) = pair_with(Options::default(), |terms| {
+                for side in [Side::Local, Side::Remote] {
+                    terms.parties.of_mut(side).max_accepted_htlcs = 483;
+                }
+            });
+            let amount = if dust { Msat(100_000) } else { Msat(1_000_000) };
+            let mut ids = Vec::new();
+            for index in 0..483_u32 {
+                let seed = (index % 250) as u8;
+                ids.push((alice.offer(amount, seed), bob.offer(amount, seed), seed));
+            }
+            assert_eq!(alice.try_offer(amount, 9), Err(Refusal::TooManyHtlcs { max: 483 }));
+            exchange(&mut alice, &mut bob);
+            assert_eq!(alice.channel.ledger().htlcs(Side::Local).len(), 483);
+            assert_eq!(alice.channel.ledger().htlcs(Side::Remote).len(), 483);
+            for (offered, received, seed) in ids {
+                bob.fulfill(offered, seed);
+                alice.fail(received);
+            }
+            exchange(&mut alice, &mut bob);
+            assert!(alice.channel.is_at_rest() && bob.channel.is_at_rest());
+            assert_eq!(alice.balances().local.0, 5_000_000_000 - 483 * amount.0);
+            alice.restart();
+            bob.restart();
+        }
+    }
+
+    #[test]
+    fn one_commitment_signed_covers_a_batch() {
+        let (mut alice, mut bob) = normal_pair();
+        for seed in 0..50 {
+            alice.offer(Msat(1_000_000), seed);
+        }
+        alice.commit();
+        let signed = alice.outbox.iter().filter(|message| matches!(message, Message::CommitmentSigned(_))).count();
+        assert_eq!((signed, alice.outbox.len()), (1, 51));
+        exchange(&mut alice, &mut bob);
+    }
+}
+
+mod update_fee {
+    use super::*;
+
+    #[test]
+    fn reaches_both_commitments() {
+        let (mut alice, mut bob) = normal_pair();
+        alice.command(Command::UpdateFee(FeeratePerKw(1_500))).unwrap();
+        alice.command(Command::UpdateFee(FeeratePerKw(2_000))).unwrap();
+        exchange(&mut alice, &mut bob);
+        for node in [&alice, &bob] {
+            for side in [Side::Local, Side::Remote] {
+                let which = millrace_channel::ledger::Which::Current(side);
+                assert_eq!(node.channel.ledger().feerate(which), FeeratePerKw(2_000));
+            }
+            assert!(node.channel.is_at_rest());
+        }
+        alice.restart();
+    }
+
+    #[test]
+    fn is_the_funders_alone() {
+        let (_alice, mut bob) = normal_pair();
+        assert_eq!(bob.command(Command::UpdateFee(FeeratePerKw(1_500))), Err(Refusal::NotFunder));
+    }
+
+    #[test]
+    fn beyond_the_funders_means_is_refused() {
+        let (mut alice, _bob) = normal_pair();
+        let refused = alice.command(Command::UpdateFee(FeeratePerKw(50_000_000)));
+        assert!(matches!(refused, Err(Refusal::CannotAffordFeerate { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn and_an_add_cross() {
+        let (mut alice, mut bob) = normal_pair();
+        alice.command(Command::UpdateFee(FeeratePerKw(3_000))).unwrap();
+        let id = bob.offer(Msat(10_000_000), 4);
+        exchange(&mut alice, &mut bob);
+        alice.fulfill(id, 4);
+        exchange(&mut alice, &mut bob);
+        assert!(alice.channel.is_at_rest() && bob.channel.is_at_rest());
+    }
+}
+
+mod faults {
+    use super::*;
+    use millrace_channel::Reaction;
+
+    #[test]
+    fn a_removal_said_twice_is_answered_by_a_disconnect_and_changes_nothing() {
+        let (mut alice, mut bob) = normal_pair();
+        let id = alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        bob.fulfill(id, 1);
+        let fulfill = bob.outbox[0].clone();
+        alice.receive(fulfill.clone()).unwrap();
+        let fault = alice.receive(fulfill).unwrap_err();
+        assert_eq!(fault.reaction, Reaction::Disconnect);
+        let told = alice.facts.iter().filter(|fact| matches!(fact, Fact::OfferFulfilled { .. })).count();
+        assert_eq!(told, 1);
+        crate::support::node::disconnect(&mut alice, &mut bob);
+        crate::support::node::connect(&mut alice, &mut bob);
+        assert!(alice.channel.is_at_rest() && bob.channel.is_at_rest());
+    }
+
+    #[test]
+    fn a_wrong_preimage_fails_the_channel() {
+        let (mut alice, mut bob) = normal_pair();
+        let id = alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        bob.fulfill(id, 1);
+        let Some(Message::UpdateFulfillHtlc(mut fulfill)) = bob.outbox.pop_front() else { panic!("no fulfil") };
+        fulfill.preimage = preimage_of(2);
+        let fault = alice.receive(Message::UpdateFulfillHtlc(fulfill)).unwrap_err();
+        assert_eq!(fault.reaction, Reaction::FailChannel);
+    }
+
+    #[test]
+    fn a_skipped_id_fails_the_channel() {
+        let (mut alice, mut bob) = normal_pair();
+        alice.offer(Msat(50_000_000), 1);
+        let Some(Message::UpdateAddHtlc(mut add)) = alice.outbox.pop_front() else { panic!("no add") };
+        add.id = HtlcId(1);
+        assert_eq!(bob.receive(Message::UpdateAddHtlc(add)).unwrap_err().reaction, Reaction::FailChannel);
+    }
+
+    #[test]
+    fn a_bad_signature_fails_the_channel() {
+        for htlc in [false, true] {
+            let (mut alice, mut bob) = normal_pair();
+            alice.offer(Msat(50_000_000), 1);
+            alice.commit();
+            bob.receive(alice.outbox.pop_front().unwrap()).unwrap();
+            let Some(Message::CommitmentSigned(mut signed)) = alice.outbox.pop_front() else { panic!("no signature") };
+            if htlc {
+                signed.htlc_signatures[0] = signed.signature;
+            } else {
+                signed.signature = signed.htlc_signatures[0];
+            }
+            let fault = bob.receive(Message::CommitmentSigned(signed)).unwrap_err();
+            assert_eq!(fault.reaction, Reaction::FailChannel);
+        }
+    }
+
+    #[test]
+    fn a_revocation_out_of_turn_or_with_a_wrong_secret_fails_the_channel() {
+        let (mut alice, mut bob) = normal_pair();
+        alice.offer(Msat(50_000_000), 1);
+        alice.commit();
+        for message in alice.outbox.drain(..).collect::<Vec<_>>() {
+            bob.receive(message).unwrap();
+        }
+        let Some(Message::RevokeAndAck(revoke)) = bob.outbox.pop_front() else { panic!("no revocation") };
+        let mut wrong = revoke.clone();
+        wrong.per_commitment_secret[5] ^= 1;
+        assert_eq!(alice.receive(Message::RevokeAndAck(wrong)).unwrap_err().reaction, Reaction::FailChannel);
+        let (mut alice, _bob) = normal_pair();
+        assert_eq!(alice.receive(Message::RevokeAndAck(revoke)).unwrap_err().reaction, Reaction::FailChannel);
+    }
+}

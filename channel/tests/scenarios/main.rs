@@ -1,0 +1,10 @@
+//! Stories of two ends of one channel: what is asked, and what both then have.
+#![allow(clippy::unwrap_used, missing_docs, dead_code)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod dance;
+mod limits;
+mod on_chain;
+mod reconnect;

@@ -1,0 +1,258 @@
+//! One side closes alone, on a chain whose scripts are run: everyone gets what is his.
+
+use bitcoin::{OutPoint, ScriptBuf, Transaction};
+use millrace_channel::effect::Purpose;
+use millrace_channel::phase::Phase;
+use millrace_channel::side::Side;
+use millrace_channel::terms::CommitmentFormat;
+use millrace_channel::{Command, Fact};
+use millrace_wire::{HtlcId, Message, Msat};
+
+use crate::support::chain::Chain;
+use crate::support::node::{HEIGHT, Node, Options, disconnect, exchange, pair_with, preimage_of};
+
+const FORMATS: [CommitmentFormat; 2] = [CommitmentFormat::Anchors, CommitmentFormat::StaticRemotekey];
+
+fn wallet(seed: u8) -> ScriptBuf {
+    let hash = bitcoin::hashes::Hash::from_byte_array([seed; 20]);
+    ScriptBuf::new_p2wpkh(&hash)
+}
+
+/// Both have HTLCs in flight: two that Bob can claim (one known to him), one too small for an output, and the same
+/// from Bob. Returns (alice, bob, ids offered by alice, ids offered by bob).
+fn with_htlcs(format: CommitmentFormat, funder: Side) -> (Node, Node, Vec<HtlcId>, Vec<HtlcId>) {
+    let (mut alice, mut bob) = pair_with(Options { format, funder, ..Options::default() }, |_| {});
+    let amounts = [50_000_000, 60_000_000, 200_000];
+    let offered: Vec<HtlcId> = (0..3).map(|i| alice.offer(Msat(amounts[i]), 1 + i as u8)).collect();
+    let received: Vec<HtlcId> = (0..3).map(|i| bob.offer(Msat(amounts[i]), 11 + i as u8)).collect();
+    exchange(&mut alice, &mut bob);
+    (alice, bob, offered, received)
+}
+
+fn commitment_of(node: &Node) -> Transaction {
+    let found = node.broadcasts.iter().rfind(|broadcast| broadcast.purpose == Purpose::Commitment);
+    found.expect("the commitment was broadcast").tx.clone()
+}
+
+/// Lets both wallets claim until neither channel wants anything, and buries it all.
+fn play_out(chain: &mut Chain, alice: &mut Node, bob: &mut Node) {
+    for _ in 0..400 {
+        let mut txs = Vec::new();
+        for (node, seed) in [(&mut *alice, 1), (&mut *bob, 2)] {
+            if let Some(claims) = node.claims.clone() {
+                txs.extend(chain.claim(&claims, &node.keys, &wallet(seed)));
+            }
+            let complete = node.broadcasts.iter().filter(|broadcast| broadcast.purpose == Purpose::Htlc);
+            txs.extend(complete.map(|broadcast| broadcast.tx.clone()));
+        }
+        // A rival may have confirmed, or two of these may spend the same output: first come, first served.
+        let mut taken: Vec<OutPoint> = Vec::new();
+        txs.retain(|tx| {
+            let spends: Vec<OutPoint> = tx.input.iter().map(|input| input.previous_output).collect();
+            let is_free = spends.iter().all(|outpoint| chain.is_unspent(*outpoint) && !taken.contains(outpoint));
+            taken.extend(spends);
+            is_free
+        });
+        chain.mine(&txs, &mut [alice, bob]);
+    }
+}
+
+/// What a wallet got, in sat.
+fn earned(chain: &Chain, seed: u8, funding: OutPoint) -> u64 {
+    let in_channel = |tx: &&Transaction| {
+        tx.input.iter().any(|input| input.previous_output.txid != funding.txid || input.previous_output == funding)
+    };
+    let outputs = chain.confirmed.iter().filter(in_channel).flat_map(|tx| &tx.output);
+    outputs
+        .filter(|output| output.script_pubkey == wallet(seed) && output.value.to_sat() != 9_000)
+        .map(|output| output.value.to_sat())
+        .sum()
+}
+
+#[test]
+fn our_commitment_every_output_goes_where_it_belongs() {
+    for format in FORMATS {
+        for funder in [Side::Local, Side::Remote] {
+            let (mut alice, mut bob, offered, received) = with_htlcs(format, funder);
+            let mut chain = Chain::with_funding(&alice);
+            // Alice knows the preimage of the first HTLC of Bob's, Bob of the first of hers.
+            disconnect(&mut alice, &mut bob);
+            alice.fulfill(received[0], 11);
+            bob.fulfill(offered[0], 1);
+            alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+            alice.restart();
+            let commitment = commitment_of(&alice);
+            let anchor_child = chain_child(&mut chain, &alice);
+            chain.mine(&[commitment], &mut [&mut alice, &mut bob]);
+            if let Some(child) = anchor_child {
+                chain.mine(&[child], &mut [&mut alice, &mut bob]);
+            }
+            assert!(bob.facts.iter().any(|fact| matches!(fact, Fact::FundingSpent { .. })));
+            bob.restart();
+            play_out(&mut chain, &mut alice, &mut bob);
+            assert_settled(&chain, &mut alice, &mut bob, format);
+        }
+    }
+}
+
+fn chain_child(chain: &mut Chain, node: &Node) -> Option<Transaction> {
+    chain.child(node.claims.as_ref()?, &node.keys, &wallet(9))
+}
+
+/// Alice: 5,000,000 sat and Bob's first HTLC, less hers that Bob claimed. The rest went back.
+fn assert_settled(chain: &Chain, alice: &mut Node, bob: &mut Node, format: CommitmentFormat) {
+    for node in [&*alice, &*bob] {
+        assert_eq!(*node.channel.phase(), Phase::Closed, "{format:?}: {:?}", node.channel.unclaimed_outputs());
+        let learned = node.facts.iter().filter(|fact| matches!(fact, Fact::OfferFulfilled { .. })).count();
+        assert!(learned >= 1, "the preimage was learned from the chain");
+        let timed_out = node.facts.iter().filter(|fact| matches!(fact, Fact::OfferTimedOut { .. })).count();
+        assert_eq!(timed_out, 2, "one taken back, one that was dust");
+    }
+    assert!(
+        alice
+            .facts
+            .iter()
+            .any(|fact| matches!(fact, Fact::OfferFulfilled { preimage, .. } if *preimage == preimage_of(1)))
+    );
+    let funding = alice.channel.terms().funding_outpoint;
+    let (alice_got, bob_got) = (earned(chain, 1, funding), earned(chain, 2, funding));
+    // Commitment fee, anchors, the two dust HTLCs and the fees of claims are what is missing.
+    for (who, got) in [("alice", alice_got), ("bob", bob_got)] {
+        assert!((4_985_000..=5_000_000).contains(&got), "{format:?}: {who} got {got}");
+    }
+    assert!(alice_got + bob_got <= 10_000_000);
+    alice.restart();
+    bob.restart();
+}
+
+#[test]
+fn the_peers_next_commitment_is_known_as_such() {
+    for format in FORMATS {
+        let (mut alice, mut bob, ..) = with_htlcs(format, Side::Local);
+        let mut chain = Chain::with_funding(&alice);
+        // Alice signs Bob's next commitment; his revocation never comes.
+        alice.offer(Msat(70_000_000), 21);
+        alice.commit();
+        for message in alice.outbox.drain(..).collect::<Vec<_>>() {
+            bob.receive(message).unwrap();
+        }
+        disconnect(&mut alice, &mut bob);
+        bob.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        let commitment = commitment_of(&bob);
+        chain.mine(&[commitment], &mut [&mut alice, &mut bob]);
+        let Phase::OnChain(on_chain) = alice.channel.phase() else { panic!("alice has not seen it") };
+        assert_eq!(on_chain.spend.as_ref().unwrap().what, millrace_channel::phase::on_chain::SpendKind::RemoteNext);
+        play_out(&mut chain, &mut alice, &mut bob);
+        assert_eq!(*alice.channel.phase(), Phase::Closed);
+        let timed_out = alice.facts.iter().filter(|fact| matches!(fact, Fact::OfferTimedOut { .. })).count();
+        assert_eq!(timed_out, 4);
+    }
+}
+
+#[test]
+fn the_peers_unrevoked_commitment_while_the_next_is_signed() {
+    for format in FORMATS {
+        let (mut alice, mut bob, ..) = with_htlcs(format, Side::Local);
+        let mut chain = Chain::with_funding(&alice);
+        alice.offer(Msat(70_000_000), 21);
+        alice.commit();
+        disconnect(&mut alice, &mut bob);
+        bob.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        chain.mine(&[commitment_of(&bob)], &mut [&mut alice, &mut bob]);
+        let Phase::OnChain(on_chain) = alice.channel.phase() else { panic!("alice has not seen it") };
+        assert_eq!(
+            on_chain.spend.as_ref().unwrap().what,
+            millrace_channel::phase::on_chain::SpendKind::RemoteUnrevoked
+        );
+        play_out(&mut chain, &mut alice, &mut bob);
+        assert_eq!(*alice.channel.phase(), Phase::Closed);
+    }
+}
+
+#[test]
+fn several_outputs_spent_in_one_transaction_are_all_seen() {
+    let (mut alice, mut bob, offered, _) = with_htlcs(CommitmentFormat::Anchors, Side::Local);
+    let mut chain = Chain::with_funding(&alice);
+    disconnect(&mut alice, &mut bob);
+    bob.fulfill(offered[0], 1);
+    bob.fulfill(offered[1], 2);
+    alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+    chain.mine(&[commitment_of(&alice)], &mut [&mut alice, &mut bob]);
+    let claims: Vec<_> = bob.claims.clone().unwrap().sweeps.into_iter().map(|sweep| sweep.claim).collect();
+    assert_eq!(claims.len(), 3, "two HTLCs and to_remote");
+    let tx =
+        millrace_channel::tx::claim::sweep_tx(&claims, wallet(2), millrace_wire::FeeratePerKw(253), &bob.keys).unwrap();
+    chain.mine(&[tx], &mut [&mut alice, &mut bob]);
+    let learned = alice.facts.iter().filter(|fact| matches!(fact, Fact::OfferFulfilled { .. })).count();
+    assert_eq!(learned, 2);
+}
+
+mod deadlines {
+    use super::*;
+
+    #[test]
+    fn an_offered_htlc_past_its_expiry_closes_the_channel() {
+        let (mut alice, mut bob, ..) = with_htlcs(CommitmentFormat::Anchors, Side::Local);
+        let mut chain = Chain::with_funding(&alice);
+        disconnect(&mut alice, &mut bob);
+        chain.mine_to(HEIGHT.0 + 40 + 1, &mut [&mut alice]);
+        assert_eq!(*alice.channel.phase(), Phase::Normal);
+        chain.mine_to(HEIGHT.0 + 40 + 2, &mut [&mut alice]);
+        assert!(matches!(alice.channel.phase(), Phase::OnChain(_)));
+        commitment_of(&alice);
+    }
+
+    #[test]
+    fn a_received_htlc_with_a_preimage_closes_the_channel_in_time() {
+        let (mut alice, mut bob, offered, _) = with_htlcs(CommitmentFormat::Anchors, Side::Local);
+        let mut chain = Chain::with_funding(&alice);
+        disconnect(&mut alice, &mut bob);
+        bob.fulfill(offered[0], 1);
+        chain.mine_to(HEIGHT.0 + 40 - 19, &mut [&mut bob]);
+        assert_eq!(*bob.channel.phase(), Phase::Normal);
+        chain.mine_to(HEIGHT.0 + 40 - 18, &mut [&mut bob]);
+        assert!(matches!(bob.channel.phase(), Phase::OnChain(_)));
+    }
+}
+
+mod errors {
+    use super::*;
+
+    #[test]
+    fn of_the_peer_fail_the_channel_without_an_error_in_return() {
+        let (mut alice, mut bob) = crate::support::node::normal_pair();
+        bob.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        let error = bob.outbox.pop_front().unwrap();
+        assert!(matches!(error, Message::Error(_)));
+        alice.receive(error).unwrap();
+        assert!(matches!(alice.channel.phase(), Phase::OnChain(_)));
+        assert!(alice.outbox.is_empty());
+        commitment_of(&alice);
+    }
+
+    #[test]
+    fn a_failed_channel_says_so_to_whoever_reestablishes_it() {
+        let (mut alice, mut bob) = crate::support::node::normal_pair();
+        disconnect(&mut alice, &mut bob);
+        bob.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        alice.link(millrace_channel::LinkEvent::Up { features: crate::support::node::FEATURES });
+        bob.link(millrace_channel::LinkEvent::Up { features: crate::support::node::FEATURES });
+        bob.receive(alice.outbox.pop_front().unwrap()).unwrap();
+        assert!(matches!(bob.outbox.back(), Some(Message::Error(_))));
+    }
+}
+
+#[test]
+fn a_reorg_takes_the_close_back_and_our_own_commitment_goes_out() {
+    let (mut alice, mut bob, ..) = with_htlcs(CommitmentFormat::Anchors, Side::Local);
+    let mut chain = Chain::with_funding(&alice);
+    disconnect(&mut alice, &mut bob);
+    bob.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+    chain.mine(&[commitment_of(&bob)], &mut [&mut alice]);
+    let height = chain.height;
+    alice.chain(millrace_channel::ChainEvent::Disconnected { height });
+    let Phase::OnChain(on_chain) = alice.channel.phase() else { panic!("a failed channel stays failed") };
+    assert!(on_chain.spend.is_none());
+    commitment_of(&alice);
+    alice.restart();
+}
