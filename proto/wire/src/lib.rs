@@ -9,6 +9,7 @@ pub mod feature;
 pub mod fee;
 pub mod id;
 pub mod message;
+pub mod noise;
 
 pub use amount::{Msat, Sat};
 pub use block::{BlockHeight, CltvDelta, CltvExpiry};
@@ -21,9 +22,10 @@ pub use message::{
     AcceptChannel, AttributionData, ChannelAnnouncement, ChannelReady, ChannelReestablish, ChannelUpdate,
     ClosingComplete, ClosingSig, ClosingSignatures, ClosingSigned, CommitmentSigned, Custom, DecodeError, Decoded,
     EncodeError, Error, FeeRange, FieldFault, FundingCreated, FundingSigned, GossipTimestampFilter, Init, Message,
-    NodeAnnouncement, OnionPacket, OpenChannel, Ping, Pong, QueryChannelRange, QueryShortChannelIds, ReplyChannelRange,
-    ReplyShortChannelIdsEnd, RevokeAndAck, Shutdown, UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedHtlc, UpdateFee,
-    UpdateFulfillHtlc, Verbatim, Warning,
+    NodeAnnouncement, OnionPacket, OpenChannel, PeerStorage, PeerStorageRetrieval, Ping, Pong, QueryChannelRange,
+    QueryShortChannelIds, ReplyChannelRange, ReplyShortChannelIdsEnd, RevokeAndAck, Shutdown, TxAbort, TxAddInput,
+    TxAddOutput, TxSignatures, UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedHtlc, UpdateFee, UpdateFulfillHtlc,
+    Verbatim, Warning,
 };
 pub use secp256k1::PublicKey;
 pub use secp256k1::ecdsa::Signature;

@@ -23,6 +23,11 @@ impl<'a> Reader<'a> {
         Self { message, bytes, offset }
     }
 
+    /// A second cursor at the same place.
+    pub(crate) const fn fork(&self) -> Self {
+        Self { message: self.message, bytes: self.bytes, offset: self.offset }
+    }
+
     /// Bytes not yet read.
     pub(crate) const fn remaining(&self) -> usize {
         self.bytes.len()
@@ -78,7 +83,7 @@ impl<'a> Reader<'a> {
 
     /// BOLT 1, "BigSize": one, three, five or nine bytes, and never more than needed.
     pub(crate) fn big_size(&mut self, field: &'static str) -> Result<u64, DecodeError> {
-        let at = Self { message: self.message, bytes: self.bytes, offset: self.offset };
+        let at = self.fork();
         let (value, least) = match self.u8(field)? {
             0xfd => (u64::from(self.u16(field)?), 0xfd),
             0xfe => (u64::from(self.u32(field)?), 0x1_0000),
@@ -93,14 +98,14 @@ impl<'a> Reader<'a> {
 
     /// A compressed point that is on the curve.
     pub(crate) fn point(&mut self, field: &'static str) -> Result<PublicKey, DecodeError> {
-        let at = Self { message: self.message, bytes: self.bytes, offset: self.offset };
+        let at = self.fork();
         let bytes: [u8; 33] = self.array(field)?;
         PublicKey::from_slice(&bytes).map_err(|_| at.fault(field, FieldFault::NotAPoint))
     }
 
     /// A signature in 64 bytes.
     pub(crate) fn signature(&mut self, field: &'static str) -> Result<Signature, DecodeError> {
-        let at = Self { message: self.message, bytes: self.bytes, offset: self.offset };
+        let at = self.fork();
         let bytes: [u8; 64] = self.array(field)?;
         Signature::from_compact(&bytes).map_err(|_| at.fault(field, FieldFault::NotASignature))
     }
@@ -130,7 +135,7 @@ impl<'a> Reader<'a> {
     ) -> Result<(), DecodeError> {
         let mut previous = None;
         while self.remaining() > 0 {
-            let at = Self { message: self.message, bytes: self.bytes, offset: self.offset };
+            let at = self.fork();
             let found = self.big_size("tlv type")?;
             if let Some(previous) = previous.filter(|previous| *previous >= found) {
                 return Err(at.fault("tlv type", FieldFault::TlvOrder { previous, found }));
@@ -287,3 +292,6 @@ pub(crate) mod fixed_bytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

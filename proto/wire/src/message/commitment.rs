@@ -195,3 +195,29 @@ impl fmt::Debug for ChannelReestablish {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secp256k1::{SECP256K1, SecretKey};
+
+    #[test]
+    fn secrets_do_not_show_in_debug() {
+        let secret = SecretKey::from_slice(&[0xa7; 32]).expect("a valid key");
+        let point = secret.public_key(SECP256K1);
+        let channel_id = ChannelId([1; 32]);
+        let revoke = RevokeAndAck { channel_id, per_commitment_secret: [0xa7; 32], next_per_commitment_point: point };
+        let reestablish = ChannelReestablish {
+            channel_id,
+            next_commitment_number: 1,
+            next_revocation_number: 0,
+            your_last_per_commitment_secret: [0xa7; 32],
+            my_current_per_commitment_point: point,
+        };
+        let shown = format!("{revoke:?} {revoke:#?} {reestablish:?} {reestablish:#?}");
+        for hidden in ["a7a7", "167, 167", "a7, a7", "per_commitment_secret"] {
+            assert!(!shown.contains(hidden), "{shown}");
+        }
+        assert!(shown.contains("next_commitment_number: 1"));
+    }
+}

@@ -295,3 +295,33 @@ impl Payload for Pong {
         Ok(Self { ignored_len: read_ignored(r)? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ping_that_asks_for_too_much_is_not_answered() {
+        for (asked, answered) in [(0, true), (65_531, true), (65_532, false), (65_535, false)] {
+            let pong = Ping { num_pong_bytes: asked, ignored_len: 0 }.pong();
+            assert_eq!(pong, answered.then_some(Pong { ignored_len: asked }), "{asked}");
+        }
+    }
+
+    #[test]
+    fn text_of_a_peer_is_safe_to_print() {
+        assert_eq!(printable_text(b"bad sig: a\\b"), "bad sig: a\\\\b");
+        assert_eq!(printable_text(b"\x1b[31m\n\xff\0"), "\\x1b[31m\\x0a\\xff\\x00");
+        let long = printable_text(&[b'a'; 600]);
+        assert_eq!(long, format!("{}… (88 bytes more)", "a".repeat(512)));
+    }
+
+    #[test]
+    fn all_zero_channel_id_means_all_channels() {
+        let all = Error::new(ChannelId::ALL, "internal error");
+        assert!(all.is_for_all() && Payload::channel_id(&all).is_none());
+        let one = Warning::new(ChannelId([1; 32]), "late");
+        assert!(!one.is_for_all() && Payload::channel_id(&one) == Some(ChannelId([1; 32])));
+        assert_eq!(one.text(), "late");
+    }
+}

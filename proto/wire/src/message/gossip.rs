@@ -103,7 +103,8 @@ impl Signed for ChannelUpdate {
     const SIGNATURES: usize = 1;
 }
 
-/// What LDK does not understand it keeps as excess data, so nothing is left behind its struct.
+/// What LDK does not understand it keeps as excess data, so nothing is left behind its struct. It reserves memory by
+/// the lengths it reads, so those are checked first.
 fn read_verbatim<T: LengthReadable>(r: &mut Reader<'_>) -> Result<Verbatim<T>, DecodeError> {
     let bytes = r.peek().into();
     let parsed = read_foreign_part(r)?;
@@ -119,6 +120,9 @@ impl Payload for ChannelAnnouncement {
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut ahead = r.fork();
+        ahead.take("signatures", Self::SIGNATURES * 64)?;
+        ahead.counted("features")?;
         read_verbatim(r)
     }
 }
@@ -132,6 +136,11 @@ impl Payload for NodeAnnouncement {
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut ahead = r.fork();
+        ahead.take("signature", Self::SIGNATURES * 64)?;
+        ahead.counted("features")?;
+        ahead.take("timestamp, node_id, rgb_color, alias", 4 + 33 + 3 + 32)?;
+        ahead.counted("addresses")?;
         read_verbatim(r)
     }
 }

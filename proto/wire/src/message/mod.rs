@@ -2,7 +2,8 @@
 //!
 //! The messages of BOLT 1 and of the channel are structs of our own, a departure from LDK's: their fields carry
 //! units, what a channel stores of them is stored in a form of our own, the onion stays opaque, and LDK hides some fields
-//! (`update_fail_htlc`). The tests hold each to LDK's encoding. What no channel reads yet keeps LDK's struct.
+//! (`update_fail_htlc`) and reserves memory by lengths that it has not checked. The tests hold each to LDK's encoding. What no channel
+//! reads yet, and has a fixed length, keeps LDK's struct.
 //!
 //! Nothing here judges a value: a message that decodes is well-formed, no more.
 
@@ -14,9 +15,11 @@ mod error;
 mod funding;
 mod gossip;
 mod htlc;
+mod interactive;
 mod open;
 mod payload;
 mod query;
+mod storage;
 
 pub use closing::{ClosingComplete, ClosingSig, ClosingSignatures, ClosingSigned, FeeRange, Shutdown};
 pub use commitment::{ChannelReestablish, CommitmentSigned, RevokeAndAck, UpdateFee};
@@ -27,11 +30,13 @@ pub use gossip::{ChannelAnnouncement, ChannelUpdate, NodeAnnouncement, Signed, V
 pub use htlc::{
     AttributionData, OnionPacket, UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedHtlc, UpdateFulfillHtlc,
 };
+pub use interactive::{TxAbort, TxAddInput, TxAddOutput, TxSignatures};
 pub use open::{AcceptChannel, OpenChannel};
 pub use query::{
     GossipTimestampFilter, PerDirection, QueryChannelRange, QueryShortChannelIds, ReplyChannelRange,
     ReplyShortChannelIdsEnd,
 };
+pub use storage::{PeerStorage, PeerStorageRetrieval};
 
 use lightning::ln::msgs;
 
@@ -139,9 +144,9 @@ messages! {
     /// Asks for a pause of updates.
     Stfu(msgs::Stfu),
     /// Gives a backup to keep.
-    PeerStorage(msgs::PeerStorage),
+    PeerStorage(PeerStorage),
     /// Gives a backup back.
-    PeerStorageRetrieval(msgs::PeerStorageRetrieval),
+    PeerStorageRetrieval(PeerStorageRetrieval),
     /// Begins a connection.
     Init(Init),
     /// Fails a channel.
@@ -173,9 +178,9 @@ messages! {
     /// Agrees to it.
     AcceptChannel2(Box<msgs::AcceptChannelV2>),
     /// Adds an input to a transaction built together.
-    TxAddInput(msgs::TxAddInput),
+    TxAddInput(TxAddInput),
     /// Adds an output.
-    TxAddOutput(msgs::TxAddOutput),
+    TxAddOutput(TxAddOutput),
     /// Takes an input out.
     TxRemoveInput(msgs::TxRemoveInput),
     /// Takes an output out.
@@ -183,13 +188,13 @@ messages! {
     /// Has nothing to add.
     TxComplete(msgs::TxComplete),
     /// Signs the inputs.
-    TxSignatures(msgs::TxSignatures),
+    TxSignatures(TxSignatures),
     /// Wants a higher fee.
     TxInitRbf(msgs::TxInitRbf),
     /// Agrees to it.
     TxAckRbf(msgs::TxAckRbf),
     /// Gives the transaction up.
-    TxAbort(msgs::TxAbort),
+    TxAbort(TxAbort),
     /// The new funding is deep enough.
     SpliceLocked(msgs::SpliceLocked),
     /// Proposes a new funding.

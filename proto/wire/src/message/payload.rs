@@ -1,7 +1,8 @@
 //! What every message has: a type number, a name and a form on the wire (BOLT 1).
 //!
 //! Messages of our own implement it beside their fields. Those that keep LDK's structs do it here, through LDK's codec;
-//! what LDK leaves unread at the end is still held to BOLT 1's rules for extensions.
+//! what LDK leaves unread at the end is still held to BOLT 1's rules for extensions. None of these has a part whose length
+//! the peer chooses, but for what stands at the end: there LDK reserves memory by the length that is claimed.
 
 use lightning::ln::msgs;
 use lightning::util::ser::{LengthReadable, Writeable};
@@ -94,19 +95,13 @@ macro_rules! foreign {
 
 foreign! {
     msgs::Stfu, 2, "stfu", channel_id;
-    msgs::PeerStorage, 7, "peer_storage";
-    msgs::PeerStorageRetrieval, 9, "peer_storage_retrieval";
     msgs::OpenChannelV2, 64, "open_channel2", common_fields.temporary_channel_id;
     msgs::AcceptChannelV2, 65, "accept_channel2", common_fields.temporary_channel_id;
-    msgs::TxAddInput, 66, "tx_add_input", channel_id;
-    msgs::TxAddOutput, 67, "tx_add_output", channel_id;
     msgs::TxRemoveInput, 68, "tx_remove_input", channel_id;
     msgs::TxRemoveOutput, 69, "tx_remove_output", channel_id;
     msgs::TxComplete, 70, "tx_complete", channel_id;
-    msgs::TxSignatures, 71, "tx_signatures", channel_id;
     msgs::TxInitRbf, 72, "tx_init_rbf", channel_id;
     msgs::TxAckRbf, 73, "tx_ack_rbf", channel_id;
-    msgs::TxAbort, 74, "tx_abort", channel_id;
     msgs::SpliceLocked, 77, "splice_locked", channel_id;
     msgs::SpliceInit, 80, "splice_init", channel_id;
     msgs::SpliceAck, 81, "splice_ack", channel_id;

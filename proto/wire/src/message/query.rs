@@ -409,3 +409,22 @@ impl From<GossipTimestampFilter> for msgs::GossipTimestampFilter {
         Self { chain_hash, first_timestamp, timestamp_range }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn range_of_no_blocks_and_range_past_the_end_do_not_wrap() {
+        let chain_hash = ChainHash::REGTEST;
+        let range = |first, number_of_blocks| {
+            let first_block = BlockHeight(first);
+            QueryChannelRange { chain_hash, first_block, number_of_blocks, query_options: None }
+        };
+        assert_eq!(range(5, 0).last_block(), None);
+        assert_eq!(range(0, 0).last_block(), None);
+        assert_eq!(range(5, 1).last_block(), Some(BlockHeight(5)));
+        assert_eq!(range(5, u32::MAX).last_block(), Some(BlockHeight(u32::MAX)));
+        assert_eq!(range(0, u32::MAX).last_block(), Some(BlockHeight(u32::MAX - 1)));
+    }
+}
