@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn to_msat_of_all_money_is_exact_and_of_nonsense_is_the_largest() {
         assert_eq!(Sat::MAX_MONEY.to_msat(), Msat::MAX_MONEY);
-        assert!(Msat::MAX_MONEY.0 < 1 << 63);
+        const { assert!(Msat::MAX_MONEY.0 < 1 << 63) };
         assert_eq!(Sat(u64::MAX).to_msat(), Msat(u64::MAX));
         assert!(!Sat(u64::MAX).to_msat().is_money());
         assert!(Sat::MAX_MONEY.is_money() && !Sat(Sat::MAX_MONEY.0 + 1).is_money());

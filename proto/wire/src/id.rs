@@ -156,7 +156,7 @@ impl Preimage {
 }
 
 /// What an invoice gives its payer, so that nobody between can pose as him (BOLT 4, 11).
-#[derive(Clone, Hash, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
+#[derive(Clone, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
 pub struct PaymentSecret([u8; 32]);
 
 impl PaymentSecret {

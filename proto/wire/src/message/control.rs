@@ -62,7 +62,7 @@ impl Payload for Init {
 
 fn read_networks(value: &mut Reader<'_>) -> Result<Vec<ChainHash>, DecodeError> {
     let found = value.remaining();
-    if found % 32 != 0 {
+    if !found.is_multiple_of(32) {
         let expected = "a whole number of 32-byte chain hashes";
         return Err(value.fault("networks", FieldFault::Value { expected, found: found as u64 }));
     }

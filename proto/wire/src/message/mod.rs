@@ -60,6 +60,7 @@ pub struct Custom {
 }
 
 /// What came in.
+#[expect(clippy::large_enum_variant, reason = "short-lived; a box would allocate for every message")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decoded {
     /// A message.
