@@ -1,0 +1,211 @@
+//! What the rest of the node asks of the channels, and what it is answered.
+
+use bitcoin::{OutPoint, ScriptBuf};
+use millrace_channel::{Policy, Refusal};
+use millrace_wire::{ChannelId, FeeratePerKw, HtlcId, Msat, PublicKey, Sat};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::entry::Entry;
+
+/// Makes the entries that name a channel which exists only now.
+pub type WhenOpened = Box<dyn FnOnce(ChannelId) -> Vec<Entry> + Send>;
+
+/// A channel to be opened, funded by this node.
+pub struct OpenOrder {
+    /// With whom; must be connected.
+    pub peer: PublicKey,
+    /// Its size.
+    pub capacity: Sat,
+    /// What the peer is given.
+    pub push: Msat,
+    /// What the funding transaction pays.
+    pub funding_feerate: FeeratePerKw,
+    /// Use it before its funding confirms, if the peer consents.
+    pub zero_conf: bool,
+    /// How long the peer's own money is delayed, in blocks; absent: what is usual.
+    pub to_self_delay: Option<u16>,
+    /// The smallest HTLC that we take; absent: what is usual.
+    pub htlc_minimum: Option<Msat>,
+    /// The most that we let be in flight towards us; absent: what is usual.
+    pub max_in_flight: Option<Msat>,
+    /// Where a mutual close must pay us, if that is to be fixed now.
+    pub upfront_shutdown_script: Option<ScriptBuf>,
+    /// Entries for the journal step that holds the channel's first record: what stood for the order before stands for
+    /// this channel from then on.
+    pub when_opened: Option<WhenOpened>,
+}
+
+impl std::fmt::Debug for OpenOrder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { peer, capacity, push, zero_conf, .. } = self;
+        f.debug_struct("OpenOrder")
+            .field("peer", peer)
+            .field("capacity", capacity)
+            .field("push", push)
+            .field("zero_conf", zero_conf)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How an opening goes on. The stream ends after [`OpenProgress::Opened`] or [`OpenProgress::Failed`]; from `Opened` on
+/// the channel's snapshots tell more (`Registry::watch`).
+#[derive(Clone, PartialEq, Debug)]
+pub enum OpenProgress {
+    /// The peer agreed to the terms.
+    Negotiated {
+        /// The id until the funding is known.
+        temporary_channel_id: ChannelId,
+        /// Confirmations that the peer waits for.
+        minimum_depth: u32,
+        /// What the peer must keep.
+        remote_reserve: Sat,
+        /// What we must keep.
+        local_reserve: Sat,
+    },
+    /// The channel exists, durably, and its funding transaction was handed on to be broadcast.
+    Opened {
+        /// Its id from now on.
+        channel_id: ChannelId,
+        /// Its output.
+        funding_outpoint: OutPoint,
+    },
+    /// It will not be opened.
+    Failed(OpenFailure),
+}
+
+/// Why a channel is not opened. Nothing was spent.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum OpenFailure {
+    /// There is no connection.
+    #[error("peer {0} is not connected")]
+    NotConnected(PublicKey),
+    /// The node takes no new work now.
+    #[error(transparent)]
+    NoNewWork(#[from] NoNewWork),
+    /// Too many openings with this peer are under way.
+    #[error("{under_way} openings with this peer are under way already, and no more than {max} may be")]
+    TooMany {
+        /// How many.
+        under_way: usize,
+        /// How many may be.
+        max: usize,
+    },
+    /// Our own limits, or what the peer announced, do not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The peer said no.
+    #[error("the peer refused: {0}")]
+    PeerRefused(String),
+    /// The peer broke a rule.
+    #[error("the peer broke a rule: {0}")]
+    PeerFault(String),
+    /// The wallet cannot pay.
+    #[error("the wallet cannot fund it: {0}")]
+    Wallet(String),
+    /// The connection ended before the channel existed.
+    #[error("the connection ended before the channel existed")]
+    Disconnected,
+    /// The peer did not answer.
+    #[error("the peer did not go on within {0} s")]
+    TimedOut(u64),
+}
+
+/// Why nothing new is taken on. Closing, failing and fulfilling go on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoNewWork {
+    /// The disk is nearly full.
+    #[error("the disk is nearly full: {0}")]
+    DiskLow(String),
+    /// The disk does not keep up.
+    #[error("{0} bytes wait for the disk")]
+    DiskBehind(u64),
+    /// bitcoind is away or catching up.
+    #[error("the chain is not known well enough: {0}")]
+    Chain(String),
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    Stopping,
+}
+
+/// Why an order for a channel is not carried out. Nothing has changed.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum CommandError {
+    /// No such channel, or it is closed.
+    #[error("there is no open channel {0}")]
+    UnknownChannel(ChannelId),
+    /// The channel has enough to do.
+    #[error("{waiting} orders wait for the channel already")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
+    /// The node takes no new work now.
+    #[error(transparent)]
+    NoNewWork(#[from] NoNewWork),
+    /// The channel refuses it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// An order was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accepted {
+    /// An HTLC was offered, with this id. Volatile: only `Fact::OfferCommitted` says that it is out there, and
+    /// `Fact::OfferDropped` that it never was.
+    Offered(HtlcId),
+    /// Done, and durable.
+    Done,
+}
+
+/// The answer to an order.
+pub type CommandResult = Result<Accepted, CommandError>;
+
+/// Where the answer to an order goes.
+pub(crate) type Reply = oneshot::Sender<CommandResult>;
+
+/// Where the progress of an opening goes. It is short: four messages at most.
+pub(crate) type ProgressSender = mpsc::UnboundedSender<OpenProgress>;
+
+/// What the channels need to know of the owner's wishes.
+#[derive(Clone, Debug)]
+pub struct ChannelRules {
+    /// The chain this node is on.
+    pub chain_hash: millrace_wire::ChainHash,
+    /// For every channel.
+    pub policy: Policy,
+    /// What is taken of a peer that opens a channel.
+    pub limits: millrace_channel::phase::opening::OpeningLimits,
+    /// Peers that may open channels which are used before they confirm.
+    pub zero_conf_peers: Vec<PublicKey>,
+    /// Openings that one peer may have under way, its channels without a confirmed funding included.
+    pub openings_per_peer_max: usize,
+    /// Openings that all peers together may have under way.
+    pub openings_max: usize,
+    /// What a channel of ours asks the peer to be delayed, in blocks.
+    pub to_self_delay: u16,
+    /// The smallest HTLC that is taken.
+    pub htlc_minimum: Msat,
+    /// Confirmations for channels that peers fund; absent: by size.
+    pub minimum_depth: Option<u32>,
+    /// Shard threads.
+    pub shards: usize,
+}
+
+impl ChannelRules {
+    /// What is usual, on this chain.
+    #[must_use]
+    pub fn usual(chain_hash: millrace_wire::ChainHash) -> Self {
+        Self {
+            chain_hash,
+            policy: Policy::default(),
+            limits: millrace_channel::phase::opening::OpeningLimits::default(),
+            zero_conf_peers: Vec::new(),
+            openings_per_peer_max: 5,
+            openings_max: 200,
+            to_self_delay: 720,
+            htlc_minimum: Msat(1),
+            minimum_depth: None,
+            shards: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+        }
+    }
+}

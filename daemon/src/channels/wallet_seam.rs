@@ -1,0 +1,75 @@
+//! What the channels need of the wallet. Nothing here waits: the wallet answers when it can.
+
+use bitcoin::{ScriptBuf, Transaction};
+use millrace_channel::phase::on_chain::Claims;
+use millrace_wire::{ChannelId, FeeratePerKw, Sat};
+
+/// The wallet, as the channels see it. Every call returns at once: it is made on a shard thread.
+pub trait ChannelWallet: Send + Sync {
+    /// Makes and signs a transaction with exactly this output, keeps its coins from other uses, and answers. It is not
+    /// broadcast: the channel does that once the peer has signed.
+    fn fund(&self, request: FundingRequest);
+
+    /// The transaction will not be broadcast: its coins are free again.
+    fn release(&self, transaction: &Transaction);
+
+    /// Takes over outputs that need a fee or a destination. Replaces what was asked for this channel before.
+    fn claim(&self, channel_id: ChannelId, claims: Claims);
+}
+
+/// The output of a channel that is to be paid for.
+#[derive(Debug)]
+pub struct FundingRequest {
+    /// To pay to.
+    pub script_pubkey: ScriptBuf,
+    /// To be paid.
+    pub amount: Sat,
+    /// What the transaction pays.
+    pub feerate: FeeratePerKw,
+    /// Where the answer goes.
+    pub reply: FundingReply,
+}
+
+/// The answer of the wallet.
+pub type Funded = Result<FundingTransaction, String>;
+
+/// A signed transaction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FundingTransaction {
+    /// Complete, and not broadcast.
+    pub transaction: Transaction,
+    /// Which of its outputs is the channel's.
+    pub vout: u32,
+}
+
+/// Where the answer of the wallet goes. Dropped without one, the opening fails.
+pub struct FundingReply(Option<Box<dyn FnOnce(Funded) + Send>>);
+
+impl FundingReply {
+    /// Calls this with the answer.
+    #[must_use]
+    pub fn new(answer: impl FnOnce(Funded) + Send + 'static) -> Self {
+        Self(Some(Box::new(answer)))
+    }
+
+    /// Answers.
+    pub fn answer(mut self, funded: Funded) {
+        if let Some(answer) = self.0.take() {
+            answer(funded);
+        }
+    }
+}
+
+impl Drop for FundingReply {
+    fn drop(&mut self) {
+        if let Some(answer) = self.0.take() {
+            answer(Err("the wallet is gone".to_owned()));
+        }
+    }
+}
+
+impl std::fmt::Debug for FundingReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FundingReply(…)")
+    }
+}

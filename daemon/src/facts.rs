@@ -1,0 +1,190 @@
+//! How what became true reaches those who fold it: payments, invoices, forwards, events, the view.
+//!
+//! A [`Fold`] is told everything that is durable, and nothing that is not: the facts of the channels and the entries of
+//! the owners, live and on replay alike. Within one [`Source`] the order is that of the journal; between two sources
+//! there is none.
+
+use std::collections::HashMap;
+
+use millrace_channel::Fact;
+use millrace_journal::Position;
+use millrace_wire::{ChannelId, OnionPacket, PublicKey};
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Entry;
+
+/// Within one source, news come in the order of the journal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Source {
+    /// A channel, with the entries that were handed in with its commands.
+    Channel(ChannelId),
+    /// Entries that were written by themselves, see `JournalHandle::write`.
+    Node,
+}
+
+/// When news is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Telling {
+    /// It has just become durable.
+    Live,
+    /// It was read back from the journal at the start. The same news in the same order as live, but for facts that
+    /// were never durable (`Fact::OfferDropped`, `Fact::PeerSaid`).
+    Replay,
+    /// After all of the replay, once per start: what is still owed by the channel, told again (`Channel::resume`).
+    /// It comes again if the start is interrupted: it must be handled idempotently.
+    Resume,
+}
+
+/// One thing to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Item {
+    /// A fact of the source channel.
+    Fact {
+        /// What became true.
+        fact: Fact,
+        /// With `Fact::HtlcReceived`: what is to be peeled.
+        received: Option<Box<ReceivedOnion>>,
+    },
+    /// An owner's own entry.
+    Entry(Entry),
+}
+
+/// The sealed part of an HTLC that was received.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReceivedOnion {
+    /// To be peeled.
+    pub onion: Box<OnionPacket>,
+    /// BOLT 4's blinded `path_key`, if the add carried one.
+    pub path_key: Option<PublicKey>,
+}
+
+/// What became durable by one journal step (or what is told beside the journal).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct News {
+    /// Whose it is.
+    pub source: Source,
+    /// The peer of the channel; absent for the node's own entries.
+    pub peer: Option<PublicKey>,
+    /// Where the step stands; absent for what no step holds (`Fact::OfferDropped`, `Fact::PeerSaid`, and all that is
+    /// told on [`Telling::Resume`]). A step is told of in one piece.
+    pub position: Option<Position>,
+    /// When the step was taken, as Unix time in milliseconds.
+    pub time_ms: u64,
+    /// Live, or at a start.
+    pub telling: Telling,
+    /// In order.
+    pub items: Vec<Item>,
+}
+
+/// Somebody whose state is a fold over the journal.
+///
+/// At a start: [`Fold::restore`] with each section of the checkpoint that bears the fold's name, then [`Fold::tell`]
+/// with all that followed it, then `tell` with [`Telling::Resume`], then [`Telling::Live`].
+pub trait Fold: Send + Sync {
+    /// The name of its section in the checkpoint; it never changes.
+    fn name(&self) -> &'static str;
+
+    /// Takes its state back from a checkpoint.
+    ///
+    /// # Errors
+    /// In words, if the bytes are not a state that this build knows: the daemon then refuses to start.
+    fn restore(&self, section: &[u8]) -> Result<(), String>;
+
+    /// Is told news. Called from shard threads (of several channels at the same time) and at the start: it must not
+    /// wait for anything. One call is one step: [`Fold::section`] must never see half of it.
+    ///
+    /// A replay may tell what the restored section holds already: whatever [`Applied::take`] says is not new.
+    fn tell(&self, news: News);
+
+    /// Its state for a checkpoint, with everything in it that was told before the call. Called from the checkpoint's
+    /// own thread; it may take its time. Everything below `up_to` was told; what must outlive the journal's segments
+    /// is to be in `history/` when this returns.
+    ///
+    /// # Errors
+    /// In words: there is then no checkpoint this time.
+    fn section(&self, up_to: Position) -> Result<Vec<u8>, String>;
+}
+
+/// How far a fold has applied each source: what makes telling something twice harmless.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Applied {
+    by_source: HashMap<Source, (u64, u32)>,
+}
+
+impl Applied {
+    /// Whether the news is new; if so, it counts as applied from now on. News without a position is always new.
+    pub fn take(&mut self, source: Source, position: Option<Position>) -> bool {
+        let Some(position) = position else { return true };
+        let position = (position.frame, position.index);
+        match self.by_source.get_mut(&source) {
+            Some(last) if *last >= position => false,
+            Some(last) => {
+                *last = position;
+                true
+            }
+            None => {
+                self.by_source.insert(source, position);
+                true
+            }
+        }
+    }
+
+    /// Forgets a channel that is closed, once a checkpoint without it was written.
+    pub fn forget(&mut self, channel_id: ChannelId) {
+        self.by_source.remove(&Source::Channel(channel_id));
+    }
+}
+
+/// Several folds, told one after the other.
+#[derive(Clone, Default)]
+pub struct Folds {
+    folds: Vec<std::sync::Arc<dyn Fold>>,
+}
+
+impl Folds {
+    /// All of them.
+    #[must_use]
+    pub fn new(folds: Vec<std::sync::Arc<dyn Fold>>) -> Self {
+        Self { folds }
+    }
+
+    /// Tells every one.
+    pub fn tell(&self, news: News) {
+        let Some((last, others)) = self.folds.split_last() else { return };
+        for fold in others {
+            fold.tell(news.clone());
+        }
+        last.tell(news);
+    }
+
+    /// Each one.
+    pub fn iter(&self) -> impl Iterator<Item = &std::sync::Arc<dyn Fold>> {
+        self.folds.iter()
+    }
+}
+
+impl std::fmt::Debug for Folds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.folds.iter().map(|fold| fold.name())).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_of_one_source_is_new_once_and_in_order() {
+        let mut applied = Applied::default();
+        let (a, b) = (Source::Channel(ChannelId([1; 32])), Source::Channel(ChannelId([2; 32])));
+        let at = |frame, index| Some(Position { frame, index });
+        assert!(applied.take(a, at(7, 1)));
+        assert!(!applied.take(a, at(7, 1)));
+        assert!(!applied.take(a, at(6, 9)));
+        assert!(applied.take(b, at(6, 9)));
+        assert!(applied.take(a, at(7, 2)));
+        assert!(applied.take(a, None) && applied.take(a, None));
+        applied.forget(ChannelId([1; 32]));
+        assert!(applied.take(a, at(1, 0)));
+    }
+}
