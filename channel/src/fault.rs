@@ -3,6 +3,7 @@
 use millrace_wire::{FeeratePerKw, HtlcId, Msat};
 
 use crate::ledger::limits::AddFault;
+use crate::phase::opening::Unacceptable;
 
 /// What BOLT 2 asks of us when the peer breaks a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,7 +139,7 @@ pub enum Refusal {
     BadShutdownScript(String),
     /// The peer's parameters, or ours, do not allow the channel.
     #[error("the channel cannot be opened: {0}")]
-    CannotOpen(String),
+    CannotOpen(Box<Unacceptable>),
     /// Our data is older than the peer's: only the peer may close.
     #[error("this node's data is older than the peer's: only the peer may close the channel")]
     DataLost,

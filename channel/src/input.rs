@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bitcoin::{BlockHash, ScriptBuf, Transaction};
 use millrace_wire::{
-    AttributionData, BlockHeight, CltvExpiry, FeeratePerKw, HtlcId, Msat, OnionPacket, PaymentHash, Preimage,
+    AttributionData, BlockHeight, CltvExpiry, Feature, Features, FeeratePerKw, HtlcId, Msat, OnionPacket, PaymentHash,
+    Preimage,
 };
 use secp256k1::PublicKey;
 
@@ -114,6 +115,15 @@ pub struct LinkFeatures {
     pub simple_close: bool,
     /// `option_shutdown_anysegwit` (bits 26/27).
     pub shutdown_anysegwit: bool,
+}
+
+impl LinkFeatures {
+    /// What both `init`s have.
+    #[must_use]
+    pub fn negotiated(ours: &Features, theirs: &Features) -> Self {
+        let both = |feature| ours.supports(feature) && theirs.supports(feature);
+        Self { simple_close: both(Feature::SimpleClose), shutdown_anysegwit: both(Feature::ShutdownAnysegwit) }
+    }
 }
 
 /// What happened on the chain.

@@ -143,11 +143,7 @@ impl Opened {
     /// The balances at commitment 0.
     #[must_use]
     pub fn balances(&self) -> crate::side::Both<Msat> {
-        let all = self.terms.capacity.to_msat();
-        let funder = all.checked_sub(self.terms.push).expect("push was checked against the capacity at opening");
-        let mut balances = crate::side::Both { local: self.terms.push, remote: self.terms.push };
-        *balances.of_mut(self.terms.funder) = funder;
-        balances
+        self.terms.first_balances()
     }
 }
 

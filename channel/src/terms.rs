@@ -129,6 +129,19 @@ impl Terms {
         self.parties.of(side.other()).to_self_delay
     }
 
+    /// The balances at commitment 0.
+    ///
+    /// # Panics
+    /// If `push` exceeds the capacity: it was checked at opening.
+    #[must_use]
+    pub fn first_balances(&self) -> Both<Msat> {
+        let all = self.capacity.to_msat();
+        let funder = all.checked_sub(self.push).expect("push was checked against the capacity at opening");
+        let mut balances = Both { local: self.push, remote: self.push };
+        *balances.of_mut(self.funder) = funder;
+        balances
+    }
+
     /// The format of this channel's commitment transactions.
     #[must_use]
     pub const fn format(&self) -> CommitmentFormat {
