@@ -37,6 +37,9 @@ pub(crate) const STEP_HEAD_BYTES: usize = 4;
 /// The version this code writes.
 pub(crate) const VERSION: u16 = 1;
 
+/// A page that was never written.
+pub(crate) static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+
 const MAGIC: [u8; 4] = *b"MRJF";
 const CRC_AT: usize = 52;
 
@@ -157,7 +160,7 @@ pub(crate) fn read(file: &dyn DiskFile, place: Place, out: &mut Vec<u8>) -> io::
     out.clear();
     out.resize(PAGE_BYTES, 0);
     file.read_exact_at(out, place.offset)?;
-    if out.iter().all(|byte| *byte == 0) {
+    if out[..] == ZEROS {
         return Ok(Unit::Empty);
     }
     if out[0..4] != MAGIC {

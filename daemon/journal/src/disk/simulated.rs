@@ -14,10 +14,11 @@ use super::{Disk, DiskFile, Lock};
 
 const PAGE: usize = 4096;
 
+/// Clones share the bytes until one is written to.
 #[derive(Clone, Default)]
 struct Content {
-    durable: Vec<u8>,
-    cached: Vec<u8>,
+    durable: Arc<Vec<u8>>,
+    cached: Arc<Vec<u8>>,
     dirty: BTreeSet<usize>,
 }
 
@@ -107,7 +108,7 @@ impl World {
             return Err(Errno::NOSPC.into());
         }
         if more > 0 {
-            self.files[file].cached.resize(bytes, 0);
+            Arc::make_mut(&mut self.files[file].cached).resize(bytes, 0);
         }
         Ok(())
     }
@@ -115,7 +116,7 @@ impl World {
     fn write(&mut self, file: usize, bytes: &[u8], offset: usize) -> io::Result<()> {
         self.grow(file, offset + bytes.len())?;
         let content = &mut self.files[file];
-        content.cached[offset..offset + bytes.len()].copy_from_slice(bytes);
+        Arc::make_mut(&mut content.cached)[offset..offset + bytes.len()].copy_from_slice(bytes);
         if !bytes.is_empty() {
             content.dirty.extend(offset / PAGE..=(offset + bytes.len() - 1) / PAGE);
         }
@@ -150,10 +151,11 @@ impl Content {
         if start >= end {
             return;
         }
-        if self.durable.len() < end {
-            self.durable.resize(end, 0);
+        let durable = Arc::make_mut(&mut self.durable);
+        if durable.len() < end {
+            durable.resize(end, 0);
         }
-        self.durable[start..end].copy_from_slice(&self.cached[start..end]);
+        durable[start..end].copy_from_slice(&self.cached[start..end]);
     }
 
     fn lose_power(&mut self, keeps: &mut impl FnMut() -> bool) {
@@ -163,7 +165,7 @@ impl Content {
             }
         }
         if self.durable.len() != self.cached.len() && keeps() {
-            self.durable.resize(self.cached.len(), 0);
+            Arc::make_mut(&mut self.durable).resize(self.cached.len(), 0);
         }
         self.cached = self.durable.clone();
     }
@@ -172,7 +174,7 @@ impl Content {
         for page in std::mem::take(&mut self.dirty) {
             self.apply_page(page);
         }
-        self.durable.resize(self.cached.len(), 0);
+        Arc::make_mut(&mut self.durable).resize(self.cached.len(), 0);
     }
 }
 
@@ -226,10 +228,12 @@ impl SimulatedDisk {
 
     /// Waits until a sync is being held back.
     pub(crate) fn wait_for_held_sync(&self) {
-        let mut world = self.lock_world();
-        while world.waiting_syncs == 0 {
-            world = self.changed.wait(world).expect("the simulated disk does not panic");
-        }
+        let world = self.lock_world();
+        let waiting = |world: &mut World| world.waiting_syncs == 0;
+        let patience = std::time::Duration::from_secs(20);
+        let waited = self.changed.wait_timeout_while(world, patience, waiting);
+        let (_world, timed_out) = waited.expect("the simulated disk does not panic");
+        assert!(!timed_out.timed_out(), "nobody syncs");
     }
 
     /// The disk after the process was killed: nothing written is lost.
@@ -273,7 +277,7 @@ impl SimulatedDisk {
     /// A file's bytes, as a process sees them.
     pub(crate) fn content(&self, path: &Path) -> Vec<u8> {
         let world = self.lock_world();
-        world.files[world.names[path]].cached.clone()
+        world.files[world.names[path]].cached.to_vec()
     }
 
     /// Changes a file behind everybody's back, durably.
@@ -281,7 +285,7 @@ impl SimulatedDisk {
         let mut world = self.lock_world();
         let file = world.names[path];
         let content = &mut world.files[file];
-        change(&mut content.cached);
+        change(Arc::make_mut(&mut content.cached));
         content.durable = content.cached.clone();
         content.dirty.clear();
     }
@@ -430,7 +434,7 @@ impl DiskFile for SimulatedFile {
         let mut world = self.disk.lock_world();
         world.operate()?;
         let content = &mut world.files[self.file];
-        content.cached.truncate(usize::try_from(bytes).expect("files are small"));
+        Arc::make_mut(&mut content.cached).truncate(usize::try_from(bytes).expect("files are small"));
         Ok(())
     }
 

@@ -179,7 +179,7 @@ impl<'a> Walk<'a> {
             let window = &mut window[..length];
             segment.file.read_exact_at(window, offset).map_err(failed("read", &segment.path))?;
             for (page, bytes) in window.chunks(PAGE_BYTES).enumerate() {
-                if bytes.iter().all(|byte| *byte == 0) {
+                if *bytes == frame::ZEROS {
                     continue;
                 }
                 let found = offset + (page * PAGE_BYTES) as u64;

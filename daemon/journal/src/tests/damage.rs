@@ -1,7 +1,5 @@
 //! Bits flipped and files missing: correct or refused, never silently wrong.
 
-use std::path::PathBuf;
-
 use super::*;
 use crate::history::HISTORY;
 use crate::segment;
@@ -159,7 +157,7 @@ fn every_segment_from_some_number_on_missing() {
     }
 }
 
-fn is_segment_from(path: &PathBuf, from: u64) -> bool {
+fn is_segment_from(path: &Path, from: u64) -> bool {
     let name = path.file_name().unwrap().to_str().unwrap();
     segment::number_in(name).is_some_and(|number| number >= from)
 }
