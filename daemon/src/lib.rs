@@ -1,9 +1,23 @@
 //! The Millrace daemon: everything that touches the world.
+//!
+//! What a channel is and does is decided in `millrace-channel`, what is on disk in `millrace-journal`, what the chain
+//! says in `millrace-chain`. Here these are wired to sockets, threads and people.
 
 pub mod channels;
 mod clock;
+pub mod config;
+pub mod consent;
+pub mod data_dir;
 pub mod entry;
 pub mod facts;
+pub mod keys;
+pub mod log;
+pub mod metrics;
 pub mod peer;
+pub mod prepare;
 pub mod readiness;
+pub mod seed;
+pub mod shutdown;
 pub mod steps;
+pub mod tls;
+pub mod token;

@@ -1,0 +1,105 @@
+//! Whether settings that are each well written make sense, alone and together.
+
+use bitcoin::Network;
+
+use super::Config;
+
+/// The most that BOLT 2 lets a side accept at once.
+const HTLCS_MAX: u16 = 483;
+/// Two weeks: an output locked for longer is as good as lost to its owner.
+const DELAY_BLOCKS_MAX: u16 = 2016;
+/// The smallest CLTV delta with which an onion can be peeled for forwarding.
+const CLTV_DELTA_MIN: u16 = 48;
+/// The smallest final delta with which an onion can be peeled at its end.
+const FINAL_CLTV_DELTA_MIN: u16 = 42;
+/// BOLT 7, `node_announcement`: the bytes of an alias.
+const ALIAS_BYTES_MAX: usize = 32;
+/// What a channel must be able to carry: anchors, fee, reserve and dust.
+const FUNDING_SAT_MIN: u64 = 10_000;
+
+/// The first thing wrong: the key, and why.
+pub(super) fn check(config: &Config) -> Result<(), (&'static str, String)> {
+    node(config)?;
+    channel(config)?;
+    payments(config)?;
+    peers(config)
+}
+
+fn within<T: PartialOrd + std::fmt::Display>(
+    key: &'static str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<(), (&'static str, String)> {
+    if value >= min && value <= max {
+        return Ok(());
+    }
+    Err((key, format!("{value} is not within {min} and {max}")))
+}
+
+fn node(config: &Config) -> Result<(), (&'static str, String)> {
+    if config.alias.len() > ALIAS_BYTES_MAX {
+        return Err(("alias", format!("{} bytes are more than {ALIAS_BYTES_MAX}", config.alias.len())));
+    }
+    if config.metrics_listen.is_some_and(|address| address.port() == 0) {
+        return Err(("metrics_listen", "needs a port other than 0, so that Prometheus can find it".to_owned()));
+    }
+    match (&config.bitcoind.user, &config.bitcoind.password) {
+        (Some(_), None) => return Err(("bitcoind.user", "needs bitcoind.password beside it".to_owned())),
+        (None, Some(_)) => return Err(("bitcoind.password", "needs bitcoind.user beside it".to_owned())),
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+    if !config.bitcoind.url.starts_with("http://") {
+        return Err(("bitcoind.url", "must begin with http:// (bitcoind's RPC has no TLS)".to_owned()));
+    }
+    within("journal.segment_mib", config.journal.segment_mib, 1, 1024)?;
+    if config.fees.fallback.is_some() && config.network == Network::Bitcoin {
+        let reason = "is for networks without a fee market; on bitcoin the estimate must come from bitcoind";
+        return Err(("fees.fallback_sat_per_kw", reason.to_owned()));
+    }
+    Ok(())
+}
+
+fn channel(config: &Config) -> Result<(), (&'static str, String)> {
+    let channel = &config.channel;
+    within("channel.max_funding_sat", channel.max_funding.0, FUNDING_SAT_MIN, millrace_wire::Sat::MAX_MONEY.0)?;
+    within("channel.min_funding_sat", channel.min_funding.0, FUNDING_SAT_MIN, channel.max_funding.0)?;
+    within("channel.reserve_ppm", channel.reserve_ppm, 0, 100_000)?;
+    within("channel.max_to_self_delay_blocks", channel.max_to_self_delay_blocks, 1, DELAY_BLOCKS_MAX)?;
+    within("channel.to_self_delay_blocks", channel.to_self_delay_blocks, 1, DELAY_BLOCKS_MAX)?;
+    within("channel.max_accepted_htlcs", channel.max_accepted_htlcs, 1, HTLCS_MAX)?;
+    within("channel.max_in_flight_percent", channel.max_in_flight_percent, 1, 100)?;
+    within("channel.minimum_depth", channel.minimum_depth, 1, DELAY_BLOCKS_MAX)?;
+    within("channel.minimum_depth_large", channel.minimum_depth_large, channel.minimum_depth, DELAY_BLOCKS_MAX)?;
+    within("channel.received_margin_blocks", channel.received_margin_blocks, 6, FINAL_CLTV_DELTA_MIN - 1)
+}
+
+fn payments(config: &Config) -> Result<(), (&'static str, String)> {
+    let payments = &config.payments;
+    let furthest = payments.max_cltv_expiry_blocks;
+    within("payments.max_cltv_expiry_blocks", furthest, 144, 2 * DELAY_BLOCKS_MAX)?;
+    within("payments.cltv_expiry_delta_blocks", payments.cltv_expiry_delta.0, CLTV_DELTA_MIN, furthest)?;
+    within("payments.final_cltv_delta_blocks", payments.final_cltv_delta.0, FINAL_CLTV_DELTA_MIN, furthest)?;
+    within("payments.invoice_expiry_s", payments.invoice_expiry_s, 1, 31_536_000)?;
+    within("payments.idempotency_hours", payments.idempotency_hours, 1, 8760)?;
+    let both = u32::from(config.channel.received_margin_blocks) + u32::from(config.channel.offered_grace_blocks);
+    if both >= u32::from(payments.cltv_expiry_delta.0) {
+        let reason = format!(
+            "{} leaves no time between giving up an offered HTLC ({} blocks after) and saving the received one ({} before)",
+            payments.cltv_expiry_delta.0, config.channel.offered_grace_blocks, config.channel.received_margin_blocks
+        );
+        return Err(("payments.cltv_expiry_delta_blocks", reason));
+    }
+    Ok(())
+}
+
+fn peers(config: &Config) -> Result<(), (&'static str, String)> {
+    let peers = &config.peers;
+    within("peers.max_connections", peers.max_connections, 1, 10_000)?;
+    within("peers.max_without_channels", peers.max_without_channels, 0, peers.max_connections)?;
+    within("peers.max_channels_per_peer", peers.max_channels_per_peer, 1, 10_000)?;
+    within("peers.handshake_timeout_s", peers.handshake_timeout_s, 1, 600)?;
+    within("peers.ping_interval_s", peers.ping_interval_s, 1, 3600)?;
+    within("peers.ping_timeout_s", peers.ping_timeout_s, 1, 600)?;
+    within("wallet.anchor_reserve_max_sat", config.wallet.anchor_reserve_max.0, 0, 100_000_000_000)
+}
