@@ -136,6 +136,8 @@ pub struct Channel {
     pub(crate) tip: BlockHeight,
     /// Volatile: the claims that were asked for last.
     pub(crate) last_claims: Option<crate::phase::on_chain::Claims>,
+    /// Volatile: what a mutual close may cost, by the last order.
+    pub(crate) close_fees: Option<crate::phase::shutting_down::CloseFees>,
 }
 
 /// Why stored bytes are not a channel.
@@ -199,7 +201,15 @@ impl Channel {
             terms,
             keys_index,
         };
-        Ok(Self { tip: state.funding.opened_at, state, keys, policy, link: Link::default(), last_claims: None })
+        Ok(Self {
+            tip: state.funding.opened_at,
+            state,
+            keys,
+            policy,
+            link: Link::default(),
+            last_claims: None,
+            close_fees: None,
+        })
     }
 
     /// A channel from a snapshot. Records written after it follow by [`Channel::replay`], then [`Channel::resume`].
@@ -222,7 +232,15 @@ impl Channel {
         if state.terms.party(Side::Local).basepoints != *keys.basepoints() {
             return Err(ReplayError::WrongKeys(state.terms.channel_id));
         }
-        Ok(Self { tip: state.funding.opened_at, state, keys, policy, link: Link::default(), last_claims: None })
+        Ok(Self {
+            tip: state.funding.opened_at,
+            state,
+            keys,
+            policy,
+            link: Link::default(),
+            last_claims: None,
+            close_fees: None,
+        })
     }
 
     /// Applies a record that was written before. The facts that come out are the same, in the same order, as
@@ -282,6 +300,9 @@ impl Channel {
     }
 
     fn dispatch(&mut self, message: Message, curve: &impl Curve, fx: &mut Effects) -> Result<(), PeerFault> {
+        if let Phase::OnChain(_) | Phase::Closed = self.state.phase {
+            return self.dispatch_ended(message, curve, fx);
+        }
         match message {
             Message::ChannelReestablish(m) => self.on_channel_reestablish(&m, curve, fx),
             Message::ChannelReady(m) => self.on_channel_ready(&m, fx),
@@ -307,6 +328,26 @@ impl Channel {
             // Unannounced channels only, until there is routing: tolerated, as interop.md asks.
             Message::AnnouncementSignatures(_) => Ok(()),
             other => Err(PeerFault::warn("BOLT 2", format!("{} is not for an established channel", other.name()))),
+        }
+    }
+
+    /// A peer that has not heard yet that the channel is over goes on as before: nobody's fault. A preimage is welcome.
+    fn dispatch_ended(&mut self, message: Message, curve: &impl Curve, fx: &mut Effects) -> Result<(), PeerFault> {
+        match message {
+            Message::ChannelReestablish(m) => self.on_channel_reestablish(&m, curve, fx),
+            Message::UpdateFulfillHtlc(m) => {
+                self.learn_preimage(m.id, m.preimage, fx);
+                Ok(())
+            }
+            Message::Error(m) => {
+                fx.fact(Fact::PeerSaid { is_error: true, text: m.text() });
+                Ok(())
+            }
+            Message::Warning(m) => {
+                fx.fact(Fact::PeerSaid { is_error: false, text: m.text() });
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -438,6 +479,20 @@ impl Channel {
     #[must_use]
     pub fn htlc(&self, offered_by: Side, id: HtlcId) -> Option<&Htlc> {
         self.state.ledger.htlc(offered_by, id)
+    }
+
+    /// Whether an HTLC was offered for this and is still here: proposed, in flight, or ended and its outcome kept.
+    #[must_use]
+    pub fn has_origin(&self, origin: Origin) -> bool {
+        let ledger = &self.state.ledger;
+        ledger.htlcs(Side::Local).iter().any(|htlc| htlc.add.origin == Some(origin))
+            || ledger.proposed(Side::Local).iter().any(|add| add.origin == Some(origin))
+            || self.state.outcomes.iter().any(|outcome| outcome.origin == origin)
+    }
+
+    /// HTLCs of ours that have ended and whose outcome waits for [`Command::ReleaseOutcome`].
+    pub fn kept_outcomes(&self) -> impl Iterator<Item = (HtlcId, Origin)> + '_ {
+        self.state.outcomes.iter().map(|outcome| (outcome.id, outcome.origin))
     }
 
     /// The most that one HTLC can carry now: exactly this much is accepted, one millisatoshi more is refused.

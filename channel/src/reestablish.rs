@@ -51,6 +51,11 @@ impl Channel {
 
     pub(crate) fn on_link_down(&mut self, fx: &mut Effects) {
         self.link = Link::default();
+        self.drop_proposals(fx);
+    }
+
+    /// No signature will ever cover what is merely proposed: the connection or the channel is over.
+    pub(crate) fn drop_proposals(&mut self, fx: &mut Effects) {
         for add in self.state.ledger.forget_proposals() {
             if let Some(origin) = add.origin {
                 fx.fact(Fact::OfferDropped { origin });

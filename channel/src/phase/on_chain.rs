@@ -126,6 +126,7 @@ impl Channel {
         if !matches!(self.state.phase, Phase::OnChain(_) | Phase::Closed) {
             let broadcast = !self.state.is_data_lost && !self.is_mutual_close_complete();
             self.record(Record::Failed { reason, broadcast }, fx);
+            self.drop_proposals(fx);
             self.broadcast_commitment(fx);
         }
         self.say_failed(fx);
@@ -138,6 +139,7 @@ impl Channel {
         }
         let broadcast = !self.state.is_data_lost;
         self.record(Record::Failed { reason: format!("the peer said: {text}"), broadcast }, fx);
+        self.drop_proposals(fx);
         self.broadcast_commitment(fx);
     }
 
@@ -154,6 +156,7 @@ impl Channel {
             }
             Phase::Opening | Phase::Normal | Phase::ShuttingDown | Phase::Closing(_) => {
                 self.record(Record::Failed { reason, broadcast: true }, fx);
+                self.drop_proposals(fx);
                 self.broadcast_commitment(fx);
                 self.say_failed(fx);
                 Ok(())
@@ -289,6 +292,7 @@ impl Channel {
         let txid = tx.compute_txid();
         let spend = Spend { txid, height: self.tip, what: self.spend_kind(tx, txid) };
         self.record(Record::Chain(ChainRecord::FundingSpent(spend)), fx);
+        self.drop_proposals(fx);
         self.watch_outputs(fx);
         self.say_failed_unless_mutual(fx);
         self.update_claims(fx);
@@ -337,6 +341,14 @@ impl Channel {
             found.extend(revealed.map(|preimage| (htlc.add.id, preimage)));
         }
         for (id, preimage) in found {
+            self.record(Record::PreimageReceived { id, preimage }, fx);
+        }
+    }
+
+    /// A preimage that came as a message after the channel had ended.
+    pub(crate) fn learn_preimage(&mut self, id: HtlcId, preimage: Preimage, fx: &mut Effects) {
+        let is_news = |htlc: &&Htlc| htlc.known_preimage.is_none() && preimage.hash() == htlc.add.payment_hash;
+        if self.state.ledger.htlc(Side::Local, id).filter(is_news).is_some() {
             self.record(Record::PreimageReceived { id, preimage }, fx);
         }
     }

@@ -242,6 +242,50 @@ mod errors {
     }
 }
 
+mod a_failed_channel {
+    use super::*;
+
+    #[test]
+    fn takes_what_an_honest_peer_sent_before_it_heard() {
+        let (mut alice, mut bob, offered, _) = with_htlcs(CommitmentFormat::Anchors, Side::Local);
+        bob.offer(Msat(1_000_000), 31);
+        bob.fulfill(offered[0], 1);
+        bob.commit();
+        alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        for message in bob.outbox.drain(..).collect::<Vec<_>>() {
+            alice.receive(message).unwrap();
+        }
+        assert!(alice.disconnects.is_empty());
+        let learned = |fact: &Fact| matches!(fact, Fact::OfferFulfilled { preimage, .. } if *preimage == preimage_of(1));
+        assert!(alice.facts.iter().any(learned), "a preimage is welcome at any time");
+        alice.restart();
+    }
+
+    #[test]
+    fn drops_what_no_signature_covered() {
+        let (mut alice, _bob, ..) = with_htlcs(CommitmentFormat::Anchors, Side::Local);
+        alice.offer(Msat(1_000_000), 31);
+        alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        assert!(alice.facts.iter().any(|fact| matches!(fact, Fact::OfferDropped { .. })));
+    }
+
+    #[test]
+    fn tells_offered_and_received_htlcs_of_one_id_apart() {
+        // Both sides have an HTLC 0, and Alice knows the preimage of Bob's: hers still goes by its timeout.
+        let (mut alice, mut bob, _, received) = with_htlcs(CommitmentFormat::StaticRemotekey, Side::Local);
+        let mut chain = Chain::with_funding(&alice);
+        disconnect(&mut alice, &mut bob);
+        alice.fulfill(received[0], 11);
+        alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        chain.mine(&[commitment_of(&alice)], &mut [&mut alice]);
+        let is_htlc = |broadcast: &&millrace_channel::effect::Broadcast| broadcast.purpose == Purpose::Htlc;
+        assert!(alice.broadcasts.iter().filter(is_htlc).all(|broadcast| chain.refusal(&broadcast.tx).is_none()));
+        chain.mine_to(HEIGHT.0 + 41, &mut [&mut alice]);
+        let ids: std::collections::BTreeSet<_> = alice.broadcasts.iter().filter(is_htlc).map(|b| b.tx.compute_txid()).collect();
+        assert_eq!(ids.len(), 3, "one claimed, two taken back");
+    }
+}
+
 #[test]
 fn a_reorg_takes_the_close_back_and_our_own_commitment_goes_out() {
     let (mut alice, mut bob, ..) = with_htlcs(CommitmentFormat::Anchors, Side::Local);

@@ -194,7 +194,11 @@ impl Channel {
         }
     }
 
+    /// The preimage of an HTLC that the peer offered. Ids are counted by each side for itself.
     fn preimage_of(&self, htlc: &HtlcOutput) -> Option<Preimage> {
+        if htlc.offered_by == Side::Local {
+            return None;
+        }
         self.state.ledger.htlc(Side::Remote, htlc.id).and_then(claimable_preimage).cloned()
     }
 
