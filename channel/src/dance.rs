@@ -35,7 +35,7 @@ impl Channel {
 
     fn may_sign(&self) -> bool {
         self.link.is_up()
-            && self.state.phase.may_dance()
+            && self.may_dance()
             && !self.state.remote.is_revoke_outstanding()
             && (self.state.ledger.has_proposals(Side::Local) || self.state.ledger.owes_cross_commit())
     }
@@ -220,7 +220,7 @@ impl Channel {
                 format!("{name} before channel_reestablish"),
             ));
         }
-        if !self.state.phase.may_dance() {
+        if !self.may_dance() {
             return Err(PeerFault::disconnect(
                 "BOLT 2, \"Normal Operation\"",
                 format!("{name} while {}", self.state.phase.name()),

@@ -9,7 +9,7 @@ use millrace_wire::{
 };
 
 use crate::ledger::htlc::{Origin, Removal};
-use crate::phase::on_chain::Claims;
+use crate::phase::on_chain::{Claims, SpendKind};
 use crate::record::Record;
 
 /// The effects of one or more inputs. The caller owns it and uses it again.
@@ -160,8 +160,11 @@ pub enum Fact {
         /// Whether it was fulfilled.
         fulfilled: bool,
     },
-    /// Both sides agreed to close together.
+    /// One side has decided to close together with the other: nothing more is offered.
     ShuttingDown,
+    /// The peer has said `shutdown` and we have not: `Command::Close` answers it, with where we are to be paid. Told
+    /// again by `resume` until then.
+    CloseAsked,
     /// A mutual close is signed.
     MutualCloseSigned {
         /// Its id.
@@ -180,6 +183,8 @@ pub enum Fact {
         txid: Txid,
         /// The block's height.
         height: BlockHeight,
+        /// What that transaction is.
+        what: SpendKind,
     },
     /// Everything is buried.
     Closed,

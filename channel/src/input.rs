@@ -40,10 +40,18 @@ pub struct Offer {
     pub origin: Origin,
 }
 
-/// How the fee of a mutual close is chosen.
+/// A mutual close: where we are to be paid, and what it may cost.
+///
+/// With `option_simple_close` each side pays for the close that it proposes: we pay `feerate`, and the peer's proposal
+/// costs us nothing. Without it the funder pays: if we fund, we propose `feerate` and pay whatever the peer asks for up
+/// to `feerate_max`; if the peer funds, we ask for `feerate` within what the peer allows, and take more.
+///
+/// Feerates are brought between 253 and 250,000 sat per 1000 weight, and `feerate_max` up to `feerate`. They are not
+/// kept over a restart: without an order since then, the commitment's feerate takes their place, and up to twice that.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CloseOrder {
-    /// Where we are to be paid; ignored if a script was committed to at opening and differs: refused.
+    /// Where we are to be paid. Refused if another one was committed to at opening; a later order may name another one
+    /// only with `option_simple_close`.
     pub script: ScriptBuf,
     /// The feerate that we propose, of the closing transaction.
     pub feerate: FeeratePerKw,
@@ -87,7 +95,8 @@ pub enum Command {
     UpdateFee(FeeratePerKw),
     /// The outcome of this HTLC of ours has been taken over: forget it.
     ReleaseOutcome(HtlcId),
-    /// Close together with the peer; a second order raises the fee where the protocol allows it.
+    /// Close together with the peer, who must be connected; also answers the peer's wish to close. A further order
+    /// raises the fee: at once with `option_simple_close`, and without it by a new connection, until a close is signed.
     Close(CloseOrder),
     /// Close alone, now.
     ForceClose {

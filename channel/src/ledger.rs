@@ -328,8 +328,7 @@ impl Ledger {
             .iter()
             .copied()
             .chain(proposed)
-            .filter(|(_, stage)| which.stands(*stage, self.funder))
-            .last()
+            .rfind(|(_, stage)| which.stands(*stage, self.funder))
             .map_or(self.feerate, |(feerate, _)| feerate)
     }
 

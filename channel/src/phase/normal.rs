@@ -92,7 +92,7 @@ impl Channel {
             Some(_) | None => return Err(Refusal::NotThere { id, what }),
         }
         self.record(Record::RemovalDecided { id, removal }, fx);
-        if self.link.is_up() && self.state.phase.may_dance() {
+        if self.link.is_up() && self.may_dance() {
             self.propose_removal(id, fx);
         }
         self.on_removal_decided_on_chain(fx);
@@ -145,8 +145,12 @@ impl Channel {
         if self.state.terms.funder != Side::Local {
             return Err(Refusal::NotFunder);
         }
-        if !self.state.phase.may_dance() {
+        if !self.may_dance() {
             return Err(Refusal::NotUsable("it is not open"));
+        }
+        // BOLT 2: no update once a channel that shuts down is empty.
+        if self.state.phase == Phase::ShuttingDown && self.state.ledger.is_empty() {
+            return Err(Refusal::NotUsable("it is closing"));
         }
         if !self.link.is_up() {
             return Err(Refusal::NotUsable("the peer is not connected"));

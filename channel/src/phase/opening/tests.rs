@@ -4,6 +4,7 @@
 #[allow(unreachable_pub)]
 mod script;
 
+mod early_close;
 mod limits;
 mod story;
 

@@ -47,7 +47,7 @@ fn opened(event: Option<OpeningEvent>) -> Channel {
 }
 
 /// Both channels, and the effects with which they came to be.
-fn open(request: OpenRequest, params: AcceptParams) -> [(Channel, Effects); 2] {
+pub(super) fn open(request: OpenRequest, params: AcceptParams) -> [(Channel, Effects); 2] {
     let mut agreed = agreed_with(request, params);
     let created = agreed.funded();
     let (mut fx_alice, mut fx_bob) = (Effects::default(), Effects::default());

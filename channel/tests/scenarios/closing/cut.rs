@@ -1,0 +1,85 @@
+//! The connection goes after every single message of a close, with and without a restart of both: it ends all the same.
+
+use super::*;
+
+/// Lets messages through one by one, as many as `left` says, each side's shell answering what it is asked. False if
+/// the two fell silent first.
+fn deliver(alice: &mut Node, bob: &mut Node, left: &mut usize) -> bool {
+    loop {
+        alice.commit();
+        bob.commit();
+        answer(bob);
+        bob.commit();
+        if *left == 0 {
+            return true;
+        }
+        if let Some(message) = alice.outbox.pop_front() {
+            bob.receive(message).unwrap();
+        } else if let Some(message) = bob.outbox.pop_front() {
+            alice.receive(message).unwrap();
+        } else {
+            return false;
+        }
+        *left -= 1;
+    }
+}
+
+/// Bob's shell: orders a close when it is asked to, and only then.
+fn answer(bob: &mut Node) {
+    if bob.facts.contains(&Fact::CloseAsked) && bob.channel.is_link_up() {
+        bob.facts.retain(|fact| *fact != Fact::CloseAsked);
+        try_close(bob, to_bob(), 800).unwrap();
+    }
+}
+
+fn cut_everywhere(features: LinkFeatures, funder: Side, is_restarted: bool, with_htlc: bool) -> usize {
+    for count in 0.. {
+        let (mut alice, mut bob) = pair(Options { funder, ..Options::default() }, features);
+        if with_htlc {
+            let id = alice.offer(Msat(1_000_000_000), 1);
+            exchange(&mut alice, &mut bob);
+            bob.fulfill(id, 1);
+        }
+        try_close(&mut alice, to_alice(), 1000).unwrap();
+        let mut left = count;
+        let was_cut = deliver(&mut alice, &mut bob, &mut left);
+        disconnect(&mut alice, &mut bob);
+        if is_restarted {
+            alice.restart();
+            bob.restart();
+        }
+        reconnect(&mut alice, &mut bob, features);
+        let mut all = 1000;
+        assert!(!deliver(&mut alice, &mut bob, &mut all));
+        let of_alice = if with_htlc { 4_000_000 } else { 5_000_000 };
+        for node in [&alice, &bob] {
+            assert!(!complete(node).is_empty(), "cut after {count} messages: {:?}", node.channel.phase());
+            assert!(node.disconnects.is_empty());
+            for tx in complete(node) {
+                let (to_alice, to_bob) = (paid(&tx, &to_alice()).unwrap(), paid(&tx, &to_bob()).unwrap());
+                assert!((of_alice - 2000..=of_alice).contains(&to_alice), "{to_alice}");
+                assert!((10_000_000 - of_alice - 2000..=10_000_000 - of_alice).contains(&to_bob), "{to_bob}");
+            }
+        }
+        alice.restart();
+        bob.restart();
+        if !was_cut {
+            return count;
+        }
+    }
+    unreachable!("a close has an end")
+}
+
+#[test]
+fn after_each_message() {
+    for (features, at_least) in [(LEGACY, 4), (SIMPLE, 6)] {
+        for funder in [Side::Local, Side::Remote] {
+            for is_restarted in [false, true] {
+                let messages = cut_everywhere(features, funder, is_restarted, false);
+                assert!(messages >= at_least, "{messages}");
+                let messages = cut_everywhere(features, funder, is_restarted, true);
+                assert!(messages >= at_least + 4, "{messages}");
+            }
+        }
+    }
+}

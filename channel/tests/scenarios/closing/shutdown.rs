@@ -1,0 +1,253 @@
+//! `shutdown`: when it is sent, to where, and what it forbids.
+
+use millrace_wire::{HtlcId, Shutdown};
+
+use super::*;
+
+fn shutdown(node: &Node, script: ScriptBuf) -> Message {
+    Message::Shutdown(Shutdown { channel_id: node.channel.id(), script })
+}
+
+#[test]
+fn nothing_is_offered_after_it_and_htlcs_in_flight_end_first() {
+    for features in [SIMPLE, LEGACY] {
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        let (of_alice, of_bob) = (alice.offer(Msat(1_000_000_000), 1), bob.offer(Msat(2_000_000_000), 2));
+        exchange(&mut alice, &mut bob);
+        close(&mut alice, &mut bob, 1000, 1000);
+        for node in [&mut alice, &mut bob] {
+            assert_eq!(*node.channel.phase(), Phase::ShuttingDown);
+            assert_eq!(node.try_offer(Msat(1_000), 3), Err(Refusal::NotUsable("it is closing")));
+        }
+        bob.fulfill(of_alice, 1);
+        exchange(&mut alice, &mut bob);
+        assert!(closes(&alice).is_empty(), "one HTLC is left");
+        alice.fail(of_bob);
+        exchange(&mut alice, &mut bob);
+        for node in [&alice, &bob] {
+            assert!(!complete(node).is_empty(), "{features:?}");
+            for tx in complete(node) {
+                let sum = paid(&tx, &to_alice()).unwrap() + paid(&tx, &to_bob()).unwrap();
+                assert_eq!(sum, 10_000_000 - fee(1000));
+                assert!((5_999_000..=6_000_000).contains(&paid(&tx, &to_bob()).unwrap()));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_answer_waits_for_a_signature_over_what_is_proposed() {
+    let (mut alice, mut bob) = pair(Options::default(), LEGACY);
+    bob.offer(Msat(1_000_000_000), 1);
+    bob.commit();
+    bob.offer(Msat(1_000_000_000), 2);
+    assert_eq!(names(&bob), ["update_add_htlc", "commitment_signed", "update_add_htlc"]);
+    let asked = shutdown(&alice, to_alice());
+    try_close(&mut alice, to_alice(), 1000).unwrap();
+    alice.commit();
+    assert_eq!(alice.outbox.front(), Some(&asked));
+    bob.receive(asked).unwrap();
+    try_close(&mut bob, to_bob(), 1000).unwrap();
+    bob.commit();
+    assert_eq!(names(&bob), ["update_add_htlc", "commitment_signed", "update_add_htlc"], "one signature is out");
+    alice.outbox.clear();
+    for message in bob.outbox.drain(..).collect::<Vec<_>>() {
+        alice.receive(message).unwrap();
+    }
+    alice.commit();
+    for message in alice.outbox.drain(..).collect::<Vec<_>>() {
+        bob.receive(message).unwrap();
+    }
+    bob.commit();
+    assert_eq!(names(&bob), ["revoke_and_ack", "commitment_signed", "shutdown"]);
+    exchange(&mut alice, &mut bob);
+    alice.fulfill(HtlcId(0), 1);
+    alice.fulfill(HtlcId(1), 2);
+    exchange(&mut alice, &mut bob);
+    assert_eq!(paid(&complete(&bob)[0], &to_bob()), Some(3_000_000));
+}
+
+#[test]
+fn both_at_once() {
+    for features in [SIMPLE, LEGACY] {
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        try_close(&mut alice, to_alice(), 1000).unwrap();
+        try_close(&mut bob, to_bob(), 1000).unwrap();
+        exchange(&mut alice, &mut bob);
+        for node in [&alice, &bob] {
+            assert!(!complete(node).is_empty());
+            let told = node.facts.iter().filter(|fact| matches!(fact, Fact::ShuttingDown)).count();
+            assert_eq!(told, 1);
+        }
+    }
+}
+
+mod scripts {
+    use super::*;
+
+    #[test]
+    fn ours_that_the_connection_does_not_allow() {
+        let plain = LinkFeatures { shutdown_anysegwit: false, simple_close: false };
+        for (features, script) in
+            [(SIMPLE, p2pkh()), (SIMPLE, ScriptBuf::new()), (LEGACY, op_return()), (plain, taproot(1))]
+        {
+            let (mut alice, _) = pair(Options::default(), features);
+            let records = alice.journal.len();
+            assert!(matches!(try_close(&mut alice, script, 1000), Err(Refusal::BadShutdownScript(_))));
+            assert_eq!((alice.journal.len(), alice.channel.phase()), (records, &Phase::Normal));
+        }
+        for (features, script) in [(SIMPLE, op_return()), (LEGACY, taproot(1)), (plain, p2wpkh(1))] {
+            let (mut alice, _) = pair(Options::default(), features);
+            assert_eq!(try_close(&mut alice, script, 1000), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_peers_that_the_connection_does_not_allow() {
+        let plain = LinkFeatures { shutdown_anysegwit: false, simple_close: false };
+        for (features, script) in
+            [(SIMPLE, p2pkh()), (SIMPLE, ScriptBuf::new()), (LEGACY, op_return()), (plain, taproot(1))]
+        {
+            let (mut alice, _) = pair(Options::default(), features);
+            let message = shutdown(&alice, script);
+            let result = alice.receive(message);
+            assert_disconnects(result, &alice);
+            assert_eq!(*alice.channel.phase(), Phase::Normal);
+        }
+        for (features, script) in [(SIMPLE, op_return()), (LEGACY, taproot(1)), (plain, p2wpkh(1))] {
+            let (mut alice, _) = pair(Options::default(), features);
+            let message = shutdown(&alice, script);
+            alice.receive(message).unwrap();
+            assert_eq!(*alice.channel.phase(), Phase::ShuttingDown);
+        }
+    }
+
+    #[test]
+    fn what_was_committed_to_upfront_binds_both() {
+        let (mut alice, mut bob) = pair_with(Options::default(), |terms| {
+            terms.parties.local.upfront_shutdown_script = Some(to_alice());
+        });
+        assert!(matches!(try_close(&mut alice, p2wpkh(7), 1000), Err(Refusal::BadShutdownScript(_))));
+        let message = shutdown(&bob, p2wpkh(7));
+        let result = bob.receive(message);
+        assert_disconnects(result, &bob);
+        reconnect(&mut alice, &mut bob, SIMPLE);
+        close(&mut alice, &mut bob, 1000, 1000);
+        assert!(!complete(&alice).is_empty());
+    }
+
+    #[test]
+    fn a_second_one_with_another_script() {
+        let (mut alice, mut bob) = pair(Options::default(), LEGACY);
+        let [first, again, other] = [to_bob(), to_bob(), p2wpkh(7)].map(|script| shutdown(&alice, script));
+        alice.receive(first).unwrap();
+        let records = alice.journal.len();
+        alice.receive(again).unwrap();
+        assert_eq!(alice.journal.len(), records);
+        let result = alice.receive(other);
+        assert_disconnects(result, &alice);
+        try_close(&mut alice, to_alice(), 1000).unwrap();
+        assert!(matches!(try_close(&mut alice, p2wpkh(7), 1000), Err(Refusal::BadShutdownScript(_))));
+        reconnect(&mut alice, &mut bob, LEGACY);
+        assert_eq!(*alice.channel.phase(), Phase::ShuttingDown);
+    }
+}
+
+#[test]
+fn no_order_while_the_peer_is_away_or_the_channel_has_ended() {
+    let (mut alice, mut bob) = pair(Options::default(), SIMPLE);
+    disconnect(&mut alice, &mut bob);
+    assert_eq!(try_close(&mut alice, to_alice(), 1000), Err(Refusal::NotUsable("the peer is not connected")));
+    alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+    assert_eq!(try_close(&mut alice, to_alice(), 1000), Err(Refusal::NotUsable("it is closed")));
+}
+
+#[test]
+fn no_update_fee_once_the_channel_is_empty() {
+    let (mut alice, mut bob) = pair(Options::default(), SIMPLE);
+    let id = bob.offer(Msat(1_000_000_000), 1);
+    exchange(&mut alice, &mut bob);
+    try_close(&mut alice, to_alice(), 1000).unwrap();
+    exchange(&mut alice, &mut bob);
+    alice.command(Command::UpdateFee(FeeratePerKw(1500))).unwrap();
+    exchange(&mut alice, &mut bob);
+    alice.fulfill(id, 1);
+    exchange(&mut alice, &mut bob);
+    let refused = alice.command(Command::UpdateFee(FeeratePerKw(2000)));
+    assert_eq!(refused, Err(Refusal::NotUsable("it is closing")));
+}
+
+#[test]
+fn a_restart_asks_again_and_broadcasts_again() {
+    let (mut alice, mut bob) = pair(Options::default(), LEGACY);
+    try_close(&mut alice, to_alice(), 1000).unwrap();
+    exchange(&mut alice, &mut bob);
+    bob.facts.clear();
+    bob.restart();
+    assert_eq!(bob.facts, [Fact::CloseAsked]);
+    alice.restart();
+    reconnect(&mut alice, &mut bob, LEGACY);
+    try_close(&mut bob, to_bob(), 1000).unwrap();
+    exchange(&mut alice, &mut bob);
+    let signed = complete(&alice);
+    alice.broadcasts.clear();
+    alice.restart();
+    assert_eq!(alice.broadcasts.iter().map(|b| b.tx.clone()).collect::<Vec<_>>(), signed);
+    assert_eq!(complete(&alice), signed);
+}
+
+#[test]
+fn a_close_that_confirms_ends_the_channel_whichever_it_is() {
+    use crate::support::chain::Chain;
+    let (mut alice, mut bob) = pair(Options::default(), SIMPLE);
+    close(&mut alice, &mut bob, 1000, 500);
+    assert_eq!(complete(&alice).len(), 2);
+    for tx in complete(&alice) {
+        let (mut alice, mut bob) = pair(Options::default(), SIMPLE);
+        close(&mut alice, &mut bob, 1000, 500);
+        alice.restart();
+        let mut chain = Chain::with_funding(&alice);
+        chain.mine(std::slice::from_ref(&tx), &mut [&mut alice, &mut bob]);
+        let until = chain.height.0 + 200;
+        chain.mine_to(until, &mut [&mut alice, &mut bob]);
+        for node in [&alice, &bob] {
+            assert_eq!(*node.channel.phase(), Phase::Closed);
+            assert!(node.broadcasts.iter().all(|b| b.purpose == millrace_channel::effect::Purpose::MutualClose));
+        }
+    }
+}
+
+#[test]
+fn messages_of_the_negotiation_that_come_too_early() {
+    for features in [SIMPLE, LEGACY] {
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        close(&mut alice, &mut bob, 1000, 1000);
+        // What Bob said last time, said to an Alice who is not there yet.
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        try_close(&mut bob, to_bob(), 1000).unwrap();
+        try_close(&mut alice, to_alice(), 1000).unwrap();
+        let mut said = Vec::new();
+        for _ in 0..3 {
+            alice.commit();
+            bob.commit();
+            said.extend(alice.outbox.iter().chain(&bob.outbox).filter(|m| m.name().starts_with("closing")).cloned());
+            for message in alice.outbox.drain(..).collect::<Vec<_>>() {
+                bob.receive(message).unwrap();
+            }
+            for message in bob.outbox.drain(..).collect::<Vec<_>>() {
+                alice.receive(message).unwrap();
+            }
+        }
+        assert!(!said.is_empty());
+        for message in said {
+            let (mut alice, _) = pair(Options::default(), features);
+            let records = alice.journal.len();
+            let result = alice.receive(message.clone());
+            assert_disconnects(result, &alice);
+            try_close(&mut alice, to_alice(), 1000).unwrap();
+            alice.commit();
+            assert!(alice.receive(message).is_err(), "the peer has not said shutdown");
+            assert_eq!(alice.journal.len(), records + 1);
+        }
+    }
+}
