@@ -142,11 +142,10 @@ impl Channel {
             }
         };
         closes.retain(|close| close.tx.compute_txid() != txid);
-        if closes.len() == CLOSES_MAX {
-            // It may confirm all the same: `is_mutual_close` does not need it.
-            closes.remove(closes.iter().position(|close| !close.complete).unwrap_or(0));
-        }
         closes.push(SignedClose { tx, fee, complete });
+        if closes.len() > CLOSES_MAX {
+            closes.remove(least_useful(&closes));
+        }
         self.state.phase = Phase::Closing(closes);
         if complete {
             fx.fact(Fact::MutualCloseSigned { txid, fee });
@@ -172,6 +171,14 @@ impl Channel {
             broadcast(close.tx.clone(), fx);
         }
     }
+}
+
+/// What to forget: it may confirm all the same, and `is_mutual_close` does not need it. What only the peer can complete
+/// goes first, then whatever pays the least: a peer that floods us must pay more than our own closes to push them out.
+fn least_useful(closes: &[SignedClose]) -> usize {
+    let incomplete = closes.iter().position(|close| !close.complete);
+    let cheapest = || (0..closes.len()).min_by_key(|index| closes[*index].fee).unwrap_or(0);
+    incomplete.unwrap_or_else(cheapest)
 }
 
 fn broadcast(tx: Transaction, fx: &mut Effects) {

@@ -378,7 +378,7 @@ impl Channel {
     pub(crate) fn apply_chain(&mut self, record: ChainRecord, fx: &mut Effects) {
         match record {
             ChainRecord::FundingSpent(spend) => {
-                fx.fact(Fact::FundingSpent { txid: spend.txid, height: spend.height });
+                fx.fact(Fact::FundingSpent { txid: spend.txid, height: spend.height, what: spend.what.clone() });
                 if !matches!(self.state.phase, Phase::OnChain(_)) {
                     let reason = closing_reason(&spend.what).to_owned();
                     self.state.phase = Phase::OnChain(Box::new(OnChain::new(reason, false)));

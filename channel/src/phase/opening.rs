@@ -70,7 +70,8 @@ pub struct Surroundings<'a> {
     pub height: BlockHeight,
     /// What the channel begins with.
     pub policy: Policy,
-    /// Whether a channel of this node, with any peer, has this id.
+    /// Whether a channel of this node, with any peer, has this id; for [`Opening::accept`] also whether another opening
+    /// with this peer has it.
     pub is_taken: &'a dyn Fn(ChannelId) -> bool,
 }
 

@@ -126,6 +126,9 @@ impl Channel {
     }
 
     /// The transaction that the peer signed: the one it builds, that without its own output, or the one we build.
+    ///
+    /// Each has our output to the satoshi, unless that is below a dust limit: ours or, as BOLT 3 has it, the signer's,
+    /// which was held to 546 sat at opening.
     fn signed_by_remote(&self, message: &ClosingSigned) -> Result<ClosingTx, PeerFault> {
         let fee = message.fee;
         let (balances, scripts) = (self.state.ledger.settled(), self.legacy_scripts());

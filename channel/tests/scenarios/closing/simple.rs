@@ -306,6 +306,24 @@ fn many_closing_complete_on_many_connections() {
 }
 
 #[test]
+fn a_flood_of_cheap_closes_does_not_push_out_our_own() {
+    let (mut alice, mut bob) = pair(Options::default(), SIMPLE);
+    close(&mut alice, &mut bob, 1000, 600);
+    let good = complete(&bob);
+    for connection in 0..3 {
+        reconnect(&mut alice, &mut bob, SIMPLE);
+        for round in 0..30 {
+            let message = closing_complete(&alice, connection * 30 + round);
+            bob.receive(Message::ClosingComplete(message)).unwrap();
+        }
+        bob.restart();
+    }
+    let kept = complete(&bob);
+    assert_eq!(kept.len(), 32);
+    assert!(good.iter().all(|tx| kept.contains(tx)));
+}
+
+#[test]
 fn our_signatures_leave_after_their_records() {
     let curve = millrace_channel::curve::Serial;
     let (mut alice, mut bob) = pair(Options::default(), SIMPLE);
