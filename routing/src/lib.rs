@@ -5,6 +5,7 @@
 
 mod cipher;
 pub mod failure;
+pub mod invoice;
 pub mod onion;
 
 pub use cipher::SharedSecret;
