@@ -50,6 +50,19 @@ fn historys_sync_fails() {
     assert!(disk.aborted().unwrap().contains("history"));
 }
 
+#[test]
+fn sync_of_the_next_segments_zeros_fails() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    disk.fail_syncs(Some("segment-0000000000000003.new"));
+    while driver.step().is_some() {}
+    let reason = disk.aborted().unwrap();
+    assert!(reason.contains("segment-0000000000000003.new"), "{reason}");
+    let told = Told { submitted: driver.submitted, acknowledged: driver.acknowledged };
+    drop(driver);
+    check_and_go_on(&disk.after_power_loss(|| false), told);
+}
+
 struct Panics;
 
 impl Wake for Panics {

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -185,6 +186,33 @@ fn close_with_steps_waiting() {
     let found = recover(&disk.after_power_loss(|| false)).unwrap();
     assert!(found.report.is_sealed);
     check(&disk, Told { submitted: 9, acknowledged: 9 });
+}
+
+struct Owner(Mutex<Option<Arc<Journal>>>);
+
+impl Wake for Owner {
+    fn durable(&self, _: &Flush) {
+        self.0.lock().unwrap().take();
+    }
+}
+
+#[test]
+fn last_reference_dropped_by_a_handle() {
+    let (disk, journal) = held(None);
+    let journal = Arc::new(journal);
+    let owner = Owner(Mutex::new(Some(journal.clone())));
+    journal.submit(vec![2], Some(Arc::new(owner))).unwrap();
+    journal.submit(vec![3], None).unwrap();
+    drop(journal);
+    disk.hold_syncs(None);
+    // The writer goes on to its end by itself, and only then is the folder free.
+    let end = Instant::now() + Duration::from_secs(20);
+    while matches!(open(&disk), Err(OpenError::InUse { .. })) {
+        assert!(Instant::now() < end, "never closed");
+        std::thread::yield_now();
+    }
+    let found = recover(&disk.after_power_loss(|| false)).unwrap();
+    assert_eq!(found.report.steps, 3);
 }
 
 #[test]
