@@ -16,7 +16,6 @@ mod find;
 mod process;
 mod provision;
 mod rpc;
-mod supervisor;
 
 pub use find::{Found, Program, VERSION_MIN, Version, cache_folder, find, find_or_provision};
 pub use process::{Bitcoind, Options};

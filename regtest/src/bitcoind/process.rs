@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::supervisor::Supervised;
 use super::{Error, Program, Result, RpcClient, file_error, find_or_provision};
+use crate::supervisor::Supervised;
 
 /// The wallet that mines and pays.
 const WALLET: &str = "miner";
@@ -271,6 +271,14 @@ impl Bitcoind {
     #[must_use]
     pub fn rpc(&self) -> &RpcClient {
         &self.rpc
+    }
+
+    /// Lets it run on when this process ends, and keeps its data: it is ended by its RPC's `stop`.
+    pub fn leave_running(&mut self) {
+        self.keep_data();
+        if let Some(child) = &mut self.child {
+            child.leave_running();
+        }
     }
 
     /// Leaves the data folder in place at the end, even if it is a temporary one, and names it.

@@ -22,7 +22,10 @@ exec 3<&0
 "$@" 3<&- </dev/null &
 program=$!
 {
-    while read -r signal <&3; do kill -s "$signal" "$program" 2>/dev/null; done
+    while read -r signal <&3; do
+        [ "$signal" = LEAVE ] && exit
+        kill -s "$signal" "$program" 2>/dev/null
+    done
     kill -s KILL "$program" 2>/dev/null
 } >/dev/null 2>&1 &
 reader=$!
@@ -37,15 +40,16 @@ exit "$code"
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A running program.
-pub(super) struct Supervised {
+pub(crate) struct Supervised {
     shell: Child,
     pipe: Option<ChildStdin>,
+    is_left: bool,
 }
 
 impl Supervised {
-    /// Starts `program`; what it prints goes to the file `output`.
-    pub(super) fn start(program: &Path, arguments: &[OsString], output: &Path) -> io::Result<Self> {
-        let output = File::create(output)?;
+    /// Starts `program`; what it prints goes to the end of the file `output`.
+    pub(crate) fn start(program: &Path, arguments: &[OsString], output: &Path) -> io::Result<Self> {
+        let output = File::options().create(true).append(true).open(output)?;
         let mut shell = Command::new("/bin/sh")
             .args(["-c", SCRIPT, "supervisor"])
             .arg(program)
@@ -55,16 +59,16 @@ impl Supervised {
             .stderr(output)
             .spawn()?;
         let pipe = shell.stdin.take();
-        Ok(Self { shell, pipe })
+        Ok(Self { shell, pipe, is_left: false })
     }
 
     /// Whether and how it has ended.
-    pub(super) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+    pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.shell.try_wait()
     }
 
     /// Waits for its end; `None` if the time limit comes first.
-    pub(super) fn wait_for(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    pub(crate) fn wait_for(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         let until = Instant::now() + limit;
         loop {
             if let Some(status) = self.ended()? {
@@ -78,15 +82,24 @@ impl Supervised {
     }
 
     /// Asks it to end.
-    pub(super) fn terminate(&mut self) {
+    pub(crate) fn terminate(&mut self) {
         if let Some(pipe) = &mut self.pipe {
             // A pipe that nobody reads any more belongs to a program that has ended.
             let _ = pipe.write_all(b"TERM\n");
         }
     }
 
+    /// Lets it go on when this process has ended.
+    pub(crate) fn leave_running(&mut self) {
+        if let Some(mut pipe) = self.pipe.take() {
+            // As above: a pipe that nobody reads belongs to a program that has ended.
+            let _ = pipe.write_all(b"LEAVE\n");
+        }
+        self.is_left = true;
+    }
+
     /// Kills it and waits until it is gone.
-    pub(super) fn kill(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) fn kill(&mut self) -> io::Result<ExitStatus> {
         drop(self.pipe.take());
         self.shell.wait()
     }
@@ -94,7 +107,9 @@ impl Supervised {
 
 impl Drop for Supervised {
     fn drop(&mut self) {
-        let _ = self.kill();
+        if !self.is_left {
+            let _ = self.kill();
+        }
     }
 }
 
@@ -159,6 +174,18 @@ mod tests {
         assert_eq!(child.wait_for(Duration::from_millis(200)).unwrap(), None);
         child.kill().unwrap();
         assert!(!is_alive(&pid));
+    }
+
+    #[test]
+    fn leave_running_outlives_us() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut child, pid) = sleeper(folder.path(), "");
+        child.leave_running();
+        drop(child);
+        thread::sleep(Duration::from_millis(200));
+        assert!(is_alive(&pid));
+        let pid = fs::read_to_string(pid).unwrap();
+        Command::new("/bin/sh").args(["-c", &format!("kill -9 {}", pid.trim())]).status().unwrap();
     }
 
     /// What a killed test process amounts to: the pipe's end closes, and nobody waits.

@@ -1,0 +1,70 @@
+//! The programs under test: from a checkout they are built first, in this program's own profile, so that no stale
+//! daemon is ever measured; elsewhere they lie beside this program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::network::Error;
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The daemon.
+    pub millraced: PathBuf,
+    /// The command line.
+    pub millrace: PathBuf,
+}
+
+/// The checkout this crate was compiled in, if it is still there.
+fn checkout() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
+    let manifest = root.join("Cargo.toml");
+    manifest.is_file().then(|| root.to_owned())
+}
+
+/// The folder of this program's profile: `target/PROFILE`, or wherever it is installed.
+fn profile_folder() -> Result<PathBuf, Error> {
+    let own = std::env::current_exe().map_err(|source| Error::io("find this program", Path::new("."), source))?;
+    let folder = own.parent().unwrap_or(Path::new("/")).to_owned();
+    // Tests and examples lie one folder deeper.
+    let is_deeper = folder.file_name().is_some_and(|name| name == "deps" || name == "examples");
+    Ok(if is_deeper { folder.parent().unwrap_or(&folder).to_owned() } else { folder })
+}
+
+impl Programs {
+    /// Builds them if this is a checkout, and finds them.
+    ///
+    /// # Errors
+    /// If they cannot be built, or are not there.
+    pub fn find() -> Result<Self, Error> {
+        let folder = profile_folder()?;
+        if let Some(root) = checkout() {
+            build(&root, &folder)?;
+        }
+        let found = |name: &str| {
+            let path = folder.join(name);
+            if path.is_file() { Ok(path) } else { Err(Error::NoProgram { path }) }
+        };
+        Ok(Self { millraced: found("millraced")?, millrace: found("millrace")? })
+    }
+}
+
+fn build(root: &Path, profile_folder: &Path) -> Result<(), Error> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(root).args(["build", "--quiet", "--bin", "millraced", "--bin", "millrace"]);
+    if profile_folder.file_name().is_some_and(|name| name == "release") {
+        command.arg("--release");
+    }
+    if let Some(target) = profile_folder.parent() {
+        command.arg("--target-dir").arg(target);
+    }
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::io("run cargo to build the daemon in", root, source))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::Build { text: String::from_utf8_lossy(&output.stderr).into_owned() })
+}
