@@ -127,14 +127,15 @@ impl Channel {
         }
     }
 
-    /// `shutdown` of the peer. Ours follows once [`crate::Command::Close`] has said where we are to be paid.
+    /// `shutdown` of the peer, who may name another script on another connection. Ours follows once
+    /// [`crate::Command::Close`] has said where we are to be paid.
     pub(crate) fn on_shutdown(&mut self, message: Shutdown, fx: &mut Effects) -> Result<(), PeerFault> {
         if !self.link.is_up() {
             return Err(PeerFault::disconnect(RULE, "shutdown before channel_reestablish"));
         }
         self.check_remote_script(RULE, &message.script)?;
         let is_changed = self.state.shutdown.remote.as_ref().is_some_and(|known| *known != message.script);
-        if is_changed && (self.link.negotiation.is_shutdown_received || !self.link.features.simple_close) {
+        if is_changed && self.link.negotiation.is_shutdown_received {
             return Err(PeerFault::disconnect(RULE, "a second shutdown with another script"));
         }
         self.link.negotiation.is_shutdown_received = true;

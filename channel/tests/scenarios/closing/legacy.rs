@@ -67,13 +67,21 @@ fn a_funder_who_has_almost_nothing_pays_what_it_has() {
 
 /// What Bob would send at this fee.
 fn closing_signed(bob: &Node, fee: u64, fee_range: Option<(u64, u64)>) -> Message {
-    let scripts = Both { local: to_bob(), remote: to_alice() };
+    let Message::ClosingSigned(message) = closing_signed_for(bob, [to_bob(), to_alice()], fee) else { unreachable!() };
+    let fee_range = fee_range.map(|(min, max)| FeeRange { min: Sat(min), max: Sat(max) });
+    Message::ClosingSigned(ClosingSigned { fee_range, ..message })
+}
+
+/// The same for a close to these scripts, his own first.
+pub(super) fn closing_signed_for(bob: &Node, scripts: [ScriptBuf; 2], fee: u64) -> Message {
+    let [local, remote] = scripts;
+    let scripts = Both { local, remote };
     let close = ClosingTx::legacy(bob.channel.terms(), Side::Local, &bob.balances(), &scripts, Sat(fee)).unwrap();
     Message::ClosingSigned(ClosingSigned {
         channel_id: bob.channel.id(),
         fee: Sat(fee),
         signature: close.sign(bob.channel.terms(), &bob.keys),
-        fee_range: fee_range.map(|(min, max)| FeeRange { min: Sat(min), max: Sat(max) }),
+        fee_range: None,
     })
 }
 

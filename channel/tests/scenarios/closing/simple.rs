@@ -157,12 +157,37 @@ fn all_to_fees_by_op_return() {
         assert!(paid(tx, &op_return()).is_none_or(|value| value == 0));
         assert!(paid(tx, &to_bob()).unwrap() >= 5_000_000 - fee(1000));
     }
-    // Without simple close that script would burn the money: nobody signs.
-    alice.restart();
+}
+
+#[test]
+fn op_return_without_simple_close_would_burn_the_money_and_is_not_signed() {
+    let (mut alice, mut bob) = pair(Options::default(), SIMPLE);
+    try_close(&mut alice, op_return(), 1000).unwrap();
+    exchange(&mut alice, &mut bob);
+    disconnect(&mut alice, &mut bob);
+    bob.link(LinkEvent::Up { features: SIMPLE });
+    try_close(&mut bob, to_bob(), 1000).unwrap();
+    disconnect(&mut alice, &mut bob);
+    for node in [&mut alice, &mut bob] {
+        node.link(LinkEvent::Up { features: LEGACY });
+    }
+    // Bob does not hear of the script, which he would refuse.
+    let reestablish = alice.outbox.pop_front().unwrap();
+    bob.receive(reestablish).unwrap();
+    assert_eq!(names(&bob), ["channel_reestablish", "channel_ready", "shutdown"]);
+    for message in bob.outbox.drain(..).collect::<Vec<_>>() {
+        alice.receive(message).unwrap();
+    }
     let records = alice.journal.len();
-    alice.link(LinkEvent::Up { features: LEGACY });
     alice.commit();
-    assert_eq!(alice.journal.len(), records);
+    assert_eq!((names(&alice), alice.journal.len()), (vec!["channel_ready", "shutdown"], records));
+    let message = super::legacy::closing_signed_for(&bob, [to_bob(), op_return()], 1000);
+    assert_eq!(alice.receive(message).unwrap_err().reaction, Reaction::Warn);
+    assert_eq!((complete(&alice).len(), alice.journal.len()), (0, records));
+    // Another script goes on.
+    try_close(&mut alice, to_alice(), 1000).unwrap();
+    reconnect(&mut alice, &mut bob, LEGACY);
+    assert_eq!(complete(&alice).len(), 1);
 }
 
 /// Both have said `shutdown`, and Alice has offered: her `closing_complete`.
