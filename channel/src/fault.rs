@@ -108,6 +108,12 @@ pub enum Refusal {
     /// Only the funder sends `update_fee`.
     #[error("the peer funded the channel: only it can change the feerate")]
     NotFunder,
+    /// The feerate that was proposed before is signed and not irrevocable yet.
+    #[error("the feerate of {} sat per 1000 weight is not settled yet: try again when the peer has answered", before.0)]
+    FeeUpdateUnderWay {
+        /// The one before.
+        before: FeeratePerKw,
+    },
     /// The funder could not pay it.
     #[error("this node cannot pay a feerate of {} sat per 1000 weight and keep its reserve", feerate.0)]
     CannotAffordFeerate {

@@ -173,6 +173,11 @@ impl Ledger {
         self.proposed_fee.is_some() || !self.fee_updates.is_empty()
     }
 
+    /// The newest feerate that is signed and not irrevocable.
+    pub(crate) fn fee_under_way(&self) -> Option<FeeratePerKw> {
+        self.fee_updates.last().map(|(feerate, _)| *feerate)
+    }
+
     // --- proposals: volatile, forgotten when the link goes down ---
 
     pub(crate) fn propose_add(&mut self, side: Side, add: Add) {

@@ -141,6 +141,9 @@ impl Channel {
     }
 
     /// `update_fee`, by the funder. Of several before a signature only the last counts.
+    ///
+    /// BOLT 2 lets one follow while another is signed and not irrevocable. LDK keeps but one: it would forget the
+    /// first, and sign our commitment at another feerate than we expect. So the next one waits.
     pub(crate) fn update_fee(&mut self, feerate: FeeratePerKw, fx: &mut Effects) -> Result<(), Refusal> {
         if self.state.terms.funder != Side::Local {
             return Err(Refusal::NotFunder);
@@ -154,6 +157,9 @@ impl Channel {
         }
         if !self.link.is_up() {
             return Err(Refusal::NotUsable("the peer is not connected"));
+        }
+        if let Some(before) = self.state.ledger.fee_under_way() {
+            return Err(Refusal::FeeUpdateUnderWay { before });
         }
         check_update_fee(&self.state.ledger, &self.state.terms, feerate, self.policy.max_dust_exposure)?;
         self.state.ledger.propose_fee(feerate);

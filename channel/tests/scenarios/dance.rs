@@ -157,6 +157,28 @@ mod update_fee {
         alice.restart();
     }
 
+    /// LDK keeps one update only: a second one makes it forget the first, and its signature then fits neither.
+    #[test]
+    fn the_next_one_waits_until_the_one_before_is_irrevocable() {
+        let (mut alice, mut bob) = normal_pair();
+        alice.command(Command::UpdateFee(FeeratePerKw(1_500))).unwrap();
+        alice.commit();
+        let under_way = Err(Refusal::FeeUpdateUnderWay { before: FeeratePerKw(1_500) });
+        assert_eq!(alice.command(Command::UpdateFee(FeeratePerKw(2_000))), under_way);
+        // Bob's revoke_and_ack, then his commitment_signed, which Alice answers with her own revoke_and_ack.
+        for message in std::mem::take(&mut alice.outbox) {
+            bob.receive(message).unwrap();
+        }
+        bob.commit();
+        alice.receive(bob.outbox.pop_front().unwrap()).unwrap();
+        assert_eq!(alice.command(Command::UpdateFee(FeeratePerKw(2_000))), under_way);
+        alice.receive(bob.outbox.pop_front().unwrap()).unwrap();
+        alice.command(Command::UpdateFee(FeeratePerKw(2_000))).unwrap();
+        exchange(&mut alice, &mut bob);
+        assert!(alice.channel.is_at_rest() && bob.channel.is_at_rest());
+        assert_eq!(bob.channel.ledger().feerate_max(), FeeratePerKw(2_000));
+    }
+
     #[test]
     fn is_the_funders_alone() {
         let (_alice, mut bob) = normal_pair();
