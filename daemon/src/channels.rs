@@ -4,17 +4,27 @@
 //! the records before it are on disk. Nothing here waits for a socket, the journal, the wallet or another channel, and
 //! channels never talk to each other.
 
+pub(crate) mod actor;
+pub(crate) mod curve_pool;
 pub(crate) mod directory;
 pub(crate) mod input;
+pub(crate) mod keys;
 pub(crate) mod mailbox;
+pub(crate) mod openings;
 mod order;
+mod outbox;
 mod registry;
+pub(crate) mod shard;
+pub(crate) mod shared;
 mod snapshot;
 mod wallet_seam;
 
+pub use keys::KeysOf;
 pub use order::{
     Accepted, ChannelRules, CommandError, CommandResult, NoNewWork, OpenFailure, OpenOrder, OpenProgress, WhenOpened,
 };
-pub use registry::Registry;
+pub use registry::{ORDERS_MAX, Registry};
+pub(crate) use registry::{random, shard_of};
+pub(crate) use shared::commitment_feerate;
 pub use snapshot::{ChannelSnapshot, ChannelState, HtlcView};
 pub use wallet_seam::{ChannelWallet, Funded, FundingReply, FundingRequest, FundingTransaction};

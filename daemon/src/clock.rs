@@ -9,13 +9,13 @@ static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Milliseconds since the process first asked. Never goes back.
 #[must_use]
-pub fn now() -> Millis {
+pub(crate) fn now() -> Millis {
     Millis(u64::try_from(STARTED.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Unix time in milliseconds, as the system's clock has it.
 #[must_use]
-pub fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,8 +5,9 @@
 //! there is none.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use millrace_channel::Fact;
+use millrace_channel::{Fact, Terms};
 use millrace_journal::Position;
 use millrace_wire::{ChannelId, OnionPacket, PublicKey};
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,9 @@ pub struct News {
     pub source: Source,
     /// The peer of the channel; absent for the node's own entries.
     pub peer: Option<PublicKey>,
+    /// What was agreed when the channel was opened; absent for the node's own entries. Events say some of it, live and
+    /// on replay alike, also when the channel itself is closed and gone.
+    pub terms: Option<Arc<Terms>>,
     /// Where the step stands; absent for what no step holds (`Fact::OfferDropped`, `Fact::PeerSaid`, and all that is
     /// told on [`Telling::Resume`]). A step is told of in one piece.
     pub position: Option<Position>,

@@ -3,21 +3,27 @@
 //! What a channel is and does is decided in `millrace-channel`, what is on disk in `millrace-journal`, what the chain
 //! says in `millrace-chain`. Here these are wired to sockets, threads and people.
 
+pub mod chain_feed;
 pub mod channels;
+mod checkpoint;
 mod clock;
 pub mod config;
 pub mod consent;
 pub mod data_dir;
 pub mod entry;
 pub mod facts;
+mod feerate;
 pub mod keys;
 pub mod log;
 pub mod metrics;
+pub mod node;
 pub mod peer;
 pub mod prepare;
 pub mod readiness;
+mod recovery;
 pub mod seed;
 pub mod shutdown;
 pub mod steps;
 pub mod tls;
 pub mod token;
+pub mod wallet;

@@ -24,6 +24,8 @@ pub(crate) struct Place {
     pub(crate) shard: usize,
     /// Orders that wait for it.
     pub(crate) waiting: Arc<AtomicUsize>,
+    /// The channel exists, though it may not be shown yet.
+    is_begun: bool,
     /// What is shown of it; none while the id is merely reserved.
     snapshots: Option<Arc<watch::Sender<Arc<ChannelSnapshot>>>>,
 }
@@ -100,13 +102,23 @@ impl Directory {
         self.write().openings.remove(&(peer, id));
     }
 
+    /// The opening has become a channel: from here on it counts by its final id.
+    pub(crate) fn begin_channel(&self, peer: PublicKey, temporary_id: ChannelId, id: ChannelId) {
+        let mut tables = self.write();
+        tables.openings.remove(&(peer, temporary_id));
+        tables.by_peer.entry(peer).or_default().insert(id);
+        if let Some(place) = tables.channels.get_mut(&id) {
+            place.is_begun = true;
+        }
+    }
+
     /// Takes a final id for a peer's opening. False if any channel of the node has it, or had it.
     pub(crate) fn reserve(&self, peer: PublicKey, id: ChannelId, shard: usize) -> bool {
         let mut tables = self.write();
         if id.is_all() || tables.channels.contains_key(&id) || tables.openings.contains_key(&(peer, id)) {
             return false;
         }
-        tables.channels.insert(id, Place { peer, shard, waiting: Arc::default(), snapshots: None });
+        tables.channels.insert(id, Place { peer, shard, waiting: Arc::default(), is_begun: false, snapshots: None });
         true
     }
 
@@ -144,6 +156,7 @@ impl Directory {
                 peer: snapshot.peer,
                 shard,
                 waiting: Arc::default(),
+                is_begun: true,
                 snapshots: None,
             });
             place.shard = shard;
@@ -199,6 +212,12 @@ impl Directory {
         self.read().snapshots_with(peer)
     }
 
+    /// Channels that have closed since the start.
+    pub(crate) fn closed(&self) -> Vec<ChannelId> {
+        let is_closed = |snapshot: &Arc<ChannelSnapshot>| snapshot.state == ChannelState::Closed;
+        self.snapshots().iter().filter(|snapshot| is_closed(snapshot)).map(|snapshot| snapshot.channel_id).collect()
+    }
+
     /// Peers with a channel that is not closed.
     pub(crate) fn peers(&self) -> BTreeSet<PublicKey> {
         let is_open = |place: &Place| place.snapshot().is_some_and(|snapshot| snapshot.state != ChannelState::Closed);
@@ -229,12 +248,15 @@ impl Tables {
     /// Openings with a peer, and its channels that wait for a first confirmation: these cost it nothing yet.
     fn under_way_with(&self, peer: &PublicKey) -> usize {
         let negotiating = self.openings.keys().filter(|(other, _)| other == peer).count();
-        let is_unfunded = |snapshot: &&Arc<ChannelSnapshot>| {
-            snapshot.state == ChannelState::Opening
-                && snapshot.short_channel_id.is_none()
-                && snapshot.terms.funder == millrace_channel::Side::Remote
+        let is_unfunded = |id: &&ChannelId| match self.channels.get(*id) {
+            Some(place) => place.snapshot().map_or(place.is_begun, |snapshot| {
+                snapshot.state == ChannelState::Opening
+                    && snapshot.short_channel_id.is_none()
+                    && snapshot.terms.funder == millrace_channel::Side::Remote
+            }),
+            None => false,
         };
-        negotiating + self.snapshots_with(peer).iter().filter(is_unfunded).count()
+        negotiating + self.by_peer.get(peer).into_iter().flatten().filter(is_unfunded).count()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bitcoin::Transaction;
 use millrace_channel::{ChainEvent, Command};
 use millrace_journal::Position;
 use millrace_wire::{ChannelId, Features, Message, PublicKey};
@@ -57,6 +56,7 @@ pub(crate) enum Input {
         /// Who wants to know.
         reply: Option<Reply>,
         /// Counts the channel's waiting orders; dropped when this one is handled.
+        #[allow(dead_code, reason = "it works by being dropped")]
         waiting: Waiting,
     },
     /// Entries of an owner.
@@ -139,9 +139,6 @@ pub(crate) enum ChainNews {
     One(ChannelId, ChainEvent),
 }
 
-/// A transaction with its place in its block, shared.
-pub(crate) type SharedTx = Arc<Transaction>;
-
 /// Tells, by being dropped everywhere, that everything before it was handed on.
 #[derive(Clone, Debug)]
 pub(crate) struct Done(#[allow(dead_code, reason = "it works by being dropped")] mpsc::Sender<()>);
@@ -162,11 +159,6 @@ impl AllDone {
     /// Waits.
     pub(crate) async fn wait(mut self) {
         while self.0.recv().await.is_some() {}
-    }
-
-    /// Waits, on a thread of its own.
-    pub(crate) fn wait_blocking(mut self) {
-        while self.0.blocking_recv().is_some() {}
     }
 }
 

@@ -233,6 +233,10 @@ impl Registry {
         shard_of(id, self.inner.shards.len())
     }
 
+    pub(crate) fn shards(&self) -> usize {
+        self.inner.shards.len()
+    }
+
     pub(crate) fn put(&self, shard: usize, input: Input) {
         self.inner.shards[shard].put(input);
     }

@@ -26,6 +26,8 @@ pub struct FundingRequest {
     pub amount: Sat,
     /// What the transaction pays.
     pub feerate: FeeratePerKw,
+    /// Whether the channel has anchors, for which coins must be kept.
+    pub has_anchors: bool,
     /// Where the answer goes.
     pub reply: FundingReply,
 }

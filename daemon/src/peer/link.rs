@@ -11,10 +11,10 @@ use millrace_wire::Message;
 use tokio::sync::{Notify, mpsc};
 
 /// Above this, the peer is not read from.
-pub const QUEUED_BYTES_SLOW: usize = 1 << 20;
+pub(crate) const QUEUED_BYTES_SLOW: usize = 1 << 20;
 /// Above this, the connection is given up: the peer does not read. A full round of 483 HTLCs with their onions has
 /// 0.7 MB, and there may be some channels.
-pub const QUEUED_BYTES_MAX: usize = 64 << 20;
+pub(crate) const QUEUED_BYTES_MAX: usize = 64 << 20;
 
 /// What the writer of a connection is told.
 #[derive(Debug)]
@@ -99,7 +99,8 @@ pub(crate) fn weight(message: &Message) -> usize {
         Message::Custom(m) => 100 + m.bytes.len(),
         Message::Error(m) => 100 + m.data.len(),
         Message::Warning(m) => 100 + m.data.len(),
-        Message::Ping(_) | Message::Pong(_) => 200,
+        Message::Ping(m) => 100 + usize::from(m.ignored_len),
+        Message::Pong(m) => 100 + usize::from(m.ignored_len),
         _ => 500,
     }
 }

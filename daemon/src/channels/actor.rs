@@ -1,0 +1,247 @@
+//! One channel on its shard: the pure state machine, its outbox, and what is told of it.
+
+use std::sync::Arc;
+
+use millrace_channel::{Channel, Effect, Effects, Fact, Millis, Side, Terms};
+use millrace_journal::{Position, Ticket};
+use millrace_wire::{ChannelId, PublicKey};
+
+use super::input::{ChannelSection, Done, Epoch};
+use super::order::{CommandResult, Reply};
+use super::outbox::{Out, Outbox};
+use super::snapshot::ChannelSnapshot;
+use crate::clock;
+use crate::entry::{Entry, StepBuilder};
+use crate::facts::{Item, News, ReceivedOnion, Source, Telling};
+
+/// One channel.
+#[derive(Debug)]
+pub(crate) struct Actor {
+    pub(crate) channel: Channel,
+    pub(crate) outbox: Outbox,
+    /// What the present turn has asked for so far.
+    pub(crate) fx: Effects,
+    /// What must be durable with this turn.
+    pub(crate) entries: Vec<Entry>,
+    /// To be answered once this turn is durable.
+    pub(crate) answers: Vec<(Reply, CommandResult)>,
+    /// The connection that is up.
+    pub(crate) epoch: Option<Epoch>,
+    /// Which deadline the shard's clock has been set to.
+    pub(crate) deadline: Option<Millis>,
+    /// In the present turn's list.
+    pub(crate) is_touched: bool,
+    opened_ms: u64,
+    terms: Arc<Terms>,
+    last_error: Option<String>,
+    publishing: Publishing,
+}
+
+/// At most one snapshot is on its way through the outbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Publishing {
+    /// What was published last is what there is.
+    Done,
+    /// One is parked, and nothing has changed since.
+    Parked,
+    /// One is parked, and is old already.
+    Stale,
+}
+
+/// Takes a step, or says that the journal is closed.
+pub(crate) type Submit<'a> = &'a mut dyn FnMut(Vec<u8>) -> Option<Ticket>;
+
+impl Actor {
+    /// An actor around a channel whose last step stands here.
+    pub(crate) fn new(channel: Channel, opened_ms: u64, position: Option<Position>) -> Self {
+        let terms = Arc::new(channel.terms().clone());
+        Self {
+            channel,
+            outbox: Outbox::new(position),
+            fx: Effects::default(),
+            entries: Vec::new(),
+            answers: Vec::new(),
+            epoch: None,
+            deadline: None,
+            is_touched: false,
+            opened_ms,
+            terms,
+            last_error: None,
+            publishing: Publishing::Done,
+        }
+    }
+
+    pub(crate) const fn id(&self) -> ChannelId {
+        self.channel.id()
+    }
+
+    pub(crate) fn peer(&self) -> PublicKey {
+        self.terms.remote_node
+    }
+
+    /// Puts everything that the turn asked for so far into the outbox; its records and entries become one step.
+    ///
+    /// If the journal takes no more, nothing of it will ever leave: the node is about to end.
+    pub(crate) fn hand_over(&mut self, telling: Telling, submit: Submit<'_>) {
+        let mut fx = std::mem::take(&mut self.fx);
+        let entries = std::mem::take(&mut self.entries);
+        let time_ms = clock::unix_ms();
+        let has_record = fx.list.iter().any(|effect| matches!(effect, Effect::Journal(_)));
+        let step = if !has_record && entries.is_empty() {
+            None
+        } else {
+            let Some(ticket) = submit(self.step(&fx, &entries, time_ms)) else {
+                self.answers.clear();
+                return;
+            };
+            Some(ticket)
+        };
+        self.park(&mut fx, step, entries, telling, time_ms);
+        for (reply, result) in self.answers.drain(..) {
+            self.outbox.push(Out::Answer(reply, result));
+        }
+        if *self.channel.phase() == millrace_channel::phase::Phase::Closed {
+            self.outbox.push(Out::Over);
+        }
+        fx.clear();
+        self.fx = fx;
+    }
+
+    fn step(&self, fx: &Effects, entries: &[Entry], time_ms: u64) -> Vec<u8> {
+        let mut step = StepBuilder::new(time_ms);
+        for entry in entries {
+            step.entry(entry);
+        }
+        let bytes: Vec<&[u8]> = fx.list.iter().filter_map(|effect| record_of(effect, fx)).collect();
+        // Also without a record: the entries are then this channel's news all the same.
+        step.records(self.id(), bytes.into_iter());
+        step.finish()
+    }
+
+    /// What was asked for before the first record waits for earlier steps only; entries make all of it wait.
+    fn park(&mut self, fx: &mut Effects, step: Option<Ticket>, entries: Vec<Entry>, telling: Telling, time_ms: u64) {
+        let mut items: Vec<Item> = Vec::new();
+        let mut outs: Vec<Out> = Vec::new();
+        let mut current = None;
+        if !entries.is_empty() {
+            current = step;
+            items.extend(entries.into_iter().map(Item::Entry));
+        }
+        if let Some(ticket) = current {
+            self.outbox.wait_for(ticket);
+        }
+        for effect in fx.list.drain(..) {
+            match effect {
+                Effect::Journal(_) if current.is_none() => {
+                    self.flush_part(None, &mut items, &mut outs, telling, time_ms);
+                    current = step;
+                    self.outbox.wait_for(step.expect("a turn with a record is a step"));
+                }
+                Effect::Journal(_) => {}
+                Effect::Fact(fact) => items.push(self.item(fact)),
+                Effect::Send(message) => {
+                    outs.extend(self.epoch.map(|epoch| Out::Send { epoch, message }));
+                }
+                Effect::Disconnect(reason) => {
+                    outs.extend(self.epoch.map(|epoch| Out::Disconnect { epoch, reason }));
+                }
+                Effect::Broadcast(broadcast) => outs.push(Out::Broadcast(broadcast)),
+                Effect::Watch(watch) => outs.push(Out::Watch(watch)),
+                Effect::Claim(claims) => outs.push(Out::Claim(claims)),
+            }
+        }
+        self.flush_part(current, &mut items, &mut outs, telling, time_ms);
+    }
+
+    /// The facts go first: whoever waits for them has waited longest.
+    fn flush_part(
+        &mut self,
+        ticket: Option<Ticket>,
+        items: &mut Vec<Item>,
+        outs: &mut Vec<Out>,
+        telling: Telling,
+        time_ms: u64,
+    ) {
+        if !items.is_empty() {
+            let items = std::mem::take(items);
+            let (source, peer) = (Source::Channel(self.id()), Some(self.peer()));
+            let terms = Some(Arc::clone(&self.terms));
+            let news = News { source, peer, terms, position: None, time_ms, telling, items };
+            self.outbox.push(Out::Tell { ticket, news });
+        }
+        for out in outs.drain(..) {
+            self.outbox.push(out);
+        }
+    }
+
+    fn item(&mut self, fact: Fact) -> Item {
+        match &fact {
+            Fact::PeerSaid { text, .. } | Fact::Failed { reason: text } => self.last_error = Some(text.clone()),
+            _ => {}
+        }
+        item_of(&self.channel, fact)
+    }
+
+    // --- what is shown ---
+
+    /// As the channel is now. Not to be shown before all steps so far are durable.
+    pub(crate) fn snapshot(&self) -> Arc<ChannelSnapshot> {
+        Arc::new(ChannelSnapshot::of(&self.channel, &self.terms, self.opened_ms, self.last_error.as_ref()))
+    }
+
+    /// Something may have changed: publish it, unless a snapshot is on its way, which is then followed by another.
+    pub(crate) fn publish(&mut self) {
+        match self.publishing {
+            Publishing::Done => {
+                self.publishing = Publishing::Parked;
+                let snapshot = self.snapshot();
+                self.outbox.push(Out::Publish(snapshot));
+            }
+            Publishing::Parked | Publishing::Stale => self.publishing = Publishing::Stale,
+        }
+    }
+
+    /// The parked snapshot has left.
+    pub(crate) fn on_published(&mut self) {
+        let was = std::mem::replace(&mut self.publishing, Publishing::Done);
+        if was == Publishing::Stale {
+            self.publish();
+        }
+    }
+
+    /// A section of the checkpoint, as the channel is now.
+    pub(crate) fn push_section(&mut self, to: std::sync::mpsc::Sender<ChannelSection>) {
+        let mut snapshot = Vec::new();
+        self.channel.snapshot(&mut snapshot);
+        let section = ChannelSection { channel_id: self.id(), position: None, opened_ms: self.opened_ms, snapshot };
+        self.outbox.push(Out::Section(to, section));
+    }
+
+    pub(crate) fn push_done(&mut self, done: Done) {
+        self.outbox.push(Out::Done(done));
+    }
+}
+
+fn record_of<'a>(effect: &Effect, fx: &'a Effects) -> Option<&'a [u8]> {
+    match effect {
+        Effect::Journal(range) => Some(&fx.journal[range.clone()]),
+        Effect::Send(_)
+        | Effect::Disconnect(_)
+        | Effect::Broadcast(_)
+        | Effect::Watch(_)
+        | Effect::Claim(_)
+        | Effect::Fact(_) => None,
+    }
+}
+
+/// A fact with what belongs to it.
+pub(crate) fn item_of(channel: &Channel, fact: Fact) -> Item {
+    let received = match &fact {
+        Fact::HtlcReceived { id, .. } => channel.htlc(Side::Remote, *id).and_then(|htlc| {
+            let onion = htlc.add.onion.clone()?;
+            Some(Box::new(ReceivedOnion { onion, path_key: htlc.add.path_key }))
+        }),
+        _ => None,
+    };
+    Item::Fact { fact, received }
+}

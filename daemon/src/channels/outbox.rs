@@ -1,0 +1,162 @@
+//! What waits for the disk: the first-in-first-out queue between a channel and the world.
+//!
+//! A step goes to the journal at once. Whatever the channel asked for after it stays here until the flush with that
+//! step has returned, and then leaves in its order. What a turn asked for *before* its first record waits only for the
+//! steps of earlier turns. The outbox is filled by its channel, whose inputs are bounded, and it is emptied by the
+//! journal, which waits for nobody.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use millrace_channel::effect::{Broadcast, Watch};
+use millrace_channel::phase::on_chain::Claims;
+use millrace_journal::{Flush, Position, Ticket};
+use millrace_wire::Message;
+use tokio::sync::oneshot;
+
+use super::input::{ChannelSection, Done, Epoch};
+use super::order::{CommandResult, OpenProgress, ProgressSender, Reply};
+use super::snapshot::ChannelSnapshot;
+use crate::facts::News;
+
+/// One thing that leaves.
+#[derive(Debug)]
+pub(crate) enum Out {
+    /// A message, for one connection only.
+    Send {
+        /// Which.
+        epoch: Epoch,
+        /// The message.
+        message: Box<Message>,
+    },
+    /// That connection is to be closed.
+    Disconnect {
+        /// Which.
+        epoch: Epoch,
+        /// Why.
+        reason: String,
+    },
+    /// To the chain.
+    Broadcast(Broadcast),
+    /// To the chain.
+    Watch(Watch),
+    /// To the wallet.
+    Claim(Box<Claims>),
+    /// To the folds. With a ticket, the position is that of its step.
+    Tell {
+        /// The step.
+        ticket: Option<Ticket>,
+        /// Without the position.
+        news: News,
+    },
+    /// To everybody who reads.
+    Publish(Arc<ChannelSnapshot>),
+    /// To one who asked.
+    Show(oneshot::Sender<Arc<ChannelSnapshot>>, Arc<ChannelSnapshot>),
+    /// To whoever gave an order.
+    Answer(Reply, CommandResult),
+    /// To whoever opens a channel.
+    Progress(ProgressSender, OpenProgress),
+    /// To whoever wrote entries.
+    Written(Ticket, oneshot::Sender<Position>),
+    /// To the checkpoint; the position is the outbox's.
+    Section(std::sync::mpsc::Sender<ChannelSection>, ChannelSection),
+    /// Says, by being dropped, that everything before it has left.
+    Done(#[allow(dead_code, reason = "it works by being dropped")] Done),
+    /// The channel is closed, and this was the last of it.
+    Over,
+}
+
+/// One channel's outbox.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    parked: VecDeque<(Option<Ticket>, Out)>,
+    /// Steps whose flush has not returned.
+    steps: VecDeque<Ticket>,
+    flush: Option<Flush>,
+    position: Option<Position>,
+}
+
+impl Outbox {
+    /// The outbox of a channel whose last step stands here.
+    pub(crate) fn new(position: Option<Position>) -> Self {
+        Self { position, ..Self::default() }
+    }
+
+    /// A step was submitted: whatever is pushed from here on waits for it.
+    pub(crate) fn wait_for(&mut self, step: Ticket) {
+        debug_assert!(self.steps.back().is_none_or(|last| *last < step));
+        self.steps.push_back(step);
+    }
+
+    /// Something that is to leave after everything before it.
+    pub(crate) fn push(&mut self, out: Out) {
+        self.parked.push_back((self.steps.back().copied(), out));
+    }
+
+    /// A flush has returned.
+    pub(crate) fn on_flush(&mut self, flush: &Flush) {
+        while let Some(step) = self.steps.front().filter(|step| **step <= flush.up_to()) {
+            self.position = flush.position(*step).or(self.position);
+            self.steps.pop_front();
+        }
+        self.flush = Some(*flush);
+    }
+
+    /// The next thing that may leave, with the position of its step if it asks for one.
+    pub(crate) fn pop(&mut self) -> Option<Out> {
+        let (waits_for, _) = self.parked.front()?;
+        let is_durable = match (waits_for, self.steps.front()) {
+            (None, _) | (Some(_), None) => true,
+            (Some(step), Some(not_durable)) => step < not_durable,
+        };
+        if !is_durable {
+            return None;
+        }
+        let (_, mut out) = self.parked.pop_front()?;
+        match &mut out {
+            Out::Tell { ticket: Some(ticket), news } => news.position = Some(self.position_of(*ticket)),
+            Out::Section(_, section) => section.position = self.position,
+            Out::Send { .. }
+            | Out::Disconnect { .. }
+            | Out::Broadcast(_)
+            | Out::Watch(_)
+            | Out::Claim(_)
+            | Out::Tell { ticket: None, .. }
+            | Out::Publish(_)
+            | Out::Show(..)
+            | Out::Answer(..)
+            | Out::Progress(..)
+            | Out::Written(..)
+            | Out::Done(_)
+            | Out::Over => {}
+        }
+        Some(out)
+    }
+
+    /// The position of a step in the last flush.
+    pub(crate) fn position_of(&self, step: Ticket) -> Position {
+        let position = self.flush.as_ref().and_then(|flush| flush.position(step));
+        position
+            .expect("whoever has a step in a flush is told of that flush, and everything that waits for it leaves then")
+    }
+
+    /// A connection is gone: what was parked for it is, too.
+    pub(crate) fn forget_sends(&mut self, gone: Epoch) {
+        self.parked.retain(|(_, out)| match out {
+            Out::Send { epoch, .. } | Out::Disconnect { epoch, .. } => *epoch != gone,
+            Out::Broadcast(_)
+            | Out::Watch(_)
+            | Out::Claim(_)
+            | Out::Tell { .. }
+            | Out::Publish(_)
+            | Out::Show(..)
+            | Out::Answer(..)
+            | Out::Progress(..)
+            | Out::Written(..)
+            | Out::Section(..)
+            | Out::Done(_)
+            | Out::Over => true,
+        });
+    }
+}
