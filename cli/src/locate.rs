@@ -1,7 +1,8 @@
 //! Where the daemon is and how to prove who we are: address, certificate, token.
 //!
-//! The daemon writes three files into `DATA_DIR/NETWORK`: `rpc.json` (`{"url": "https://…"}`), `tls.cert`
-//! (its certificate, PEM) and `access.token` (text, readable by its owner only). Each can be named by itself.
+//! The daemon writes three files into its data folder: `rpc.json` (`{"rpc": "https://…"}` and more), `tls.cert`
+//! (its certificate, PEM) and `access.token` (text, readable by its owner only). Each can be named by itself. The
+//! folder is the one that `millraced --data-dir` names, or `NETWORK` below the one given here.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -28,7 +29,8 @@ pub(crate) struct Location {
 /// The part of `rpc.json` that is needed; the daemon may write more.
 #[derive(Deserialize)]
 struct RpcFile {
-    url: String,
+    #[serde(alias = "url")]
+    rpc: String,
 }
 
 impl Location {
@@ -54,12 +56,16 @@ fn named_or(named: Option<&Path>, folder: &Path, name: &str) -> PathBuf {
     named.map_or_else(|| folder.join(name), Path::to_path_buf)
 }
 
-/// `DATA_DIR/NETWORK`. Without a network: the only one that a daemon has run on.
+/// The daemon's own folder, if that is what was named; else `DATA_DIR/NETWORK`, and without a network the only one
+/// that a daemon has run on.
 fn folder(globals: &Globals) -> Result<PathBuf, Fault> {
     let data_dir = match &globals.data_dir {
         Some(data_dir) => data_dir.clone(),
         None => default_data_dir()?,
     };
+    if data_dir.join("access.token").exists() {
+        return Ok(data_dir);
+    }
     if let Some(network) = globals.network {
         return Ok(data_dir.join(network.name()));
     }
@@ -95,7 +101,7 @@ fn url_in(folder: &Path) -> Result<Option<String>, Fault> {
     };
     let file: RpcFile = serde_json::from_str(&text)
         .map_err(|error| Fault::Usage(format!("{} is not what a daemon writes: {error}", path.display())))?;
-    Ok(Some(file.url))
+    Ok(Some(file.rpc))
 }
 
 fn read_certificate(path: &Path, url: &str) -> Result<Vec<u8>, Fault> {

@@ -9,7 +9,11 @@ mod supervisor;
 #[cfg(feature = "network")]
 pub mod accounts;
 #[cfg(feature = "network")]
+pub mod bench;
+#[cfg(feature = "network")]
 pub mod client;
+#[cfg(feature = "network")]
+pub mod crash;
 #[cfg(feature = "network")]
 pub mod demo;
 #[cfg(feature = "network")]

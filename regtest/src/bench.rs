@@ -1,0 +1,5 @@
+//! Benchmarks: always durable, always real daemons over loopback and a real bitcoind.
+
+pub mod floor;
+pub mod payments;
+pub mod process;
