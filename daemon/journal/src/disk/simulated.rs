@@ -7,12 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::{Disk, DiskFile, Lock};
 
 const PAGE: usize = 4096;
+const LOCK: &str = "the simulated disk does not panic";
+/// A test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Clones share the bytes until one is written to.
 #[derive(Clone, Default)]
@@ -180,7 +184,7 @@ impl Content {
 
 impl SimulatedDisk {
     fn lock_world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().expect("the simulated disk does not panic")
+        self.world.lock().expect(LOCK)
     }
 
     /// How many operations were done that change the disk.
@@ -230,9 +234,8 @@ impl SimulatedDisk {
     pub(crate) fn wait_for_held_sync(&self) {
         let world = self.lock_world();
         let waiting = |world: &mut World| world.waiting_syncs == 0;
-        let patience = std::time::Duration::from_secs(20);
-        let waited = self.changed.wait_timeout_while(world, patience, waiting);
-        let (_world, timed_out) = waited.expect("the simulated disk does not panic");
+        let waited = self.changed.wait_timeout_while(world, PATIENCE, waiting);
+        let (_world, timed_out) = waited.expect(LOCK);
         assert!(!timed_out.timed_out(), "nobody syncs");
     }
 
@@ -443,8 +446,12 @@ impl DiskFile for SimulatedFile {
         while self.is_named(world.held_sync.as_ref()) {
             world.waiting_syncs += 1;
             self.disk.changed.notify_all();
-            world = self.disk.changed.wait(world).expect("the simulated disk does not panic");
+            let (again, waited) = self.disk.changed.wait_timeout(world, PATIENCE).expect(LOCK);
+            world = again;
             world.waiting_syncs -= 1;
+            if waited.timed_out() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
         }
         world.operate()?;
         world.syncs += 1;
