@@ -6,6 +6,11 @@
 use super::Config;
 use super::setting::{Class, Setting};
 
+/// Puts a value in its place; false when it is not one.
+type Set = Box<dyn Fn(&mut Config, &str) -> bool + Send + Sync>;
+/// The value as text.
+type Text = Box<dyn Fn(&Config) -> Option<String> + Send + Sync>;
+
 /// A row.
 pub(super) struct Field {
     /// Its name in the file, with its section.
@@ -18,8 +23,8 @@ pub(super) struct Field {
     pub(super) expected: &'static str,
     /// What may be known of it.
     pub(super) exposure: Exposure,
-    set: Box<dyn Fn(&mut Config, &str) -> bool + Send + Sync>,
-    text: Box<dyn Fn(&Config) -> Option<String> + Send + Sync>,
+    set: Set,
+    text: Text,
 }
 
 /// What may be known of a setting.

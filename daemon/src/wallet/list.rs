@@ -1,0 +1,178 @@
+//! What the wallet tells about itself: balance, coins, transactions.
+
+use std::collections::BTreeMap;
+
+use bdk_wallet::chain::{ChainPosition, ConfirmationBlockTime};
+use bitcoin::{Address, OutPoint, Transaction, Txid};
+use millrace_wire::Sat;
+
+use super::codec::{Label, TxKind};
+use super::coin::{Coin, Reach};
+use super::ledger::Wallet;
+
+/// What the wallet owns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Balance {
+    /// Confirmed, the reserve included.
+    pub confirmed: Sat,
+    /// By unconfirmed transactions, our own change included.
+    pub unconfirmed: Sat,
+    /// Mined, and not yet 100 blocks deep.
+    pub immature: Sat,
+    /// Promised to transactions that are being made; part of the first two.
+    pub locked: Sat,
+    /// Kept back for anchors; part of the first two.
+    pub reserved: Sat,
+    /// The most that can be sent now, before its fee.
+    pub spendable: Sat,
+}
+
+/// An unspent output.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Utxo {
+    /// Which.
+    pub outpoint: OutPoint,
+    /// Its amount.
+    pub amount: Sat,
+    /// Its address.
+    pub address: Address,
+    /// 0 unconfirmed, 1 in the last block.
+    pub confirmations: u32,
+    /// Whether the reserve for anchors rests on it.
+    pub is_reserved: bool,
+    /// Whether it is promised to a transaction that is being made.
+    pub is_locked: bool,
+}
+
+/// A transaction that touches the wallet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WalletTx {
+    /// Its id.
+    pub txid: Txid,
+    /// What it brings to the wallet.
+    pub received: Sat,
+    /// What it takes out of the wallet.
+    pub sent: Sat,
+    /// What the miners get, if all of its inputs are known.
+    pub fee: Option<Sat>,
+    /// Its block.
+    pub height: Option<u32>,
+    /// 0 unconfirmed, 1 in the last block.
+    pub confirmations: u32,
+    /// When it was confirmed, or first seen. Unix time in seconds.
+    pub time_s: u64,
+    /// What it is for.
+    pub label: Label,
+}
+
+impl Wallet {
+    /// What the wallet owns.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        let coins = self.coins();
+        let sum =
+            |wanted: &dyn Fn(&Coin) -> bool| -> Sat { coins.iter().filter(|coin| wanted(coin)).map(Coin::value).sum() };
+        let within = sum(&|coin| coin.is_within(Reach::OwnChange));
+        let reserve = self.reserve();
+        Balance {
+            confirmed: sum(&|coin| coin.height.is_some() && !coin.is_immature),
+            unconfirmed: sum(&|coin| coin.height.is_none()),
+            immature: sum(&|coin| coin.is_immature),
+            locked: sum(&|coin| coin.is_locked),
+            reserved: reserve.min(within),
+            spendable: within.saturating_sub(reserve),
+        }
+    }
+
+    /// Every unspent output, the oldest first.
+    #[must_use]
+    pub fn utxos(&self) -> Vec<Utxo> {
+        let mut coins = self.coins();
+        let reserved = self.reserved_outpoints(&coins);
+        coins.sort_by_key(|coin| (coin.height.unwrap_or(u32::MAX), coin.outpoint));
+        let utxo = |coin: Coin| {
+            let address = Address::from_script(&coin.output.script_pubkey, self.keys.network());
+            Utxo {
+                outpoint: coin.outpoint,
+                amount: coin.value(),
+                address: address.expect("the wallet's scripts have addresses"),
+                confirmations: self.confirmations(coin.height),
+                is_reserved: reserved.contains(&coin.outpoint),
+                is_locked: coin.is_locked,
+            }
+        };
+        coins.into_iter().map(utxo).collect()
+    }
+
+    /// Every transaction that touches the wallet and is not void, the newest first.
+    #[must_use]
+    pub fn transactions(&self) -> Vec<WalletTx> {
+        let mut all = BTreeMap::new();
+        for account in [&self.taproot, &self.segwit] {
+            for tx in account.transactions() {
+                all.entry(tx.tx_node.txid).or_insert_with(|| self.describe(&tx.tx_node.tx, &tx.chain_position));
+            }
+        }
+        let mut all: Vec<WalletTx> = all.into_values().collect();
+        all.sort_by_key(|tx| std::cmp::Reverse((tx.height.unwrap_or(u32::MAX), tx.time_s, tx.txid)));
+        all
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn transaction(&self, txid: &Txid) -> Option<WalletTx> {
+        let known = self.taproot.get_tx(*txid).or_else(|| self.segwit.get_tx(*txid))?;
+        Some(self.describe(&known.tx_node.tx, &known.chain_position))
+    }
+
+    /// Says what a transaction is for, such as a close that pays the wallet.
+    pub fn set_label(&mut self, txid: Txid, label: Label) {
+        self.label(txid, label);
+    }
+
+    fn describe(&self, tx: &Transaction, position: &ChainPosition<ConfirmationBlockTime>) -> WalletTx {
+        let mine = |outputs: &mut dyn Iterator<Item = bitcoin::TxOut>| -> Sat {
+            outputs.filter(|output| self.is_mine(&output.script_pubkey)).map(|output| Sat::from(output.value)).sum()
+        };
+        let spent: Vec<_> = tx.input.iter().map(|input| self.prevout(&input.previous_output)).collect();
+        let (received, sent) = (mine(&mut tx.output.iter().cloned()), mine(&mut spent.iter().flatten().cloned()));
+        let known: Option<Vec<Sat>> = spent.iter().map(|output| Some(Sat::from(output.as_ref()?.value))).collect();
+        let value_out: Sat = tx.output.iter().map(|output| Sat::from(output.value)).sum();
+        let txid = tx.compute_txid();
+        let height = position.confirmation_height_upper_bound();
+        let kind = if sent == Sat::ZERO { TxKind::Deposit } else { TxKind::Withdrawal };
+        WalletTx {
+            txid,
+            received,
+            sent,
+            fee: known.and_then(|known| known.iter().sum::<Sat>().checked_sub(value_out)),
+            height,
+            confirmations: self.confirmations(height),
+            time_s: match position {
+                ChainPosition::Confirmed { anchor, .. } => anchor.confirmation_time,
+                ChainPosition::Unconfirmed { first_seen, .. } => first_seen.unwrap_or(0),
+            },
+            label: self.recorded.labels.get(&txid).copied().unwrap_or(Label { kind, channel: None }),
+        }
+    }
+
+    fn confirmations(&self, height: Option<u32>) -> u32 {
+        height.map_or(0, |height| (self.height() + 1).saturating_sub(height))
+    }
+
+    /// The largest coins, until they cover the reserve.
+    fn reserved_outpoints(&self, coins: &[Coin]) -> Vec<OutPoint> {
+        let mut candidates: Vec<&Coin> = coins.iter().filter(|coin| coin.is_within(Reach::OwnChange)).collect();
+        candidates.sort_by_key(|coin| std::cmp::Reverse(coin.value()));
+        let mut missing = self.reserve();
+        let mut reserved = Vec::new();
+        for coin in candidates {
+            if missing == Sat::ZERO {
+                break;
+            }
+            missing = missing.saturating_sub(coin.value());
+            reserved.push(coin.outpoint);
+        }
+        reserved
+    }
+}

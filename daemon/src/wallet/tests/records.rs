@@ -1,0 +1,171 @@
+#![allow(clippy::unwrap_used)]
+//! What the journal keeps of the wallet, and the actor that puts it there.
+
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+/// What must be the same after a restart.
+fn told(wallet: &Wallet) -> (Balance, Vec<Utxo>, Vec<WalletTx>, (u32, BlockHash)) {
+    (wallet.balance(), wallet.utxos(), wallet.transactions(), wallet.tip())
+}
+
+fn restart(records: impl IntoIterator<Item = Vec<u8>>) -> Wallet {
+    Wallet::load(records, keys().wallet().clone(), RESERVE).unwrap()
+}
+
+/// A wallet with a bit of everything, and all its records.
+fn eventful() -> (World, Vec<Vec<u8>>) {
+    let mut world = world();
+    let mut records = Vec::new();
+    let step = |world: &mut World, records: &mut Vec<Vec<u8>>| records.extend(world.wallet.take_staged());
+    step(&mut world, &mut records);
+    let deposits = [world.pays_us(100_000, AddressType::Taproot), world.pays_us(80_000, AddressType::Segwit)];
+    step(&mut world, &mut records);
+    world.mine(&deposits);
+    step(&mut world, &mut records);
+    let sent = world.wallet.send(STRANGER, Amount::Exactly(Sat(20_000)), FEERATE).unwrap();
+    world.broadcast(&sent, WITHDRAWAL);
+    step(&mut world, &mut records);
+    world.mine(&[]);
+    world.unmine();
+    step(&mut world, &mut records);
+    world.mine(std::slice::from_ref(&sent.tx));
+    let gift = world.pays_us(9_000, AddressType::Segwit);
+    world.wallet.see_transaction(&gift, world.now);
+    step(&mut world, &mut records);
+    (world, records)
+}
+
+#[test]
+fn records_one_by_one_make_the_same_wallet() {
+    let (world, records) = eventful();
+    assert!(records.len() >= 6, "{}", records.len());
+    assert_eq!(told(&restart(records)), told(&world.wallet));
+}
+
+#[test]
+fn a_snapshot_stands_for_all_records_and_bears_older_ones_again() {
+    let (mut world, records) = eventful();
+    let snapshot = world.wallet.snapshot();
+    assert_eq!(told(&restart([snapshot.clone()])), told(&world.wallet));
+    let again = std::iter::once(snapshot).chain(records);
+    assert_eq!(told(&restart(again)), told(&world.wallet));
+}
+
+#[test]
+fn nothing_new_is_nothing_to_write() {
+    let (mut world, records) = eventful();
+    assert_eq!(world.wallet.take_staged(), None);
+    assert_eq!(restart(records).take_staged(), None);
+    assert!(empty_wallet().take_staged().is_some(), "a new wallet records its public keys");
+}
+
+#[test]
+fn an_address_that_was_given_is_not_given_again_after_a_restart() {
+    let mut wallet = empty_wallet();
+    let given = [AddressType::Taproot, AddressType::Segwit].map(|kind| wallet.new_address(kind));
+    let mut again = restart([wallet.take_staged().unwrap()]);
+    for (kind, address) in [AddressType::Taproot, AddressType::Segwit].into_iter().zip(given) {
+        assert!(again.is_mine(&address.script_pubkey()));
+        assert_ne!(again.new_address(kind), address);
+    }
+}
+
+#[test]
+fn a_snapshot_does_not_grow_with_the_chain() {
+    let mut world = world_with(&[100_000]);
+    world.mine_empty(300);
+    let size = world.wallet.snapshot().len();
+    world.mine_empty(300);
+    let later = world.wallet.snapshot();
+    assert!(later.len() <= size + 10, "{} after {size}", later.len());
+    let mut again = restart([later]);
+    assert_eq!(told(&again), told(&world.wallet));
+    assert_eq!(again.utxos()[0].confirmations, 601);
+    let next = world.next_block(&[]);
+    again.apply_block(world.height() + 1, &next).unwrap();
+}
+
+#[test]
+fn records_of_others_are_refused() {
+    let record = empty_wallet().take_staged().unwrap();
+    let other = Keys::derive(&Seed::from_entropy(&[1; 32]), Network::Regtest);
+    let error = Wallet::load([record.clone()], other.wallet().clone(), RESERVE).unwrap_err();
+    assert!(matches!(error, LoadError::Foreign(_)), "{error}");
+    let signet = Keys::derive(&Seed::from_entropy(&[9; 32]), Network::Signet);
+    let error = Wallet::load([record.clone()], signet.wallet().clone(), RESERVE).unwrap_err();
+    assert!(matches!(error, LoadError::Foreign(_)), "{error}");
+    let theirs = Wallet::load([], other.wallet().clone(), RESERVE).unwrap().take_staged().unwrap();
+    let error = Wallet::load([record, theirs], keys().wallet().clone(), RESERVE).unwrap_err();
+    assert!(matches!(error, LoadError::Foreign(_)), "{error}");
+}
+
+#[test]
+fn records_that_are_none_are_refused() {
+    let load = |bytes: &[u8]| Wallet::load([bytes.to_vec()], keys().wallet().clone(), RESERVE).unwrap_err();
+    assert_eq!(load(&[]), LoadError::Version { index: 0, version: 0, known: 1 });
+    assert_eq!(load(&[2, b'{', b'}']), LoadError::Version { index: 0, version: 2, known: 1 });
+    assert!(matches!(load(b"\x01nonsense"), LoadError::Record { index: 0, .. }));
+}
+
+#[test]
+fn a_record_of_the_first_version_stays_readable() {
+    let stored = include_bytes!("record_v1.json");
+    let record = std::iter::once(1).chain(stored.iter().copied()).collect();
+    let wallet = restart([record]);
+    assert_eq!(wallet.height(), 101);
+    let balance = wallet.balance();
+    assert_eq!((balance.confirmed, balance.unconfirmed), (Sat(80_000), Sat(4_432)));
+    assert_eq!(wallet.transactions()[0].label, WITHDRAWAL);
+}
+
+#[test]
+fn no_secret_key_is_recorded() {
+    let (mut world, _) = eventful();
+    let text = String::from_utf8(world.wallet.snapshot()).unwrap();
+    assert!(text.contains("tpub") && !text.contains("tprv"));
+}
+
+#[tokio::test]
+async fn the_actor_answers_after_the_record_is_on_disk() {
+    let disk = Arc::new(Mutex::new(Vec::new()));
+    let to_disk = Arc::clone(&disk);
+    let (handle, task) = spawn(empty_wallet(), move |bytes| {
+        let disk = Arc::clone(&to_disk);
+        async move {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            disk.lock().unwrap().push(bytes);
+        }
+    });
+    let address = handle.new_address(AddressType::Taproot).await.unwrap();
+    let on_disk = disk.lock().unwrap().clone();
+    assert_eq!(on_disk.len(), 2, "the keys, then the address");
+    let mut again = restart(on_disk);
+    assert_ne!(again.new_address(AddressType::Taproot), address);
+    assert_eq!(handle.balance().await.unwrap(), Balance::default());
+    assert_eq!(disk.lock().unwrap().len(), 2, "a question writes nothing");
+    let snapshot = handle.snapshot().await.unwrap();
+    assert!(restart([snapshot]).is_mine(&address.script_pubkey()));
+    drop(handle);
+    assert!(task.await.unwrap().is_mine(&address.script_pubkey()));
+}
+
+#[tokio::test]
+async fn coins_of_an_answer_that_nobody_hears_are_free_again() {
+    let world = world_with(&[100_000]);
+    let (handle, task) = spawn(world.wallet, |_| std::future::ready(()));
+    let asking = handle.clone();
+    // Asked, and given up before the answer.
+    let mut asked = Box::pin(async move { asking.fund_channel(p2wsh(1), Sat(50_000), FEERATE, false).await });
+    let waker = std::task::Waker::noop();
+    assert!(asked.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+    drop(asked);
+    assert_eq!(handle.balance().await.unwrap().locked, Sat::ZERO);
+    let made = handle.fund_channel(p2wsh(1), Sat(50_000), FEERATE, false).await.unwrap().unwrap();
+    assert_eq!(handle.balance().await.unwrap().locked, Sat(100_000));
+    handle.release(made.tx.compute_txid()).await.unwrap();
+    task.abort();
+    assert!(task.await.is_err());
+    assert_eq!(handle.balance().await, Err(Closed));
+}
