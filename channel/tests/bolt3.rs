@@ -2,7 +2,7 @@
 //!
 //! Every commitment of the appendices is built and checked by the local node and signed by its peer, who
 //! builds the same one from his point of view. (Appendix D is with `secrets`, Appendix E with `keys`.)
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 #[path = "support/pair.rs"]
 mod pair;

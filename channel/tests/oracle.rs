@@ -1,7 +1,7 @@
 //! LDK's `CommitmentTransaction` as the oracle: for random states, commitment, HTLC order, HTLC transactions and every
 //! sighash are the same as ours, byte for byte. And a comparison that cannot fail proves nothing: one satoshi
 //! or one swapped key makes it fail.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 #[path = "support/pair.rs"]
 mod pair;

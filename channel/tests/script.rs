@@ -1,6 +1,6 @@
 //! Every transaction of `tx/` before the real script interpreter: what is right passes, and with a wrong key, a
 //! wrong preimage, or before its time it does not.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 #[path = "script/mutual_close.rs"]
 mod mutual_close;

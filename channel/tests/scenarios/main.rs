@@ -1,5 +1,5 @@
 //! Stories of two ends of one channel: what is asked, and what both then have.
-#![allow(clippy::unwrap_used, missing_docs, dead_code)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, missing_docs, dead_code)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -3,7 +3,7 @@
 //!
 //! `MILLRACE_SEEDS=FROM..TO` runs that range of seeds, `TO` excluded:
 //! `MILLRACE_SEEDS=0..1000 cargo test -p millrace-channel --release --test sim`.
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 #[path = "../support/mod.rs"]
 mod support;
