@@ -60,6 +60,8 @@ pub(crate) enum Label {
     Um,
     /// Encrypts a failure.
     Ammag,
+    /// Encrypts attribution data.
+    AmmagExt,
     /// Fills the last hop's unused room.
     Pad,
 }
@@ -71,6 +73,7 @@ impl Label {
             Self::Mu => b"mu",
             Self::Um => b"um",
             Self::Ammag => b"ammag",
+            Self::AmmagExt => b"ammagext",
             Self::Pad => b"pad",
         }
     }
@@ -98,6 +101,13 @@ impl Key {
             left -= step;
         }
         cipher.apply_keystream(bytes);
+    }
+
+    /// XORs the key's stream onto `bytes`, and what follows of it onto `more`.
+    pub(crate) fn apply_stream_on_both(&self, bytes: &mut [u8], more: &mut [u8]) {
+        let mut cipher = ChaCha20::new((&self.0).into(), &[0; 12].into());
+        cipher.apply_keystream(bytes);
+        cipher.apply_keystream(more);
     }
 
     /// XORs the key's stream onto `bytes`.

@@ -101,7 +101,8 @@ pub enum InvoiceError {
     /// A chain that Millrace does not know.
     #[error("the invoice is for a network that is not supported: {0}")]
     Network(String),
-    /// Not a positive whole number of millisatoshis, or more than there are.
+    /// Not a positive whole number of millisatoshis, or more than there are: from 18.4 million bitcoin on it
+    /// cannot be counted in BOLT 11's pico-bitcoin.
     #[error("the invoice's amount of {number} × {unit_pico} pico-bitcoin is no amount")]
     Amount {
         /// As written.

@@ -382,3 +382,6 @@ fn take_update(data: &mut &[u8]) -> Option<Vec<u8>> {
     *data = rest;
     Some(update.to_vec())
 }
+
+#[cfg(test)]
+mod tests;
