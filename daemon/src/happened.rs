@@ -1,0 +1,281 @@
+//! What happened, in the node's own words: what `history/` keeps for ever, what the view is folded from, and what public
+//! events are made of.
+//!
+//! No secret is in here that the owner of the node is not shown anyway: no invoice's preimage before it is paid, no key.
+//! The encoding is a version byte and then postcard; variants are only ever added at the end.
+
+use bitcoin::{OutPoint, Txid};
+use millrace_wire::{ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, Preimage, PublicKey, Sat, ShortChannelId};
+use serde::{Deserialize, Serialize};
+
+/// The version that this build writes.
+const VERSION: u8 = 1;
+
+/// A payment of ours, by a number that nobody else has: the same invoice may be tried again after a failure.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PaymentId(pub [u8; 32]);
+
+impl std::fmt::Debug for PaymentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(&self.0[..8]))
+    }
+}
+
+/// One thing that happened, and when, as Unix time in milliseconds.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Happening {
+    /// When.
+    pub time_ms: u64,
+    /// What.
+    pub what: Happened,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Happened {
+    /// The funding of a channel was signed for.
+    ChannelOpening(Box<ChannelOpening>),
+    /// A channel can be used.
+    ChannelReady {
+        /// Which.
+        channel_id: ChannelId,
+        /// With whom.
+        peer: PublicKey,
+        /// Our balance.
+        local: Msat,
+        /// The peer's.
+        remote: Msat,
+    },
+    /// A channel has begun to close, or what is known of that has grown.
+    ChannelClosing {
+        /// Which.
+        channel_id: ChannelId,
+        /// With whom.
+        peer: PublicKey,
+        /// How, as far as known.
+        kind: CloseKind,
+        /// Why, in words.
+        reason: String,
+        /// The closing transaction, if there is one yet.
+        txid: Option<Txid>,
+    },
+    /// A channel is closed, and everything is resolved.
+    ChannelClosed {
+        /// Which.
+        channel_id: ChannelId,
+        /// With whom.
+        peer: PublicKey,
+        /// How.
+        kind: CloseKind,
+        /// The transaction that spent its funding, if any did.
+        txid: Option<Txid>,
+    },
+    /// A payment was accepted: it will be decided.
+    PaymentStarted(Box<PaymentStarted>),
+    /// A further attempt has begun; the first one begins with the payment.
+    AttemptBegun {
+        /// Of which payment.
+        id: PaymentId,
+        /// It.
+        attempt: AttemptBegun,
+    },
+    /// An attempt has ended without success.
+    AttemptFailed {
+        /// Of which payment.
+        id: PaymentId,
+        /// Which, from 0.
+        attempt: u32,
+        /// Why.
+        failure: Failure,
+    },
+    /// A payment has succeeded.
+    PaymentSucceeded {
+        /// Which.
+        id: PaymentId,
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// The proof.
+        preimage: Preimage,
+        /// What arrived.
+        amount: Msat,
+        /// What routing cost.
+        fee: Msat,
+    },
+    /// A payment has failed: no money has left, nor can it any more.
+    PaymentFailed {
+        /// Which.
+        id: PaymentId,
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// Why.
+        failure: Failure,
+    },
+    /// An invoice was made.
+    InvoiceCreated(Box<InvoiceCreated>),
+    /// An invoice was paid.
+    InvoicePaid {
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// What was paid.
+        received: Msat,
+        /// The payer's proof.
+        preimage: Preimage,
+        /// By which channel.
+        channel_id: ChannelId,
+        /// By which HTLC of it.
+        htlc_id: HtlcId,
+    },
+}
+
+/// A channel that is being opened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChannelOpening {
+    /// It.
+    pub channel_id: ChannelId,
+    /// With whom.
+    pub peer: PublicKey,
+    /// Its size.
+    pub capacity: Sat,
+    /// Whether we opened it.
+    pub is_funder: bool,
+    /// Its output.
+    pub funding_outpoint: OutPoint,
+    /// What was given to the peer at the start.
+    pub push: Msat,
+}
+
+/// A payment that was accepted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PaymentStarted {
+    /// It.
+    pub id: PaymentId,
+    /// Its hash.
+    pub payment_hash: PaymentHash,
+    /// What should arrive.
+    pub amount: Msat,
+    /// With whom it should arrive.
+    pub payee: PublicKey,
+    /// The invoice.
+    pub bolt11: String,
+    /// The key that the client gave; may be empty.
+    pub idempotency_key: String,
+    /// The first attempt.
+    pub attempt: AttemptBegun,
+}
+
+/// An attempt at a payment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AttemptBegun {
+    /// Which, from 0.
+    pub attempt: u32,
+    /// By which channel.
+    pub channel_id: ChannelId,
+    /// The channel as people write it: its alias, if it has no other.
+    pub scid: ShortChannelId,
+    /// When its HTLC expires.
+    pub cltv_expiry: CltvExpiry,
+}
+
+/// An invoice that was made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InvoiceCreated {
+    /// Its hash.
+    pub payment_hash: PaymentHash,
+    /// Its amount; absent if the payer chooses.
+    pub amount: Option<Msat>,
+    /// When it expires, as Unix time in milliseconds.
+    pub expires_ms: u64,
+    /// Itself.
+    pub bolt11: String,
+    /// The key that the client gave.
+    pub idempotency_key: String,
+}
+
+/// How a channel closes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum CloseKind {
+    /// Not known yet.
+    Unknown,
+    /// By agreement.
+    Cooperative,
+    /// By our commitment.
+    LocalCommitment,
+    /// By the peer's commitment.
+    RemoteCommitment,
+    /// By the peer's next commitment.
+    RemoteNextCommitment,
+    /// By a commitment that the peer had revoked.
+    RevokedCommitment,
+    /// By a commitment that is later than our data.
+    FutureCommitment,
+    /// Its funding never confirmed.
+    NeverFunded,
+}
+
+/// Why a payment or an attempt failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// The reason.
+    pub reason: FailureReason,
+    /// In words.
+    pub message: String,
+    /// BOLT 4's code, or 0.
+    pub code: u16,
+    /// Where it came from: 0 is this node, 1 the first hop.
+    pub hop: Option<u32>,
+}
+
+/// Reasons of failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FailureReason {
+    /// No way is left.
+    NoRoute,
+    /// Our channels cannot carry it now.
+    InsufficientBalance,
+    /// The payee refuses.
+    PayeeRefused,
+    /// The time for attempts is over.
+    Timeout,
+    /// Every route costs more than the limit.
+    FeeLimit,
+    /// The invoice expired meanwhile.
+    InvoiceExpired,
+    /// The channel closed, and the HTLC came back on chain.
+    ChannelClosed,
+    /// Not now.
+    Temporary,
+    /// Not at all.
+    Permanent,
+    /// The answer could not be read.
+    Unreadable,
+    /// The connection broke before the peer had the HTLC.
+    PeerDisconnected,
+}
+
+impl Failure {
+    /// A failure of this node's own.
+    #[must_use]
+    pub fn here(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), code: 0, hop: Some(0) }
+    }
+}
+
+impl Happening {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![VERSION]).expect("plain data into memory: nothing can fail")
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        match bytes.split_first() {
+            Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|error| error.to_string()),
+            Some((&version, _)) => Err(format!("version {version} of history: this build knows {VERSION}")),
+            None => Err("it is empty".to_owned()),
+        }
+    }
+}

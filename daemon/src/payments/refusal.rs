@@ -1,0 +1,134 @@
+//! Why a payment is not even tried: nothing has changed, and nothing is left behind.
+
+use bitcoin::Network;
+use millrace_routing::invoice::InvoiceError;
+use millrace_wire::{Msat, PaymentHash, PublicKey};
+
+use crate::channels::NoNewWork;
+use crate::idempotency::KeyError;
+
+/// Why a payment is refused.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum PayRefusal {
+    /// It is no invoice, or its signature is wrong.
+    #[error(transparent)]
+    Invoice(#[from] InvoiceError),
+    /// It is for another network.
+    #[error("the invoice is for the network {found:?}, this node is on {expected:?}")]
+    WrongNetwork {
+        /// Ours.
+        expected: Network,
+        /// The invoice's.
+        found: Network,
+    },
+    /// Its time is over.
+    #[error("the invoice has expired")]
+    Expired {
+        /// When, as Unix time in milliseconds.
+        expired_at_ms: u64,
+        /// Now.
+        now_ms: u64,
+    },
+    /// It leaves the amount open, and so does the request.
+    #[error("the invoice leaves the amount to the payer, and the request names none")]
+    AmountMissing,
+    /// It names another amount than the request.
+    #[error("the invoice asks for {invoice}, the request names {asked}")]
+    AmountConflict {
+        /// The invoice's.
+        invoice: Msat,
+        /// The request's.
+        asked: Msat,
+    },
+    /// It is this node's own invoice.
+    #[error("the invoice is this node's own")]
+    SelfPayment,
+    /// The payee wants a lock that is longer than this node grants.
+    #[error("the invoice asks for {blocks} blocks at the last hop, and this node locks money for {max} at most")]
+    ExpiryTooFar {
+        /// Asked for.
+        blocks: u32,
+        /// Granted.
+        max: u32,
+    },
+    /// There is no channel with the payee.
+    #[error("there is no channel with the payee {payee}, and this node cannot route over others yet")]
+    NoChannel {
+        /// Whom the invoice pays.
+        payee: PublicKey,
+    },
+    /// The payee is not connected.
+    #[error("the payee {payee} is not connected")]
+    PeerAway {
+        /// Whom the invoice pays.
+        payee: PublicKey,
+    },
+    /// No channel with the payee can carry anything now.
+    #[error("the channel with the payee cannot be used now: {state}")]
+    NotUsable {
+        /// What it is doing.
+        state: String,
+    },
+    /// Below what the payee takes.
+    #[error("{amount} is below htlc_minimum_msat {minimum}")]
+    BelowMinimum {
+        /// To be paid.
+        amount: Msat,
+        /// The least.
+        minimum: Msat,
+    },
+    /// Above what the payee lets be in flight.
+    #[error("{amount} is above max_htlc_value_in_flight_msat {maximum}")]
+    AboveMaximum {
+        /// To be paid.
+        amount: Msat,
+        /// The most.
+        maximum: Msat,
+    },
+    /// Not enough.
+    #[error("{amount} is more than the {available} that can be sent to the payee now")]
+    InsufficientBalance {
+        /// To be paid.
+        amount: Msat,
+        /// The most.
+        available: Msat,
+    },
+    /// Every slot was taken for as long as the request waited.
+    #[error("all {limit} HTLC slots of the channels with the payee are taken")]
+    TooManyHtlcs {
+        /// How many there are.
+        limit: u32,
+    },
+    /// Too much would be lost as dust if the channel closed now.
+    #[error("{amount} would be dust, and only {left} more may be at stake as dust")]
+    DustExposure {
+        /// To be paid.
+        amount: Msat,
+        /// What is left.
+        left: Msat,
+    },
+    /// It is paid, or a payment of it with other terms is under way.
+    #[error("the invoice {payment_hash} is paid, or its payment is under way on other terms")]
+    AlreadyPaid {
+        /// Its hash.
+        payment_hash: PaymentHash,
+    },
+    /// The idempotency key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The node takes no new work.
+    #[error(transparent)]
+    NoNewWork(#[from] NoNewWork),
+    /// Too many payments are under way.
+    #[error("{limit} payments are under way already")]
+    TooManyPayments {
+        /// The most.
+        limit: usize,
+    },
+    /// The channel refused for a reason that has no name here.
+    #[error("the channel refused: {0}")]
+    Channel(String),
+    /// The node broke one of its own rules.
+    #[error("the node cannot do it: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,168 @@
+//! A payment and an invoice as people are shown them: folded from what happened, by whoever needs it.
+
+use millrace_wire::{Msat, PaymentHash, Preimage, PublicKey};
+use serde::{Deserialize, Serialize};
+
+use crate::happened::{AttemptBegun, Failure, Happened, InvoiceCreated, PaymentId, PaymentStarted};
+
+/// A payment of ours.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PaymentRow {
+    /// Which.
+    pub id: PaymentId,
+    /// Its hash.
+    pub payment_hash: PaymentHash,
+    /// What should arrive.
+    pub amount: Msat,
+    /// With whom.
+    pub payee: PublicKey,
+    /// Its invoice.
+    pub bolt11: String,
+    /// When it was accepted, as Unix time in milliseconds.
+    pub created_ms: u64,
+    /// When it was decided.
+    pub decided_ms: Option<u64>,
+    /// What became of it.
+    pub status: PaymentStatus,
+    /// What was tried, in order.
+    pub attempts: Vec<AttemptRow>,
+}
+
+/// Where a payment, or an attempt, stands.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum PaymentStatus {
+    /// Under way.
+    InFlight,
+    /// Paid.
+    Succeeded {
+        /// The proof.
+        preimage: Preimage,
+        /// What routing cost.
+        fee: Msat,
+    },
+    /// Not paid, and nothing under way.
+    Failed(Failure),
+}
+
+/// One attempt.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AttemptRow {
+    /// What it is.
+    pub begun: AttemptBegun,
+    /// When it began.
+    pub started_ms: u64,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// What became of it.
+    pub status: PaymentStatus,
+}
+
+impl PaymentRow {
+    /// As it begins.
+    #[must_use]
+    pub fn new(started: &PaymentStarted, time_ms: u64) -> Self {
+        Self {
+            id: started.id,
+            payment_hash: started.payment_hash,
+            amount: started.amount,
+            payee: started.payee,
+            bolt11: started.bolt11.clone(),
+            created_ms: time_ms,
+            decided_ms: None,
+            status: PaymentStatus::InFlight,
+            attempts: vec![AttemptRow::new(started.attempt, time_ms)],
+        }
+    }
+
+    /// Goes on by what happened to it. What concerns others is ignored.
+    pub fn apply(&mut self, what: &Happened, time_ms: u64) {
+        match what {
+            Happened::AttemptBegun { attempt, .. } => self.attempts.push(AttemptRow::new(*attempt, time_ms)),
+            Happened::AttemptFailed { attempt, failure, .. } => {
+                if let Some(row) = self.attempts.get_mut(*attempt as usize) {
+                    row.end(PaymentStatus::Failed(failure.clone()), time_ms);
+                }
+            }
+            Happened::PaymentSucceeded { preimage, fee, .. } => {
+                self.decide(PaymentStatus::Succeeded { preimage: preimage.clone(), fee: *fee }, time_ms);
+            }
+            Happened::PaymentFailed { failure, .. } => self.decide(PaymentStatus::Failed(failure.clone()), time_ms),
+            Happened::ChannelOpening(_)
+            | Happened::ChannelReady { .. }
+            | Happened::ChannelClosing { .. }
+            | Happened::ChannelClosed { .. }
+            | Happened::PaymentStarted(_)
+            | Happened::InvoiceCreated(_)
+            | Happened::InvoicePaid { .. } => {}
+        }
+    }
+
+    fn decide(&mut self, status: PaymentStatus, time_ms: u64) {
+        if let Some(last) = self.attempts.last_mut().filter(|last| last.ended_ms.is_none()) {
+            last.end(status.clone(), time_ms);
+        }
+        self.decided_ms = Some(time_ms);
+        self.status = status;
+    }
+}
+
+impl AttemptRow {
+    fn new(begun: AttemptBegun, started_ms: u64) -> Self {
+        Self { begun, started_ms, ended_ms: None, status: PaymentStatus::InFlight }
+    }
+
+    fn end(&mut self, status: PaymentStatus, time_ms: u64) {
+        self.ended_ms = Some(time_ms);
+        self.status = status;
+    }
+}
+
+/// An invoice of ours.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct InvoiceRow {
+    /// Its hash.
+    pub payment_hash: PaymentHash,
+    /// Its amount; absent if the payer chooses.
+    pub amount: Option<Msat>,
+    /// Itself.
+    pub bolt11: String,
+    /// When it was made, as Unix time in milliseconds.
+    pub created_ms: u64,
+    /// When it expires.
+    pub expires_ms: u64,
+    /// Its payment, if it was paid.
+    pub paid: Option<PaidRow>,
+}
+
+/// How an invoice was paid.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PaidRow {
+    /// What was paid.
+    pub received: Msat,
+    /// When.
+    pub paid_ms: u64,
+    /// The payer's proof.
+    pub preimage: Preimage,
+}
+
+impl InvoiceRow {
+    /// As it is made.
+    #[must_use]
+    pub fn new(created: &InvoiceCreated, time_ms: u64) -> Self {
+        Self {
+            payment_hash: created.payment_hash,
+            amount: created.amount,
+            bolt11: created.bolt11.clone(),
+            created_ms: time_ms,
+            expires_ms: created.expires_ms,
+            paid: None,
+        }
+    }
+
+    /// Goes on by what happened to it. What concerns others is ignored.
+    pub fn apply(&mut self, what: &Happened, time_ms: u64) {
+        if let Happened::InvoicePaid { received, preimage, .. } = what {
+            self.paid = Some(PaidRow { received: *received, paid_ms: time_ms, preimage: preimage.clone() });
+        }
+    }
+}
