@@ -215,7 +215,7 @@ proptest! {
             match routing {
                 PendingHTLCRouting::Forward { onion_packet, short_channel_id, .. } => {
                     prop_assert_eq!(short_channel_id, payment.forwards[index].2.0);
-                    packet = Box::new(OnionPacket(onion_packet.encode().try_into().unwrap()));
+                    *packet = OnionPacket(onion_packet.encode().try_into().unwrap());
                 }
                 PendingHTLCRouting::Receive { payment_data, payment_metadata, .. } => {
                     prop_assert_eq!(index + 1, payment.hops());
