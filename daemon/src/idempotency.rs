@@ -347,9 +347,9 @@ pub struct Waiter(Running);
 impl Waiter {
     /// The result; none if the work ended without one, and the key is free again.
     pub async fn wait(mut self) -> Option<Arc<[u8]>> {
-        // An error means that the claim was dropped; its result, if any, was put there before.
-        let _gone = self.0.wait_for(Option::is_some).await;
-        self.0.borrow().clone()
+        // An error means that the claim was dropped without one.
+        let found = self.0.wait_for(Option::is_some).await.is_ok();
+        if found { self.0.borrow().clone() } else { None }
     }
 }
 

@@ -1,0 +1,289 @@
+//! Payments and invoices: the way of a payment from a client's order to a channel, and from a channel to an invoice.
+//!
+//! [`Payments`] is the handle. It is a [`Fold`] over the journal, and after a start the door to the one task that decides
+//! (`actor`). `prepare` and `judge` hold the curve work, `send` and `receive` the state, `core` puts the states together.
+//! Forwarding between channels is not here yet: an HTLC that asks for it is failed.
+
+mod actor;
+mod channel_news;
+mod core;
+mod entry;
+mod failure;
+mod judge;
+mod listener;
+mod make;
+mod pick;
+mod prepare;
+mod receive;
+mod refusal;
+mod row;
+mod send;
+
+use std::sync::{Arc, Mutex};
+
+use millrace_chain::SyncState;
+use millrace_journal::{Journal, Position};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use listener::{Listener, Told};
+pub use make::{InvoiceOrder, MakeError, Purpose};
+pub use prepare::{PayKey, PayRequest, PayerRules, TIMEOUT_DEFAULT};
+pub use receive::InvoiceRefusal;
+pub use refusal::PayRefusal;
+pub use row::{AttemptRow, InvoiceRow, PaidRow, PaymentRow, PaymentStatus};
+
+use self::actor::{Actor, Input, Surroundings};
+use self::send::LookUp;
+use self::core::Core;
+use crate::channels::Registry;
+use crate::clock;
+use crate::events::EventLog;
+use crate::facts::{Fold, News, Telling};
+use crate::idempotency::Idempotency;
+use crate::keys::Keys;
+use crate::steps::JournalHandle;
+use crate::view::Past;
+
+const LOCK: &str = "nothing panics while payments are read back";
+
+/// What the owner decides about payments.
+#[derive(Clone)]
+pub struct PaymentRules {
+    /// The network.
+    pub network: bitcoin::Network,
+    /// The furthest expiry that is offered, in blocks from now.
+    pub max_cltv_expiry_blocks: u16,
+    /// Blocks that our invoices ask of the last hop.
+    pub final_cltv_delta: u16,
+    /// Life of an invoice that does not say, in seconds.
+    pub invoice_expiry_s: u32,
+    /// How long idempotency keys are remembered, in milliseconds.
+    pub keys_kept_ms: u64,
+}
+
+/// Payments and invoices. Shared by all who need them.
+pub struct Payments {
+    /// Until the start; then the task has it.
+    core: Mutex<Option<Core>>,
+    inputs: mpsc::UnboundedSender<Input>,
+    receiver: Mutex<Option<mpsc::UnboundedReceiver<Input>>>,
+    running: std::sync::OnceLock<Running>,
+    rules: PaymentRules,
+    payer: PayerRules,
+    keys: Keys,
+    idempotency: Idempotency,
+    log: Arc<EventLog>,
+}
+
+struct Running {
+    sync: watch::Receiver<SyncState>,
+    journal: JournalHandle,
+}
+
+/// Why payments cannot begin.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PaymentsError {
+    /// The journal holds what this build cannot read.
+    #[error("what was written about payments and invoices cannot be read: {0}")]
+    Unreadable(String),
+    /// They were started before.
+    #[error("payments were started before")]
+    Started,
+}
+
+impl Payments {
+    /// Payments as they are before anything was read back.
+    #[must_use]
+    pub fn new(keys: Keys, rules: PaymentRules) -> Arc<Self> {
+        let idempotency = Idempotency::new(rules.keys_kept_ms);
+        let log = EventLog::new();
+        let (inputs, receiver) = mpsc::unbounded_channel();
+        let payer = PayerRules {
+            network: rules.network,
+            node_key: *keys.node_key(),
+            node_id: keys.node_id(),
+            max_cltv_expiry_blocks: rules.max_cltv_expiry_blocks,
+        };
+        Arc::new(Self {
+            core: Mutex::new(Some(Core::new(idempotency.clone(), Arc::clone(&log)))),
+            inputs,
+            receiver: Mutex::new(Some(receiver)),
+            running: std::sync::OnceLock::new(),
+            rules,
+            payer,
+            keys,
+            idempotency,
+            log,
+        })
+    }
+
+    /// Puts the events on top of the journal's history, once everything was read back.
+    pub(crate) fn attach(&self, journal: &Arc<Journal>) {
+        self.log.attach(Arc::clone(journal.history()));
+        let journal = Arc::downgrade(journal);
+        self.log.follow(Box::new(move || journal.upgrade().map_or(Position::START, |journal| journal.durable_end())));
+    }
+
+    /// Lets the task run. To be called on a tokio runtime, after everything that the channels owe was told
+    /// ([`Telling::Resume`]) and before any client is served.
+    ///
+    /// # Errors
+    /// [`PaymentsError`].
+    pub(crate) fn start(
+        &self,
+        registry: Registry,
+        sync: watch::Receiver<SyncState>,
+        past: Past,
+    ) -> Result<(), PaymentsError> {
+        let journal = registry.journal();
+        let core = self.core.lock().expect(LOCK).take().ok_or(PaymentsError::Started)?;
+        if let Some(fault) = core.fault() {
+            return Err(PaymentsError::Unreadable(fault.to_owned()));
+        }
+        let receiver = self.receiver.lock().expect(LOCK).take().ok_or(PaymentsError::Started)?;
+        let running = Running { sync: sync.clone(), journal: journal.clone() };
+        self.running.set(running).map_err(|_| PaymentsError::Started)?;
+        let archive = archive_of(past);
+        let around =
+            Surroundings { registry, journal, sync, keys: self.keys.clone(), rules: self.payer.clone(), archive };
+        let actor = Actor::new(core, around, receiver, self.inputs.downgrade());
+        let task = tokio::spawn(actor.run());
+        tokio::spawn(async move {
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                // It has lost track of money: nothing may go on beside it.
+                tracing::error!("the payments' task panicked: the process ends");
+                std::process::abort();
+            }
+        });
+        Ok(())
+    }
+
+    /// Makes payments. Each listener is told what becomes of its own; nothing here waits, but the curve work of all of
+    /// them is done on the caller's thread.
+    pub fn pay(&self, payments: impl IntoIterator<Item = (PayRequest, Listener)>) {
+        let height = self.running.get().and_then(|running| running.sync.borrow().height());
+        let height = height.map(millrace_wire::BlockHeight);
+        let now = clock::now();
+        let mut prepared = Vec::new();
+        for (request, listener) in payments {
+            match prepare::prepare(request, &self.payer, now, height, listener) {
+                Ok(payment) => prepared.push(payment),
+                Err((refusal, listener)) => listener.refuse(refusal),
+            }
+        }
+        if let Err(mpsc::error::SendError(Input::Pay(prepared))) = self.inputs.send(Input::Pay(prepared)) {
+            for payment in prepared {
+                payment.listener.refuse(crate::channels::NoNewWork::Stopping.into());
+            }
+        }
+    }
+
+    /// What happens, in order.
+    #[must_use]
+    pub fn log(&self) -> &Arc<EventLog> {
+        &self.log
+    }
+
+    /// The idempotency keys of all calls.
+    #[must_use]
+    pub fn idempotency(&self) -> &Idempotency {
+        &self.idempotency
+    }
+
+    /// Payments under way, and invoices in memory.
+    pub async fn counts(&self) -> Option<(usize, usize)> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.send(Input::Count(reply)).ok()?;
+        answer.await.ok()
+    }
+
+    /// Waits until everything told so far was handled. False if nobody handles anything any more. Not for tasks.
+    pub(crate) fn barrier(&self) -> bool {
+        if self.core.lock().expect(LOCK).is_some() {
+            return true;
+        }
+        let (reply, answer) = std::sync::mpsc::channel();
+        self.inputs.send(Input::Barrier(reply)).is_ok() && answer.recv().is_ok()
+    }
+}
+
+/// Answers from the view, on a task of its own: this is for those who ask again, not for those who pay.
+fn archive_of(past: Past) -> actor::Archive {
+    Arc::new(move |look_up, listener| {
+        let past = past.clone();
+        tokio::spawn(async move {
+            past.view.catch_up(&past.log).await;
+            match find(&past, &look_up) {
+                Ok(row) => listener.outcome(&row),
+                Err(refusal) => listener.refuse(refusal),
+            }
+        });
+    })
+}
+
+fn find(past: &Past, look_up: &LookUp) -> Result<PaymentRow, PayRefusal> {
+    let found = match look_up {
+        LookUp::Id(id) => past.view.payment(id),
+        LookUp::Paid { payment_hash, .. } => past.view.payment_by_hash(payment_hash),
+    };
+    let found = found.map_err(|error| PayRefusal::Internal(error.to_string()))?;
+    match look_up {
+        LookUp::Id(_) => {
+            let unknown = || PayRefusal::Internal("the payment of this key is no longer kept".to_owned());
+            found.filter(|row| row.status != PaymentStatus::InFlight).ok_or_else(unknown)
+        }
+        LookUp::Paid { payment_hash, bolt11, amount } => found
+            .filter(|row| row.bolt11 == *bolt11 && row.amount == *amount)
+            .filter(|row| row.status != PaymentStatus::InFlight)
+            .ok_or(PayRefusal::AlreadyPaid { payment_hash: *payment_hash }),
+    }
+}
+
+impl Fold for Payments {
+    fn name(&self) -> &'static str {
+        "payments"
+    }
+
+    fn restore(&self, section: &[u8]) -> Result<(), String> {
+        let mut core = self.core.lock().expect(LOCK);
+        core.as_mut().ok_or("payments run already")?.restore(section)
+    }
+
+    fn tell(&self, news: News) {
+        if news.telling == Telling::Replay {
+            let mut core = self.core.lock().expect(LOCK);
+            if let Some(core) = core.as_mut() {
+                core.tell(news, None, &mut self::core::Consequences::default());
+            }
+            return;
+        }
+        // Nobody hears it any more only when the node has stopped.
+        let _gone = self.inputs.send(Input::News(Box::new(news)));
+    }
+
+    fn section(&self, up_to: Position) -> Result<Vec<u8>, String> {
+        let section = {
+            let mut core = self.core.lock().expect(LOCK);
+            core.as_mut().map(|core| core.section(up_to))
+        };
+        let section = match section {
+            Some(section) => section,
+            None => {
+                let (reply, answer) = std::sync::mpsc::channel();
+                let sent = self.inputs.send(Input::Section(up_to, reply));
+                sent.map_err(|_| "the payments' task has ended")?;
+                answer.recv().map_err(|_| "the payments' task has ended")?
+            }
+        };
+        self.log.to_history(up_to).map_err(|error| error.to_string())?;
+        Ok(section)
+    }
+}
+
+impl std::fmt::Debug for Payments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Payments")
+    }
+}

@@ -1,0 +1,379 @@
+//! The task that owns payments and invoices: it is told news, given orders, and does what follows.
+//!
+//! One task, so that nothing needs a lock; it takes what has arrived in batches and waits for nothing else. Curve work is
+//! done before (`prepare`) and beside it (peeling, in chunks on the runtime's workers). Its queue is not bounded here:
+//! clients are bounded by what they may have under way, and news by what channels may have in flight.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use millrace_chain::SyncState;
+use millrace_journal::Position;
+use millrace_routing::SharedSecret;
+use millrace_routing::onion::Final;
+use millrace_wire::{BlockHeight, ChannelId, HtlcId, PaymentHash, PaymentSecret};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::core::{Consequences, Core, ToPeel};
+use super::judge::{self, Opened, Received, Removing};
+use super::listener::Listener;
+use super::prepare::{PayerRules, Prepared};
+use super::receive::InvoiceRefusal;
+use super::send::{LookUp, Order, World};
+use crate::channels::{CommandError, CommandResult, NoNewWork, Registry};
+use crate::clock;
+use crate::entry::Entry;
+use crate::facts::News;
+use crate::keys::Keys;
+use crate::metrics;
+use crate::steps::JournalHandle;
+
+/// Inputs of one turn.
+const TURN_MAX: usize = 512;
+/// HTLCs that one worker peels at a time: half a millisecond.
+const PEEL_CHUNK: usize = 12;
+/// How often those are looked at who wait for a slot, or for a channel that was busy.
+const TICK: Duration = Duration::from_millis(10);
+/// How often what is old is forgotten.
+const PRUNE_EVERY_MS: u64 = 30_000;
+/// An expired invoice stays so long: a claim decided just before may be on its way to the disk.
+const EXPIRY_SLACK_MS: u64 = 600_000;
+
+/// What the task is told.
+pub(crate) enum Input {
+    /// Something is durable, or told again.
+    News(Box<News>),
+    /// Payments to be made.
+    Pay(Vec<Prepared>),
+    /// A hash is wanted for an invoice.
+    BeginInvoice(PaymentHash, oneshot::Sender<Result<(), InvoiceRefusal>>),
+    /// It was not written after all.
+    AbandonInvoice(PaymentHash),
+    /// HTLCs that were peeled.
+    Peeled(Vec<(Received, Opened)>),
+    /// A section for a checkpoint.
+    Section(Position, std::sync::mpsc::Sender<Vec<u8>>),
+    /// Answered when everything before it was handled.
+    Barrier(std::sync::mpsc::Sender<()>),
+    /// How many payments are under way, and how many invoices in memory.
+    Count(oneshot::Sender<(usize, usize)>),
+}
+
+/// Answers those who ask again for what is no longer in memory.
+pub(crate) type Archive = Arc<dyn Fn(LookUp, Listener) + Send + Sync>;
+
+/// What the task works with.
+pub(crate) struct Surroundings {
+    pub(crate) registry: Registry,
+    pub(crate) journal: JournalHandle,
+    pub(crate) sync: watch::Receiver<SyncState>,
+    pub(crate) keys: Keys,
+    pub(crate) rules: PayerRules,
+    pub(crate) archive: Archive,
+}
+
+/// The task.
+pub(crate) struct Actor {
+    core: Core,
+    around: Surroundings,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    this: mpsc::WeakUnboundedSender<Input>,
+    offers: FuturesUnordered<Tagged<(crate::happened::PaymentId, u32)>>,
+    decisions: FuturesUnordered<Tagged<(ChannelId, HtlcId)>>,
+    writes: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// HTLCs of peers that are being decided, and what was decided.
+    deciding: HashMap<(ChannelId, HtlcId), Option<Decision>>,
+    /// Those whose channel was too busy to take the decision.
+    again: Vec<(ChannelId, HtlcId)>,
+    pruned_ms: u64,
+}
+
+/// What was decided about an HTLC of a peer.
+#[derive(Clone)]
+enum Decision {
+    Fulfill(Received),
+    Remove(Removing),
+}
+
+/// An answer of a channel, with what it is about.
+struct Tagged<T> {
+    tag: T,
+    answer: oneshot::Receiver<CommandResult>,
+}
+
+impl<T: Copy + Unpin> Future for Tagged<T> {
+    type Output = (T, CommandResult);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let stopping = Err(CommandError::NoNewWork(NoNewWork::Stopping));
+        Pin::new(&mut self.answer).poll(context).map(|answer| (self.tag, answer.unwrap_or(stopping)))
+    }
+}
+
+impl Actor {
+    pub(crate) fn new(
+        core: Core,
+        around: Surroundings,
+        inputs: mpsc::UnboundedReceiver<Input>,
+        this: mpsc::WeakUnboundedSender<Input>,
+    ) -> Self {
+        Self {
+            core,
+            around,
+            inputs,
+            this,
+            offers: FuturesUnordered::new(),
+            decisions: FuturesUnordered::new(),
+            writes: FuturesUnordered::new(),
+            deciding: HashMap::new(),
+            again: Vec::new(),
+            pruned_ms: 0,
+        }
+    }
+
+    /// Until nobody can give it orders any more.
+    pub(crate) async fn run(mut self) {
+        self.begin();
+        let mut batch = Vec::with_capacity(TURN_MAX);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut out = Consequences::default();
+            let mut is_tick = false;
+            tokio::select! {
+                count = self.inputs.recv_many(&mut batch, TURN_MAX) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for input in batch.drain(..) {
+                        self.on_input(input, &mut out);
+                    }
+                }
+                Some((tag, result)) = self.offers.next(), if !self.offers.is_empty() => {
+                    self.on_offered(tag, result, &mut out);
+                }
+                Some((tag, result)) = self.decisions.next(), if !self.decisions.is_empty() => {
+                    self.on_decided(tag, result);
+                }
+                Some(()) = self.writes.next(), if !self.writes.is_empty() => {}
+                _ = tick.tick() => is_tick = true,
+            }
+            if is_tick {
+                self.on_tick();
+            }
+            self.with_world(|core, world| core.sending.retry(world, is_tick, &mut out.orders));
+            self.carry_out(out);
+        }
+    }
+
+    /// After everything owed was told, before anything new.
+    fn begin(&mut self) {
+        self.core.sending.count_load(&self.around.registry.snapshots());
+        let mut out = Consequences::default();
+        while let Ok(input) = self.inputs.try_recv() {
+            self.on_input(input, &mut out);
+        }
+        self.core.sending.sweep(&mut out.orders);
+        self.carry_out(out);
+    }
+
+    fn on_input(&mut self, input: Input, out: &mut Consequences) {
+        match input {
+            Input::News(news) => self.with_world(|core, world| core.tell(*news, Some(world), out)),
+            Input::Pay(payments) => self.with_world(|core, world| {
+                for prepared in payments {
+                    core.sending.pay(prepared, world, &mut out.orders);
+                }
+            }),
+            Input::BeginInvoice(payment_hash, reply) => {
+                if let Err(Ok(())) = reply.send(self.core.invoices.begin(payment_hash)) {
+                    self.core.invoices.abandon(payment_hash);
+                }
+            }
+            Input::AbandonInvoice(payment_hash) => self.core.invoices.abandon(payment_hash),
+            Input::Peeled(peeled) => {
+                for (received, opened) in peeled {
+                    self.decide(received, opened);
+                }
+            }
+            // Whoever asked and is gone needs no answer.
+            Input::Section(up_to, reply) => drop(reply.send(self.core.section(up_to))),
+            Input::Barrier(reply) => drop(reply.send(())),
+            Input::Count(reply) => drop(reply.send((self.core.sending.len(), self.core.invoices.len()))),
+        }
+    }
+
+    fn with_world<T>(&mut self, act: impl FnOnce(&mut Core, &World<'_>) -> T) -> T {
+        let Self { core, around, .. } = self;
+        let height = around.sync.borrow().height().map(BlockHeight);
+        let keys = core.keys.clone();
+        let world = World {
+            rules: &around.rules,
+            keys: &keys,
+            channels_with: &|payee| around.registry.snapshots_with(payee),
+            new_work: around.registry.check_new_work(),
+            now: clock::now(),
+            unix_ms: clock::unix_ms(),
+            height,
+        };
+        act(core, &world)
+    }
+
+    // --- what follows ---
+
+    fn carry_out(&mut self, out: Consequences) {
+        let Consequences { orders, to_peel } = out;
+        for order in orders {
+            match order {
+                Order::Offer { id, attempt, channel_id, offer, entry } => {
+                    let answer = self.around.registry.offer(channel_id, *offer, vec![entry]);
+                    self.offers.push(Tagged { tag: (id, attempt), answer });
+                }
+                Order::Release(channel_id, htlc_id) => self.around.registry.release_outcome(channel_id, htlc_id),
+                Order::Write(entry) => self.write(entry),
+                Order::LookUp(look_up, listener) => (self.around.archive)(look_up, listener),
+            }
+        }
+        self.peel(to_peel);
+    }
+
+    fn write(&self, entry: Entry) {
+        let journal = self.around.journal.clone();
+        self.writes.push(Box::pin(async move {
+            if let Err(error) = journal.write(vec![entry]).await {
+                tracing::warn!(%error, "a decision was not written: it is made again at the next start");
+            }
+        }));
+    }
+
+    fn on_offered(
+        &mut self,
+        (id, attempt): (crate::happened::PaymentId, u32),
+        result: CommandResult,
+        out: &mut Consequences,
+    ) {
+        let result = result.map(|_| ());
+        self.with_world(|core, world| core.sending.answered(id, attempt, result, world, &mut out.orders));
+    }
+
+    fn on_tick(&mut self) {
+        for place in std::mem::take(&mut self.again) {
+            if let Some(Some(decision)) = self.deciding.get(&place).cloned() {
+                self.order(place, decision);
+            }
+        }
+        let unix_ms = clock::unix_ms();
+        if unix_ms >= self.pruned_ms + PRUNE_EVERY_MS {
+            self.pruned_ms = unix_ms;
+            self.core.invoices.prune(unix_ms, EXPIRY_SLACK_MS);
+            self.core.sending.prune(unix_ms);
+            self.core.keys.prune(unix_ms);
+        }
+    }
+
+    // --- HTLCs that came in ---
+
+    fn peel(&mut self, to_peel: Vec<ToPeel>) {
+        let mut fresh: Vec<ToPeel> = Vec::with_capacity(to_peel.len());
+        for (received, onion) in to_peel {
+            let place = (received.channel_id, received.id);
+            // Told twice at a start: once is enough.
+            if let std::collections::hash_map::Entry::Vacant(vacant) = self.deciding.entry(place) {
+                vacant.insert(None);
+                fresh.push((received, onion));
+            }
+        }
+        let height = self.synced_height();
+        while !fresh.is_empty() {
+            let chunk: Vec<ToPeel> = fresh.drain(..fresh.len().min(PEEL_CHUNK)).collect();
+            let node_key = *self.around.keys.node_key();
+            let Some(this) = self.this.upgrade() else { return };
+            tokio::spawn(async move {
+                let opened = chunk.into_iter().map(|(received, onion)| {
+                    let opened = judge::open(&node_key, &received, &onion, height);
+                    (received, opened)
+                });
+                // Fails only when the node has stopped.
+                let _gone = this.send(Input::Peeled(opened.collect()));
+            });
+        }
+    }
+
+    fn synced_height(&self) -> Option<BlockHeight> {
+        let sync = self.around.sync.borrow();
+        sync.height().filter(|_| sync.is_synced()).map(BlockHeight)
+    }
+
+    fn decide(&mut self, received: Received, opened: Opened) {
+        let place = (received.channel_id, received.id);
+        let decision = match opened {
+            Opened::Refused(removing) => Decision::Remove(removing),
+            Opened::Final(secret, last) => self.judge(&received, &secret, &last),
+        };
+        self.deciding.insert(place, Some(decision.clone()));
+        self.order(place, decision);
+    }
+
+    fn judge(&self, received: &Received, secret: &SharedSecret, last: &Final) -> Decision {
+        let Some(height) = self.synced_height() else {
+            return Decision::Remove(judge::refuse_for_now(secret));
+        };
+        let invoice = self.core.invoices.get(&received.payment_hash);
+        let expected = PaymentSecret::new(*self.around.keys.payment_secret(&received.payment_hash.0));
+        match judge::judge(received, last, invoice, &expected, height, clock::unix_ms()) {
+            Ok(()) => Decision::Fulfill(received.clone()),
+            Err(unpaid) => {
+                let Received { channel_id, id, .. } = received;
+                tracing::info!(%channel_id, htlc_id = id.0, reason = %unpaid, "an HTLC pays no invoice");
+                Decision::Remove(judge::refuse_payment(received, secret, height))
+            }
+        }
+    }
+
+    fn order(&mut self, place: (ChannelId, HtlcId), decision: Decision) {
+        let (channel_id, id) = place;
+        let registry = &self.around.registry;
+        let answer = match decision {
+            Decision::Fulfill(received) => {
+                let Received { payment_hash, amount, .. } = received;
+                let Some((preimage, entry)) = self.core.invoices.claim(payment_hash, channel_id, id, amount) else {
+                    // Expired and forgotten while it was being decided; the HTLC is told again at a start.
+                    tracing::error!(%channel_id, htlc_id = id.0, "the invoice of an HTLC is gone");
+                    return;
+                };
+                registry.fulfill(channel_id, id, preimage, None, vec![entry.entry()])
+            }
+            Decision::Remove(Removing::Fail(reason)) => registry.fail(channel_id, id, reason, None, Vec::new()),
+            Decision::Remove(Removing::Malformed { sha256_of_onion, failure_code }) => {
+                registry.fail_malformed(channel_id, id, sha256_of_onion, failure_code)
+            }
+        };
+        self.decisions.push(Tagged { tag: place, answer });
+    }
+
+    fn on_decided(&mut self, place: (ChannelId, HtlcId), result: CommandResult) {
+        if let Err(CommandError::Busy { .. }) = result {
+            return self.again.push(place);
+        }
+        let decision = self.deciding.remove(&place).flatten();
+        let (channel_id, htlc_id) = place;
+        match result {
+            Ok(_) => {
+                if let Some(Decision::Fulfill(_)) = decision {
+                    ::metrics::counter!(metrics::PAYMENTS_RECEIVED).increment(1);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%channel_id, htlc_id = htlc_id.0, %error, "a channel did not take a decision");
+                if let Some(Decision::Fulfill(received)) = decision {
+                    self.core.invoices.unclaim(received.payment_hash, channel_id, htlc_id);
+                }
+            }
+        }
+    }
+}

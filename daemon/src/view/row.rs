@@ -1,0 +1,73 @@
+//! A channel as the view knows it: what was told of it, from its opening to its close.
+
+use bitcoin::Txid;
+use millrace_wire::Msat;
+use serde::{Deserialize, Serialize};
+
+use crate::happened::{ChannelOpening, CloseKind, Happened};
+
+/// A channel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChannelRow {
+    /// How it began.
+    pub opening: ChannelOpening,
+    /// When, as Unix time in milliseconds.
+    pub opened_ms: u64,
+    /// It could be used once.
+    pub was_ready: bool,
+    /// How it closes, if it does.
+    pub kind: Option<CloseKind>,
+    /// Why, in words.
+    pub reason: String,
+    /// The transaction that spends its funding.
+    pub txid: Option<Txid>,
+    /// When everything was resolved.
+    pub closed_ms: Option<u64>,
+    /// Our balance at the beginning.
+    pub first_local: Msat,
+}
+
+impl ChannelRow {
+    /// As it begins.
+    #[must_use]
+    pub fn new(opening: &ChannelOpening, time_ms: u64) -> Self {
+        Self {
+            opening: opening.clone(),
+            opened_ms: time_ms,
+            was_ready: false,
+            kind: None,
+            reason: String::new(),
+            txid: None,
+            closed_ms: None,
+            first_local: Msat::ZERO,
+        }
+    }
+
+    /// Goes on by what happened to it. What concerns others is ignored.
+    pub fn apply(&mut self, what: &Happened, time_ms: u64) {
+        match what {
+            Happened::ChannelReady { local, .. } => {
+                self.was_ready = true;
+                self.first_local = *local;
+            }
+            Happened::ChannelClosing { kind, reason, txid, .. } => {
+                self.kind = Some(*kind);
+                self.reason.clone_from(reason);
+                self.txid = txid.or(self.txid);
+            }
+            Happened::ChannelClosed { kind, txid, .. } => {
+                self.kind = Some(*kind);
+                self.txid = txid.or(self.txid);
+                self.closed_ms = Some(time_ms);
+            }
+            Happened::ChannelOpening(_)
+            | Happened::PaymentStarted(_)
+            | Happened::AttemptBegun { .. }
+            | Happened::AttemptFailed { .. }
+            | Happened::PaymentSucceeded { .. }
+            | Happened::PaymentFailed { .. }
+            | Happened::InvoiceCreated(_)
+            | Happened::InvoicePaid { .. } => {}
+        }
+    }
+}
