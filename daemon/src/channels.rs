@@ -19,6 +19,7 @@ pub(crate) mod shared;
 mod snapshot;
 mod wallet_seam;
 
+pub use input::AllDone;
 pub use keys::KeysOf;
 pub use order::{
     Accepted, ChannelRules, CommandError, CommandResult, NoNewWork, OpenFailure, OpenOrder, OpenProgress, WhenOpened,
@@ -27,4 +28,4 @@ pub use registry::{ORDERS_MAX, Registry};
 pub(crate) use registry::{random, shard_of};
 pub(crate) use shared::commitment_feerate;
 pub use snapshot::{ChannelSnapshot, ChannelState, HtlcView};
-pub use wallet_seam::{ChannelWallet, Funded, FundingReply, FundingRequest, FundingTransaction};
+pub use wallet_seam::{ChannelWallet, DestinationReply, Funded, FundingReply, FundingRequest, FundingTransaction};

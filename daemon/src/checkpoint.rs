@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain_feed::CursorEntry;
 use crate::channels::Registry;
-use crate::channels::input::{ChannelSection, Input};
+use crate::channels::input::{ChannelSection, Done, Input};
 use crate::facts::Folds;
 use crate::peer::PeerAddress;
 
@@ -149,10 +149,12 @@ impl Checkpointer {
     pub(crate) fn write(&self) -> Result<(), CheckpointError> {
         let replay_from = self.journal.durable_end();
         let (sender, receiver) = mpsc::channel();
-        self.registry.put_all(|| Input::Checkpoint { sections: sender.clone() });
-        drop(sender);
+        let (done, all_done) = Done::new();
+        self.registry.put_all(|| Input::Checkpoint { sections: sender.clone(), done: done.clone() });
+        drop((sender, done));
         // Ends when every channel's section has left its outbox.
         let mut sections: Vec<Section> = receiver.iter().map(|section| write_channel(&section)).collect();
+        all_done.wait_blocking();
         sections.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         for fold in self.folds.iter() {
             let bytes = fold.section(replay_from);

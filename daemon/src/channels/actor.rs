@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use millrace_channel::{Channel, Effect, Effects, Fact, Millis, Side, Terms};
+use bitcoin::ScriptBuf;
+use millrace_channel::input::CloseOrder;
+use millrace_channel::{Channel, Command, Effect, Effects, Fact, Millis, Refusal, Side, Terms};
 use millrace_journal::{Position, Ticket};
-use millrace_wire::{ChannelId, PublicKey};
+use millrace_wire::{ChannelId, FeeratePerKw, PublicKey};
 
 use super::input::{ChannelSection, Done, Epoch};
 use super::order::{CommandResult, Reply};
@@ -13,6 +15,9 @@ use super::snapshot::ChannelSnapshot;
 use crate::clock;
 use crate::entry::{Entry, StepBuilder};
 use crate::facts::{Item, News, ReceivedOnion, Source, Telling};
+
+/// Where the peer proposes the fee of a close, we pay up to so many times what we would propose.
+const CLOSE_FEERATE_FACTOR: u32 = 3;
 
 /// One channel.
 #[derive(Debug)]
@@ -31,10 +36,25 @@ pub(crate) struct Actor {
     pub(crate) deadline: Option<Millis>,
     /// In the present turn's list.
     pub(crate) is_touched: bool,
+    /// The peer closes the channel, and we owe it our `shutdown`.
+    pub(crate) close_asked: CloseAsked,
     opened_ms: u64,
     terms: Arc<Terms>,
     last_error: Option<String>,
     publishing: Publishing,
+}
+
+/// Our answer to the peer's `shutdown`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum CloseAsked {
+    /// None is owed.
+    No,
+    /// The wallet is to be asked where we are to be paid.
+    Yes,
+    /// It has been asked.
+    WalletAsked,
+    /// To be said as soon as the peer listens.
+    Answer(ScriptBuf),
 }
 
 /// At most one snapshot is on its way through the outbox.
@@ -64,6 +84,7 @@ impl Actor {
             epoch: None,
             deadline: None,
             is_touched: false,
+            close_asked: CloseAsked::No,
             opened_ms,
             terms,
             last_error: None,
@@ -92,7 +113,7 @@ impl Actor {
         } else {
             let Some(ticket) = submit(self.step(&fx, &entries, time_ms)) else {
                 self.answers.clear();
-                return;
+                return self.outbox.shut();
             };
             Some(ticket)
         };
@@ -177,9 +198,31 @@ impl Actor {
     fn item(&mut self, fact: Fact) -> Item {
         match &fact {
             Fact::PeerSaid { text, .. } | Fact::Failed { reason: text } => self.last_error = Some(text.clone()),
+            Fact::CloseAsked if self.close_asked == CloseAsked::No => self.close_asked = CloseAsked::Yes,
             _ => {}
         }
         item_of(&self.channel, fact)
+    }
+
+    /// Says our `shutdown`, if it is owed and the peer listens.
+    pub(crate) fn answer_close(&mut self, feerate: FeeratePerKw) {
+        let CloseAsked::Answer(script) = &self.close_asked else { return };
+        if !self.channel.is_link_up() {
+            return;
+        }
+        let upfront = self.terms.party(Side::Local).upfront_shutdown_script.clone();
+        let script = upfront.unwrap_or_else(|| script.clone());
+        let feerate_max = FeeratePerKw(feerate.0.saturating_mul(CLOSE_FEERATE_FACTOR));
+        let order = CloseOrder { script, feerate, feerate_max };
+        match self.channel.on_command(Command::Close(order), &mut self.fx) {
+            Ok(()) => self.close_asked = CloseAsked::No,
+            // On the next connection, then.
+            Err(Refusal::NotUsable(_)) => {}
+            Err(refusal) => {
+                tracing::warn!(channel_id = %self.id(), %refusal, "the peer's shutdown cannot be answered");
+                self.close_asked = CloseAsked::No;
+            }
+        }
     }
 
     // --- what is shown ---

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bitcoin::ScriptBuf;
 use millrace_channel::{ChainEvent, Command};
 use millrace_journal::Position;
 use millrace_wire::{ChannelId, Features, Message, PublicKey};
@@ -80,10 +81,24 @@ pub(crate) enum Input {
         /// Answered once it is durable.
         reply: oneshot::Sender<Arc<ChannelSnapshot>>,
     },
+    /// The wallet says where a channel that the peer closes is to pay us.
+    Destination {
+        /// Which.
+        channel_id: ChannelId,
+        /// Where.
+        script: ScriptBuf,
+    },
+    /// Nothing but to say when all that is durable by now was told.
+    Settle {
+        /// Dropped once it was.
+        done: Done,
+    },
     /// Of all channels of the shard, for a checkpoint.
     Checkpoint {
         /// Where the sections go, one for each channel, once its records are durable.
         sections: std::sync::mpsc::Sender<ChannelSection>,
+        /// Dropped once all that is durable by now was told.
+        done: Done,
     },
     /// All channels tell again what they owe to the world.
     Resume {
@@ -151,14 +166,19 @@ impl Done {
     }
 }
 
-/// Waits until every clone of a [`Done`] is gone.
+/// Waits until something is done everywhere.
 #[derive(Debug)]
-pub(crate) struct AllDone(mpsc::Receiver<()>);
+pub struct AllDone(mpsc::Receiver<()>);
 
 impl AllDone {
     /// Waits.
-    pub(crate) async fn wait(mut self) {
+    pub async fn wait(mut self) {
         while self.0.recv().await.is_some() {}
+    }
+
+    /// Waits, on a thread that may.
+    pub fn wait_blocking(mut self) {
+        while self.0.blocking_recv().is_some() {}
     }
 }
 

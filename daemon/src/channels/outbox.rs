@@ -74,6 +74,8 @@ pub(crate) struct Outbox {
     /// Steps whose flush has not returned.
     steps: VecDeque<Ticket>,
     flush: Option<Flush>,
+    /// The journal took a step no more: nothing leaves from here on.
+    is_shut: bool,
     position: Option<Position>,
 }
 
@@ -89,8 +91,17 @@ impl Outbox {
         self.steps.push_back(step);
     }
 
+    /// The journal did not take a step: what rests on it must never leave, nor what comes after.
+    pub(crate) fn shut(&mut self) {
+        self.is_shut = true;
+        self.parked.clear();
+    }
+
     /// Something that is to leave after everything before it.
     pub(crate) fn push(&mut self, out: Out) {
+        if self.is_shut {
+            return;
+        }
         self.parked.push_back((self.steps.back().copied(), out));
     }
 
@@ -139,6 +150,11 @@ impl Outbox {
         let position = self.flush.as_ref().and_then(|flush| flush.position(step));
         position
             .expect("whoever has a step in a flush is told of that flush, and everything that waits for it leaves then")
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parked.is_empty() && self.steps.is_empty()
     }
 
     /// A connection is gone: what was parked for it is, too.

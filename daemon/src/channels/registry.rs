@@ -11,7 +11,7 @@ use millrace_wire::{AttributionData, ChannelId, FeeratePerKw, HtlcId, Preimage, 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::directory::{Directory, NoOpening};
-use super::input::{Input, Waiting};
+use super::input::{AllDone, Done, Input, Waiting};
 use super::mailbox::Mailbox;
 use super::order::{CommandError, CommandResult, NoNewWork, OpenFailure, OpenOrder, OpenProgress};
 use super::snapshot::ChannelSnapshot;
@@ -193,6 +193,13 @@ impl Registry {
     #[must_use]
     pub fn journal(&self) -> JournalHandle {
         JournalHandle::new(self.inner.shards[0].clone(), Arc::clone(&self.inner.log))
+    }
+
+    /// Ends once the folds were told of everything that was durable at the time of the call, in every source.
+    pub fn all_told(&self) -> AllDone {
+        let (done, all_done) = Done::new();
+        self.put_all(|| Input::Settle { done: done.clone() });
+        all_done
     }
 
     /// Whether new obligations may be taken on: opens, offers, payments, forwards.

@@ -13,7 +13,7 @@ use millrace_channel::{ChainEvent, Channel, Command, Effect, LinkEvent, LinkFeat
 use millrace_journal::{Flush, Ticket, WakeHandle};
 use millrace_wire::{ChannelId, Error, Message, PublicKey};
 
-use super::actor::Actor;
+use super::actor::{Actor, CloseAsked};
 use super::input::{ChainNews, Done, Epoch, Input, LinkUp, PeerMessage};
 use super::mailbox::{Mail, Mailbox};
 use super::openings::{Begun, Openings};
@@ -129,7 +129,15 @@ impl Shard {
             Input::Write { entries, reply } => self.write(entries, reply),
             Input::Chain { news, done } => self.on_chain(news, &done),
             Input::Snapshot { channel_id, reply } => self.show(channel_id, reply),
-            Input::Checkpoint { sections } => {
+            Input::Destination { channel_id, script } => {
+                if let Some(actor) = self.actors.get_mut(&channel_id) {
+                    actor.close_asked = CloseAsked::Answer(script);
+                    self.touch(channel_id);
+                }
+            }
+            Input::Settle { done } => self.settle(&done),
+            Input::Checkpoint { sections, done } => {
+                self.node_outbox.push(Out::Done(done));
                 self.each(|shard, id| {
                     shard.hand_over(id);
                     if let Some(actor) = shard.actors.get_mut(&id) {
@@ -342,6 +350,14 @@ impl Shard {
         }
     }
 
+    /// `done` is dropped once everything that is on its way to the disk was told.
+    fn settle(&mut self, done: &Done) {
+        self.node_outbox.push(Out::Done(done.clone()));
+        for actor in self.actors.values_mut().filter(|actor| !actor.outbox.is_empty()) {
+            actor.push_done(done.clone());
+        }
+    }
+
     // --- time ---
 
     fn on_time(&mut self) {
@@ -401,6 +417,7 @@ impl Shard {
                 actor.is_touched = false;
                 actor.publish();
             }
+            self.ask_destination(id);
             self.set_clock(id);
             self.release(id);
         }
@@ -413,7 +430,22 @@ impl Shard {
 
     fn commit(&mut self, id: ChannelId) {
         if let Some(actor) = self.actors.get_mut(&id) {
+            if actor.close_asked != CloseAsked::No {
+                actor.answer_close(self.shared.close_feerate());
+            }
             actor.channel.commit(clock::now(), &self.shared.curve, &mut actor.fx);
+        }
+    }
+
+    /// The peer closes a channel: the wallet says where we are to be paid.
+    fn ask_destination(&mut self, id: ChannelId) {
+        let Some(actor) = self.actors.get_mut(&id) else { return };
+        if actor.close_asked == CloseAsked::Yes {
+            actor.close_asked = CloseAsked::WalletAsked;
+            let mailbox = self.mailbox.clone();
+            self.shared.wallet.destination(Box::new(move |script| {
+                mailbox.put(Input::Destination { channel_id: id, script });
+            }));
         }
     }
 
@@ -476,6 +508,7 @@ impl Shard {
         while let Some(out) = self.node_outbox.pop() {
             match out {
                 Out::Tell { news, .. } => self.shared.folds.tell(news),
+                Out::Done(done) => drop(done),
                 Out::Written(ticket, reply) => {
                     let _gone = reply.send(self.node_outbox.position_of(ticket));
                 }
@@ -536,3 +569,6 @@ fn answer(reply: Option<Reply>, result: super::order::CommandResult) {
 pub(crate) fn is_over(channel: &Channel) -> bool {
     *channel.phase() == millrace_channel::phase::Phase::Closed
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,11 @@ impl Shared {
         commitment_feerate(&self.fees.borrow(), has_anchors)
     }
 
+    /// What a close that both agree to pays.
+    pub(crate) fn close_feerate(&self) -> FeeratePerKw {
+        FeeratePerKw(self.fees.borrow().mutual_close().0)
+    }
+
     pub(crate) fn check_new_work(&self) -> Result<(), NoNewWork> {
         self.registry.check_new_work()
     }

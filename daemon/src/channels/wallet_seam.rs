@@ -13,9 +13,15 @@ pub trait ChannelWallet: Send + Sync {
     /// The transaction will not be broadcast: its coins are free again.
     fn release(&self, transaction: &Transaction);
 
+    /// Answers with a fresh script of the wallet's: the peer closes a channel, and asks where we are to be paid.
+    fn destination(&self, reply: DestinationReply);
+
     /// Takes over outputs that need a fee or a destination. Replaces what was asked for this channel before.
     fn claim(&self, channel_id: ChannelId, claims: Claims);
 }
+
+/// Where a script of the wallet's goes.
+pub type DestinationReply = Box<dyn FnOnce(ScriptBuf) + Send>;
 
 /// The output of a channel that is to be paid for.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 //! a connection whose queue has grown beyond [`QUEUED_BYTES_MAX`] all the same is given up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use millrace_wire::Message;
 use tokio::sync::{Notify, mpsc};
@@ -30,6 +30,8 @@ pub(crate) enum Outgoing {
 pub(crate) struct Link {
     outgoing: mpsc::UnboundedSender<Outgoing>,
     queued: Arc<Queued>,
+    /// It has been given up: what is sent now would only fill memory.
+    is_given_up: Arc<AtomicBool>,
 }
 
 /// How much waits for the socket.
@@ -70,16 +72,24 @@ impl Link {
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Outgoing>, Arc<Queued>) {
         let (outgoing, receiver) = mpsc::unbounded_channel();
         let queued = Arc::new(Queued::default());
-        (Self { outgoing, queued: Arc::clone(&queued) }, receiver, queued)
+        let link = Self { outgoing, queued: Arc::clone(&queued), is_given_up: Arc::default() };
+        (link, receiver, queued)
     }
 
     /// Sends a message; lost if the connection is gone.
     pub(crate) fn send(&self, message: Box<Message>) {
         let bytes = weight(&message);
-        let queued = self.queued.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let queued = self.queued.bytes() + bytes;
         if queued > QUEUED_BYTES_MAX {
-            self.close(format!("{queued} bytes wait for a peer that does not read"));
+            if !self.is_given_up.swap(true, Ordering::Relaxed) {
+                self.close(format!("{queued} bytes wait for a peer that does not read"));
+            }
+            return;
         }
+        if self.is_given_up.load(Ordering::Relaxed) {
+            return;
+        }
+        self.queued.bytes.fetch_add(bytes, Ordering::Relaxed);
         // A connection that is gone needs nothing.
         let _gone = self.outgoing.send(Outgoing::Message(message));
     }
@@ -102,5 +112,56 @@ pub(crate) fn weight(message: &Message) -> usize {
         Message::Ping(m) => 100 + usize::from(m.ignored_len),
         Message::Pong(m) => 100 + usize::from(m.ignored_len),
         _ => 500,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use millrace_wire::Pong;
+
+    use super::*;
+
+    fn large() -> Box<Message> {
+        Box::new(Message::Pong(Pong { ignored_len: u16::MAX }))
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_given_up_and_fills_no_memory() {
+        let (link, mut outgoing, queued) = Link::new();
+        for _ in 0..10_000 {
+            link.send(large());
+        }
+        assert!(queued.bytes() <= QUEUED_BYTES_MAX);
+        outgoing.close();
+        let mut messages = 0;
+        let mut closes = 0;
+        while let Some(out) = outgoing.blocking_recv() {
+            match out {
+                Outgoing::Message(_) => messages += 1,
+                Outgoing::Close(why) => {
+                    closes += 1;
+                    assert!(why.contains("does not read"));
+                }
+            }
+        }
+        assert_eq!((messages, closes), (QUEUED_BYTES_MAX / weight(&large()), 1));
+    }
+
+    #[tokio::test]
+    async fn reading_goes_on_once_the_queue_has_sunk() {
+        let (link, mut outgoing, queued) = Link::new();
+        while queued.bytes() <= QUEUED_BYTES_SLOW {
+            link.send(large());
+        }
+        let waiting = tokio::spawn({
+            let queued = Arc::clone(&queued);
+            async move { queued.sink().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        let Some(Outgoing::Message(message)) = outgoing.recv().await else { panic!("nothing was sent") };
+        queued.written(weight(&message));
+        waiting.await.unwrap();
     }
 }

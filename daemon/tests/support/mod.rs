@@ -28,8 +28,8 @@ use millrace_wire::{
 };
 use millraced::chain_feed::{BroadcastOrder, MempoolNews};
 use millraced::channels::{
-    Accepted, ChannelRules, ChannelSnapshot, ChannelState, ChannelWallet, FundingRequest, FundingTransaction,
-    OpenOrder, OpenProgress,
+    Accepted, ChannelRules, ChannelSnapshot, ChannelState, ChannelWallet, DestinationReply, FundingRequest,
+    FundingTransaction, OpenOrder, OpenProgress,
 };
 use millraced::entry::Entry;
 use millraced::facts::{Fold, Item, News, Telling};
@@ -208,6 +208,10 @@ impl ChannelWallet for FakeWallet {
 
     fn release(&self, transaction: &Transaction) {
         self.released.lock().unwrap().push(transaction.compute_txid());
+    }
+
+    fn destination(&self, reply: DestinationReply) {
+        reply(ScriptBuf::from_bytes([vec![0, 20], vec![9; 20]].concat()));
     }
 
     fn claim(&self, channel_id: ChannelId, claims: Claims) {
