@@ -7,7 +7,7 @@
 pub(crate) mod simulated;
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -162,9 +162,18 @@ impl Disk for LocalDisk {
     }
 
     fn abort(&self, reason: &str) {
+        // Whatever becomes of the last words: a log that panics must not keep the process alive.
+        let _end = AbortOnDrop;
         tracing::error!(reason, "the journal aborts the process");
-        // The last words, also where no log is set up.
-        eprintln!("the journal aborts the process: {reason}");
+        // Also where no log is set up; `eprintln` would panic where nobody listens.
+        let _unheard = writeln!(io::stderr(), "the journal aborts the process: {reason}");
+    }
+}
+
+struct AbortOnDrop;
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
         std::process::abort()
     }
 }

@@ -235,7 +235,8 @@ impl SimulatedDisk {
         let world = self.lock_world();
         let waiting = |world: &mut World| world.waiting_syncs == 0;
         let waited = self.changed.wait_timeout_while(world, PATIENCE, waiting);
-        let (_world, timed_out) = waited.expect(LOCK);
+        let (world, timed_out) = waited.expect(LOCK);
+        drop(world);
         assert!(!timed_out.timed_out(), "nobody syncs");
     }
 

@@ -123,6 +123,23 @@ fn bad_frame_that_a_seal_names() {
     assert!(found.what.contains("frame 2 was flushed"), "{}", found.what);
 }
 
+#[test]
+fn seal_in_the_place_of_the_frame_it_names() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    driver.step().unwrap();
+    driver.step().unwrap();
+    drop(driver);
+    let path = segment::path(dir(), 1);
+    disk.alter(&path, |bytes| {
+        bytes.copy_within(3 * 4096..4 * 4096, 2 * 4096);
+        bytes[3 * 4096..4 * 4096].fill(0);
+    });
+    let found = corruption(&disk);
+    assert_eq!((found.offset, found.frame), (2 * 4096, 2));
+    assert!(found.what.contains("frame 1 is the last here"), "{}", found.what);
+}
+
 fn last_segment(disk: &SimulatedDisk) -> u64 {
     recover(&disk.after_kill()).unwrap().segment.number
 }

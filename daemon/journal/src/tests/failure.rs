@@ -1,7 +1,7 @@
 //! A sync that fails ends the process, and is not tried again (D10).
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::*;
 use crate::disk::{DiskFile, LocalDisk, Lock};
@@ -128,13 +128,29 @@ fn process_of_a_failed_flush_ends_by_abort() {
         let outcome = journal.submit_and_wait(vec![2]);
         panic!("the process lives on: {outcome:?}");
     }
-    let name = "tests::failure::process_of_a_failed_flush_ends_by_abort";
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
+    let child = process_of("process_of_a_failed_flush_ends_by_abort").output().unwrap();
     let said = String::from_utf8_lossy(&child.stderr);
     assert_eq!(child.status.signal(), Some(6), "{said}");
     assert!(said.contains("the journal aborts the process: frame 2: cannot sync"), "{said}");
+}
+
+#[test]
+fn process_whose_last_words_nobody_hears_ends_by_abort() {
+    if std::env::var_os(CHILD).is_some() {
+        // Its standard error is a device that is always full.
+        LocalDisk::default().abort("unheard");
+        panic!("the process lives on");
+    }
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut child = process_of("process_whose_last_words_nobody_hears_ends_by_abort");
+    let ended = child.stdout(Stdio::null()).stderr(full).status().unwrap();
+    assert_eq!(ended.signal(), Some(6));
+}
+
+/// This process again, with one test of this file.
+fn process_of(test: &str) -> Command {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let name = format!("tests::failure::{test}");
+    child.args(["--exact", &name, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
+    child
 }

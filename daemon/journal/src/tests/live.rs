@@ -161,6 +161,30 @@ fn reader_below_what_was_removed() {
 }
 
 #[test]
+fn checkpoint_while_the_first_frame_of_a_segment_is_being_flushed() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    for _ in 0..4 {
+        driver.step().unwrap();
+    }
+    driver.archive().unwrap();
+    disk.hold_syncs(Some("segment-0000000000000002"));
+    // It does not fit into the first segment any more.
+    driver.submit().unwrap();
+    disk.wait_for_held_sync();
+    driver.checkpoint().unwrap();
+    // Without the first segment, nothing would say what the torn frame follows.
+    let told = Told { submitted: driver.submitted, acknowledged: driver.acknowledged };
+    check_and_go_on(&disk.after_power_loss(|| false), told);
+    check_and_go_on(&disk.after_power_loss(|| true), told);
+    disk.hold_syncs(None);
+    driver.barrier().unwrap();
+    driver.checkpoint().unwrap();
+    drop(driver);
+    check(&disk, Told { submitted: 5, acknowledged: 5 });
+}
+
+#[test]
 fn checkpoint_beyond_either_end() {
     let disk = SimulatedDisk::default();
     let mut driver = Driver::open(&disk).unwrap();
