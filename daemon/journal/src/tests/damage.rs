@@ -124,6 +124,24 @@ fn bad_frame_that_a_seal_names() {
 }
 
 #[test]
+fn bad_last_frame_that_only_the_checkpoint_names() {
+    let disk = unsealed();
+    let base = disk.after_kill();
+    let mut driver = Driver::open(&disk).unwrap();
+    driver.checkpoint().unwrap();
+    drop(driver);
+    // The segment as it was before the seal, its last frame torn or damaged.
+    let path = segment::path(dir(), 1);
+    let mut content = base.content(&path);
+    let at = usize::try_from(recover(&base).unwrap().offset).unwrap() - 4096;
+    content[at + 60] ^= 1;
+    disk.alter(&path, |bytes| *bytes = content);
+    let found = corruption(&disk);
+    assert_eq!((found.file, found.offset, found.frame), (path, at as u64, 4));
+    assert!(found.what.contains("the checkpoint was written after frame 4"), "{}", found.what);
+}
+
+#[test]
 fn seal_in_the_place_of_the_frame_it_names() {
     let disk = SimulatedDisk::default();
     let mut driver = Driver::open(&disk).unwrap();
