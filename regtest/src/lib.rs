@@ -17,6 +17,8 @@ pub mod crash;
 #[cfg(feature = "network")]
 pub mod demo;
 #[cfg(feature = "network")]
+pub mod ldk;
+#[cfg(feature = "network")]
 pub mod network;
 #[cfg(feature = "network")]
 pub mod node;

@@ -48,6 +48,12 @@ pub enum Error {
         /// What cargo said.
         text: String,
     },
+    /// The other implementation cannot be had.
+    #[error("ldk-node: {text}")]
+    Ldk {
+        /// Why, and what to do.
+        text: String,
+    },
     /// A daemon.
     #[error("{name}: {what}\n{log}")]
     Node {

@@ -88,7 +88,8 @@ impl Driver {
                 Ok(Reply::Payments(payments.iter().map(translate::payment).collect()))
             }
             Command::Payment { payment_id } => {
-                let id = translate::bytes_32(&payment_id).ok_or_else(|| format!("{payment_id} is not a payment's id"))?;
+                let id =
+                    translate::bytes_32(&payment_id).ok_or_else(|| format!("{payment_id} is not a payment's id"))?;
                 Ok(Reply::Payment(self.node()?.payment(&PaymentId(id)).as_ref().map(translate::payment)))
             }
             Command::Stop => {

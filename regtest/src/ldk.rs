@@ -1,0 +1,507 @@
+//! A real ldk-node as the other side: built when first needed, run as a process of its own, and talked to by typed calls.
+//!
+//! ldk-node turns on features of LDK that would slow our own daemon, so its driver (`regtest/ldk`) is a crate outside the
+//! workspace; `protocol` is what both ends say. This module knows nothing of the daemon.
+
+mod build;
+mod process;
+pub mod protocol;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bitcoin::{Address, Network as Chain};
+
+use crate::bitcoind::Bitcoind;
+use crate::network::{Error, SOON, wait_for};
+use process::{CallError, Process};
+use protocol::{Balances, Channel, Command, Event, LogLevel, Payment, PaymentStatus, Reply, Start, Store};
+
+/// Attempts at the first start: a free port may be taken between finding and using it.
+const STARTS_MAX: u32 = 4;
+
+/// How long it may take to stop in good order: LDK waits up to 30 s for its own event handler.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Lines of its log that go into an error.
+const LOG_TAIL_LINES: usize = 30;
+
+/// Both anchors of a commitment, which the funder pays (BOLT 3).
+const ANCHORS_MSAT: u64 = 2 * 330_000;
+
+/// What LDK logs as an error on every regtest, where no fee can be estimated.
+const NO_ESTIMATE: &str = "Failed to retrieve fee rate estimates";
+
+/// How a node is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Where it keeps its data.
+    pub store: Store,
+    /// What its log holds.
+    pub log_level: LogLevel,
+}
+
+impl Default for Options {
+    /// ldk-node's own defaults.
+    fn default() -> Self {
+        Self { store: Store::Sqlite, log_level: LogLevel::Debug }
+    }
+}
+
+/// An ldk-node. Dropping it kills it.
+pub struct LdkNode {
+    /// What people call it.
+    pub name: String,
+    // Before anything that removes folders: the process writes into its own.
+    process: Option<Process>,
+    data_dir: PathBuf,
+    options: Options,
+    rpc_port: u16,
+    cookie: PathBuf,
+    listen: Option<String>,
+    node_id: String,
+    events_seen: usize,
+}
+
+impl Channel {
+    /// The node's balance in a channel with anchors and without HTLCs, its reserve and the anchors it pays included.
+    ///
+    /// LDK says how much each side can send, which ends at zero; the larger of the two balances tells the other.
+    #[must_use]
+    pub fn local_msat(&self) -> Option<u64> {
+        let anchors = |pays: bool| if pays { ANCHORS_MSAT } else { 0 };
+        if self.outbound_capacity_msat >= self.inbound_capacity_msat {
+            Some(self.outbound_capacity_msat + self.reserve_sat * 1000 + anchors(self.is_funder))
+        } else {
+            let remote = self.inbound_capacity_msat + self.remote_reserve_sat * 1000 + anchors(!self.is_funder);
+            (self.value_sat * 1000).checked_sub(remote)
+        }
+    }
+}
+
+/// A port that nobody listens on now.
+fn free_address() -> Result<String, Error> {
+    let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    bound
+        .map(|address| address.to_string())
+        .map_err(|source| Error::io("find a free port for", Path::new("ldk-node"), source))
+}
+
+impl LdkNode {
+    /// A node that is not started yet, with its data in `folder/name`.
+    #[must_use]
+    pub fn new(name: &str, folder: &Path, bitcoind: &Bitcoind, options: Options) -> Self {
+        Self {
+            name: name.to_owned(),
+            process: None,
+            data_dir: folder.join(name),
+            options,
+            rpc_port: bitcoind.rpc_port(),
+            cookie: bitcoind.cookie_path(),
+            listen: None,
+            node_id: String::new(),
+            events_seen: 0,
+        }
+    }
+
+    // --- the process ---
+
+    /// Builds the driver if need be, starts the node, and waits until it has read the chain.
+    ///
+    /// # Errors
+    /// If it cannot be built or does not start.
+    pub async fn start(&mut self) -> Result<(), Error> {
+        let program = tokio::task::block_in_place(build::program)?;
+        std::fs::create_dir_all(&self.data_dir).map_err(|source| Error::io("make", &self.data_dir, source))?;
+        let mut attempt = 1;
+        let listen = loop {
+            let listen = self.listen.clone().map_or_else(free_address, Ok)?;
+            match self.start_on(&program, &listen).await {
+                Ok(()) => break listen,
+                // Later starts must keep the address: peers know it.
+                Err(Error::Node { what, .. })
+                    if self.listen.is_none() && attempt < STARTS_MAX && what.contains("InvalidSocketAddress") =>
+                {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        self.listen = Some(listen);
+        let Reply::NodeId(node_id) = self.call(Command::NodeId).await? else { return Err(self.odd_answer()) };
+        self.node_id = node_id;
+        self.sync().await
+    }
+
+    async fn start_on(&mut self, program: &Path, listen: &str) -> Result<(), Error> {
+        let login = std::fs::read_to_string(&self.cookie).map_err(|source| Error::io("read", &self.cookie, source))?;
+        let Some((user, password)) = login.trim().split_once(':') else {
+            return Err(Error::Wrong(format!("{} holds no login", self.cookie.display())));
+        };
+        let process =
+            Process::start(program, &self.words_path()).map_err(|source| Error::io("start", program, source))?;
+        self.process = Some(process);
+        self.events_seen = 0;
+        let start = Start {
+            data_dir: self.data_dir.clone(),
+            rpc_host: "127.0.0.1".to_owned(),
+            rpc_port: self.rpc_port,
+            rpc_user: user.to_owned(),
+            rpc_password: password.to_owned(),
+            listen: listen.to_owned(),
+            store: self.options.store,
+            log_level: self.options.log_level,
+        };
+        let started = self.call(Command::Start(Box::new(start))).await;
+        if started.is_err() {
+            self.process = None;
+        }
+        started.map(drop)
+    }
+
+    /// Stops it in good order.
+    ///
+    /// # Errors
+    /// If it does not stop in time.
+    pub async fn stop(&mut self) -> Result<(), Error> {
+        if self.process.is_none() {
+            return Ok(());
+        }
+        self.call(Command::Stop).await?;
+        let ended =
+            self.process.as_mut().is_some_and(|process| tokio::task::block_in_place(|| process.wait_for(STOP_LIMIT)));
+        self.process = None;
+        if ended { Ok(()) } else { Err(self.failed(&format!("it did not end within {} s", STOP_LIMIT.as_secs()))) }
+    }
+
+    /// Kills it at once, as a power cut would end it.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub fn kill9(&mut self) -> Result<(), Error> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.kill().map_err(|source| Error::io("kill", Path::new("millrace-ldk"), source))
+    }
+
+    /// Stops it in good order and starts it again.
+    ///
+    /// # Errors
+    /// As [`LdkNode::stop`] and [`LdkNode::start`].
+    pub async fn restart(&mut self) -> Result<(), Error> {
+        self.stop().await?;
+        self.start().await
+    }
+
+    /// Whether the process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// The process's id, if it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// LDK's log.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.data_dir.join("ldk_node.log")
+    }
+
+    /// Where the process says what is not in LDK's log, a panic for instance.
+    fn words_path(&self) -> PathBuf {
+        self.data_dir.join("words.log")
+    }
+
+    /// Every error and warning in LDK's log so far, apart from the one that regtest always gives.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        let is_complaint = |line: &&str| {
+            let level = line.split_whitespace().nth(2);
+            matches!(level, Some("ERROR" | "WARN")) && !line.contains(NO_ESTIMATE)
+        };
+        log.lines().filter(is_complaint).map(str::to_owned).collect()
+    }
+
+    // --- calls ---
+
+    async fn call(&self, command: Command) -> Result<Reply, Error> {
+        let Some(process) = &self.process else { return Err(self.failed("it is not running")) };
+        process.call(command).await.map_err(|error| match error {
+            CallError::Refused(reason) => self.failed(&reason),
+            CallError::Gone | CallError::Late => self.failed(&error.to_string()),
+        })
+    }
+
+    async fn order(&self, command: Command) -> Result<(), Error> {
+        match self.call(command).await? {
+            Reply::Nothing => Ok(()),
+            _ => Err(self.odd_answer()),
+        }
+    }
+
+    fn odd_answer(&self) -> Error {
+        self.failed("it answers something else than it was asked")
+    }
+
+    fn failed(&self, what: &str) -> Error {
+        let tail = |path: PathBuf| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+        };
+        let log = format!("{}\n{}", tail(self.log_path()), tail(self.words_path()));
+        Error::Node { name: self.name.clone(), what: what.to_owned(), log }
+    }
+
+    /// Its public key, as hexadecimal.
+    #[must_use]
+    pub fn node_id(&self) -> &str {
+        &self.node_id
+    }
+
+    /// `HOST:PORT` for peers.
+    ///
+    /// # Errors
+    /// If it was never started.
+    pub fn lightning_address(&self) -> Result<String, Error> {
+        self.listen.clone().ok_or_else(|| self.failed("it was never started"))
+    }
+
+    /// A fresh address of its wallet.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn new_address(&self) -> Result<Address, Error> {
+        let Reply::Address(text) = self.call(Command::NewAddress).await? else { return Err(self.odd_answer()) };
+        let address = text.parse::<Address<_>>().ok().and_then(|address| address.require_network(Chain::Regtest).ok());
+        address.ok_or_else(|| self.failed(&format!("{text} is not an address of regtest")))
+    }
+
+    /// Makes it ask bitcoind for new blocks now.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn sync(&self) -> Result<(), Error> {
+        self.order(Command::Sync).await
+    }
+
+    /// Waits until it has seen a height.
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn sync_to(&self, height: u32) -> Result<(), Error> {
+        wait_for(&format!("{} at height {height}", self.name), SOON, async || {
+            self.sync().await?;
+            let Reply::Height(has) = self.call(Command::Height).await? else { return Err(self.odd_answer()) };
+            Ok(if has >= height { Ok(()) } else { Err(format!("it is at {has}")) })
+        })
+        .await
+    }
+
+    /// What it owns.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn balances(&self) -> Result<Balances, Error> {
+        let Reply::Balances(balances) = self.call(Command::Balances).await? else { return Err(self.odd_answer()) };
+        Ok(balances)
+    }
+
+    /// Connects, and keeps the peer in mind: LDK calls it again, once a minute.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn connect(&self, node_id: &str, address: &str) -> Result<(), Error> {
+        self.order(Command::Connect { node_id: node_id.to_owned(), address: address.to_owned() }).await
+    }
+
+    /// Disconnects, and forgets the peer's address.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn disconnect(&self, node_id: &str) -> Result<(), Error> {
+        self.order(Command::Disconnect { node_id: node_id.to_owned() }).await
+    }
+
+    /// The public keys of the peers it is connected with.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn peers(&self) -> Result<Vec<String>, Error> {
+        let Reply::Peers(peers) = self.call(Command::Peers).await? else { return Err(self.odd_answer()) };
+        Ok(peers)
+    }
+
+    /// Asks for a channel. Returns LDK's own number for it; its funding is in [`LdkNode::channels`] once it is known.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn open_channel(
+        &self,
+        node_id: &str,
+        address: &str,
+        amount_sat: u64,
+        push_msat: u64,
+    ) -> Result<String, Error> {
+        let (node_id, address) = (node_id.to_owned(), address.to_owned());
+        let reply = self.call(Command::OpenChannel { node_id, address, amount_sat, push_msat }).await?;
+        let Reply::UserChannelId(id) = reply else { return Err(self.odd_answer()) };
+        Ok(id)
+    }
+
+    /// Its channels that are not closed.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn channels(&self) -> Result<Vec<Channel>, Error> {
+        let Reply::Channels(channels) = self.call(Command::Channels).await? else { return Err(self.odd_answer()) };
+        Ok(channels)
+    }
+
+    /// A channel by BOLT 2's id.
+    ///
+    /// # Errors
+    /// If the call fails, or it is not there.
+    pub async fn channel(&self, channel_id: &str) -> Result<Channel, Error> {
+        let found = self.channels().await?.into_iter().find(|channel| channel.channel_id == channel_id);
+        found.ok_or_else(|| self.failed(&format!("it does not know channel {channel_id}")))
+    }
+
+    /// Asks the peer to close a channel together.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn close_channel(&self, channel_id: &str) -> Result<(), Error> {
+        let Channel { user_channel_id, node_id, .. } = self.channel(channel_id).await?;
+        self.order(Command::CloseChannel { user_channel_id, node_id }).await
+    }
+
+    /// Closes a channel with its own commitment.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn force_close(&self, channel_id: &str) -> Result<(), Error> {
+        let Channel { user_channel_id, node_id, .. } = self.channel(channel_id).await?;
+        self.order(Command::ForceClose { user_channel_id, node_id }).await
+    }
+
+    /// Makes an invoice; without an amount the payer chooses.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn receive(&self, amount_msat: Option<u64>, description: &str) -> Result<String, Error> {
+        let command = Command::Receive { amount_msat, description: description.to_owned(), expiry_s: 3600 };
+        let Reply::Invoice(bolt11) = self.call(command).await? else { return Err(self.odd_answer()) };
+        Ok(bolt11)
+    }
+
+    /// Begins a payment; returns its id, the payment hash. [`LdkNode::wait_until_paid`] waits for its outcome.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn pay(&self, bolt11: &str, amount_msat: Option<u64>) -> Result<String, Error> {
+        let reply = self.call(Command::Pay { bolt11: bolt11.to_owned(), amount_msat }).await?;
+        let Reply::PaymentId(id) = reply else { return Err(self.odd_answer()) };
+        Ok(id)
+    }
+
+    /// Every payment over channels, made and received, invoices that nobody has paid included.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn payments(&self) -> Result<Vec<Payment>, Error> {
+        let Reply::Payments(payments) = self.call(Command::Payments).await? else { return Err(self.odd_answer()) };
+        Ok(payments)
+    }
+
+    /// One payment.
+    ///
+    /// # Errors
+    /// If the call fails, or there is none.
+    pub async fn payment(&self, payment_id: &str) -> Result<Payment, Error> {
+        let reply = self.call(Command::Payment { payment_id: payment_id.to_owned() }).await?;
+        let Reply::Payment(payment) = reply else { return Err(self.odd_answer()) };
+        payment.ok_or_else(|| self.failed(&format!("it does not know payment {payment_id}")))
+    }
+
+    /// Waits until a payment is decided, and it must be paid.
+    ///
+    /// # Errors
+    /// If it fails or takes too long.
+    pub async fn wait_until_paid(&self, payment_id: &str) -> Result<(), Error> {
+        wait_for(&format!("{}'s payment {payment_id}", self.name), SOON, async || {
+            match self.payment(payment_id).await?.status {
+                PaymentStatus::Succeeded => Ok(Ok(())),
+                PaymentStatus::Pending => Ok(Err("it is under way".to_owned())),
+                PaymentStatus::Failed => Err(self.failed(&format!("payment {payment_id} failed: {:?}", self.events()))),
+            }
+        })
+        .await
+    }
+
+    /// Waits until a channel can be used.
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn wait_until_usable(&self, channel_id: &str) -> Result<(), Error> {
+        wait_for(&format!("{}'s channel usable", self.name), SOON, async || {
+            let found = self.channels().await?.into_iter().find(|channel| channel.channel_id == channel_id);
+            let Some(channel) = found else { return Ok(Err(format!("it is not there; {:?}", self.events()))) };
+            Ok(if channel.is_usable { Ok(()) } else { Err(format!("{channel:?}")) })
+        })
+        .await
+    }
+
+    /// Everything that happened since the process started. Events of an earlier process that nobody had ticked off
+    /// come again.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.process.as_ref().map(Process::events).unwrap_or_default()
+    }
+
+    /// The next event, and the moment at which it was read. `None` when the process has ended.
+    pub async fn next_event(&mut self) -> Option<(Instant, Event)> {
+        let event = self.process.as_ref()?.event(self.events_seen).await?;
+        self.events_seen += 1;
+        Some(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn channel(is_funder: bool, outbound: u64, inbound: u64) -> Channel {
+        Channel {
+            channel_id: String::new(),
+            user_channel_id: String::new(),
+            node_id: String::new(),
+            funding: None,
+            value_sat: 100_000,
+            outbound_capacity_msat: outbound,
+            inbound_capacity_msat: inbound,
+            reserve_sat: 1_000,
+            remote_reserve_sat: 1_000,
+            next_outbound_htlc_limit_msat: 0,
+            feerate_sat_per_kw: 253,
+            is_funder,
+            is_ready: true,
+            is_usable: true,
+            confirmations: None,
+            to_self_delay_blocks: None,
+        }
+    }
+
+    #[test]
+    fn local_balance_is_what_can_be_sent_and_what_must_stay() {
+        assert_eq!(channel(true, 98_340_000, 0).local_msat(), Some(100_000_000));
+        assert_eq!(channel(false, 0, 98_340_000).local_msat(), Some(0));
+        assert_eq!(channel(false, 50_000_000, 47_340_000).local_msat(), Some(51_000_000));
+        assert_eq!(channel(true, 47_340_000, 50_000_000).local_msat(), Some(49_000_000));
+    }
+}

@@ -1,0 +1,6 @@
+//! LDK as the other side: a real ldk-node against itself (a test of its driver), and against a real `millraced`.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "ldk/itself.rs"]
+mod itself;
