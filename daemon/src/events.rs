@@ -198,7 +198,8 @@ impl EventLog {
         let up_to = Position::start_of(up_to.frame);
         loop {
             let (covers, batch) = self.batch_for_history(up_to);
-            let bytes: Vec<(Position, Vec<u8>)> = batch.iter().map(|(at, happening)| (*at, happening.encode())).collect();
+            let bytes: Vec<(Position, Vec<u8>)> =
+                batch.iter().map(|(at, happening)| (*at, happening.encode())).collect();
             let items: Vec<(Position, &[u8])> = bytes.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
             if covers <= history.covered_up_to() && items.is_empty() {
                 return Ok(());

@@ -11,16 +11,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use millrace_journal::Journal;
-use millrace_wire::ChannelId;
-use tokio::sync::oneshot;
 
 use crate::channels::Registry;
-use crate::channels::input::Input;
 use crate::payments::Payments;
 use crate::view::Past;
 
 /// Between two rounds: events come in batches, and neither a person nor a list needs them sooner.
 const PAUSE: Duration = Duration::from_millis(1);
+/// How long the shards may take to answer; they end without answering when the node stops.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The view gives way to all others.
 const NICENESS: i32 = 10;
 
@@ -42,9 +41,10 @@ pub(crate) fn start(
     journal: Arc<Journal>,
 ) -> io::Result<Keeper> {
     let settling = past.clone();
+    let settling_on = tokio::runtime::Handle::current();
     let settler = std::thread::Builder::new().name("events".to_owned()).spawn(move || {
         while settling.log.wait_for_work() {
-            if !settle(&settling, &payments, &registry, &journal) {
+            if !settle(&settling, &payments, &registry, &journal, &settling_on) {
                 break;
             }
             std::thread::sleep(PAUSE);
@@ -70,30 +70,29 @@ impl Keeper {
 }
 
 /// False when the node has stopped.
-fn settle(past: &Past, payments: &Payments, registry: &Registry, journal: &Journal) -> bool {
+fn settle(
+    past: &Past,
+    payments: &Payments,
+    registry: &Registry,
+    journal: &Journal,
+    runtime: &tokio::runtime::Handle,
+) -> bool {
     let end = journal.durable_end();
-    if end <= past.log.settled() {
+    if end <= past.log.settled() || !payments.is_running() {
         return true;
     }
-    let is_told = journal.flush_barrier().is_ok() && shards_are_through(registry) && payments.barrier();
-    if is_told {
-        past.log.settle(end);
+    if journal.flush_barrier().is_err() {
+        return false;
     }
-    is_told
-}
-
-/// Waits until every shard has told what it was handed so far.
-fn shards_are_through(registry: &Registry) -> bool {
-    let mut answers = Vec::new();
-    registry.put_all(|| {
-        // A question about a channel that cannot exist: answered, by silence, after the flushes that came before it.
-        let (reply, answer) = oneshot::channel();
-        answers.push(answer);
-        Input::Snapshot { channel_id: ChannelId::ALL, reply }
-    });
-    for answer in answers {
-        let _silence = answer.blocking_recv();
+    let told = async { tokio::time::timeout(PATIENCE, registry.all_told().wait()).await };
+    if runtime.block_on(told).is_err() {
+        // Shards that answer nobody have ended, or are about to.
+        return !past.log.is_closed();
     }
+    if !payments.barrier() {
+        return false;
+    }
+    past.log.settle(end);
     true
 }
 

@@ -33,8 +33,8 @@ pub use refusal::PayRefusal;
 pub use row::{AttemptRow, InvoiceRow, PaidRow, PaymentRow, PaymentStatus};
 
 use self::actor::{Actor, Input, Surroundings};
-use self::send::LookUp;
 use self::core::Core;
+use self::send::LookUp;
 use crate::channels::Registry;
 use crate::clock;
 use crate::events::EventLog;
@@ -148,6 +148,7 @@ impl Payments {
             Surroundings { registry, journal, sync, keys: self.keys.clone(), rules: self.payer.clone(), archive };
         let actor = Actor::new(core, around, receiver, self.inputs.downgrade());
         let task = tokio::spawn(actor.run());
+        self.log.nudge();
         tokio::spawn(async move {
             if let Err(error) = task.await
                 && error.is_panic()
@@ -199,11 +200,13 @@ impl Payments {
         answer.await.ok()
     }
 
+    /// Whether the task runs: before, what is told live waits for it.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.get().is_some()
+    }
+
     /// Waits until everything told so far was handled. False if nobody handles anything any more. Not for tasks.
     pub(crate) fn barrier(&self) -> bool {
-        if self.core.lock().expect(LOCK).is_some() {
-            return true;
-        }
         let (reply, answer) = std::sync::mpsc::channel();
         self.inputs.send(Input::Barrier(reply)).is_ok() && answer.recv().is_ok()
     }

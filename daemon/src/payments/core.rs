@@ -139,9 +139,7 @@ impl Core {
             Kind::Payment => PaymentEntry::decode(&entry.bytes).map(|entry| {
                 self.sending.on_entry(entry, time_ms, &self.keys, &mut out.orders, happened);
             }),
-            Kind::Invoice => {
-                InvoiceEntry::decode(&entry.bytes).map(|entry| self.invoices.on_entry(entry, happened))
-            }
+            Kind::Invoice => InvoiceEntry::decode(&entry.bytes).map(|entry| self.invoices.on_entry(entry, happened)),
             Kind::Idempotency => self.keys.apply(&entry.bytes, time_ms),
             Kind::Wallet | Kind::ChainCursor | Kind::Peer | Kind::Keys => Ok(()),
         };
@@ -153,11 +151,7 @@ impl Core {
     }
 }
 
-fn to_peel(
-    channel_id: millrace_wire::ChannelId,
-    fact: &Fact,
-    received: Option<Box<ReceivedOnion>>,
-) -> Option<ToPeel> {
+fn to_peel(channel_id: millrace_wire::ChannelId, fact: &Fact, received: Option<Box<ReceivedOnion>>) -> Option<ToPeel> {
     let Fact::HtlcReceived { id, amount, payment_hash, cltv_expiry, over_dust_exposure } = *fact else { return None };
     let Some(onion) = received else {
         tracing::error!(%channel_id, htlc_id = id.0, "an HTLC came without its onion");

@@ -146,18 +146,13 @@ mod tests {
         let key = Some((KeyHash([8; 32]), RequestHash([9; 32])));
         let accepted = PaymentEntry::Accepted(Box::new(Accepted { started, expires_ms: 10, key }));
         let bytes = |n: u8| hex::encode([n; 32]);
-        let stored = format!(
-            "0100{}{}03{payee}026c6e016b00{}05060a01{}{}",
-            bytes(1),
-            bytes(2),
-            bytes(4),
-            bytes(8),
-            bytes(9)
-        );
+        let stored =
+            format!("0100{}{}03{payee}026c6e016b00{}05060a01{}{}", bytes(1), bytes(2), bytes(4), bytes(8), bytes(9));
         assert_eq!(hex::encode(accepted.entry().bytes), stored);
         assert_eq!(PaymentEntry::decode(&hex::decode(stored).unwrap()).unwrap(), accepted);
 
-        let failure = Failure { reason: FailureReason::PayeeRefused, message: "m".to_owned(), code: 0x400f, hop: Some(1) };
+        let failure =
+            Failure { reason: FailureReason::PayeeRefused, message: "m".to_owned(), code: 0x400f, hop: Some(1) };
         let given_up = PaymentEntry::GivenUp { id: PaymentId([1; 32]), failure };
         let stored = format!("0102{}02016d8f80010101", bytes(1));
         assert_eq!(hex::encode(given_up.entry().bytes), stored);

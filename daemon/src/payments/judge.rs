@@ -278,14 +278,12 @@ mod tests {
 
     #[test]
     fn a_forward_reveals_nothing_even_with_the_hash_of_our_invoice() {
-        let next = Payload::Forward(ForwardPayload {
-            next: ShortChannelId(5),
-            amount: Msat(20_000),
-            expiry: CltvExpiry(700),
-        });
+        let next =
+            Payload::Forward(ForwardPayload { next: ShortChannelId(5), amount: Msat(20_000), expiry: CltvExpiry(700) });
         let rest = vec![Hop { node_id: node(3), payload: Payload::Final(payload(20_000, 742)) }];
         let (onion, secrets) = onion(next, 2, rest);
-        let Opened::Refused(Removing::Fail(reason)) = open(&key(2), &received(21_000, 800), &onion, Some(HEIGHT)) else {
+        let Opened::Refused(Removing::Fail(reason)) = open(&key(2), &received(21_000, 800), &onion, Some(HEIGHT))
+        else {
             panic!()
         };
         let decoded = decode(&secrets, &reason).unwrap();

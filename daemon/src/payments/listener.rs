@@ -85,7 +85,7 @@ impl Listener {
     }
 
     /// Tells that it is not even tried.
-    pub(crate) fn refuse(&self, refusal: PayRefusal) {
+    pub fn refuse(&self, refusal: PayRefusal) {
         self.tell(Told::Refused(refusal));
     }
 

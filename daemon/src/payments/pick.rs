@@ -102,10 +102,9 @@ pub(crate) fn pick(
         return Ok(Pick::AllTried);
     }
     let limit = left.iter().map(|channel| slots(channel)).sum::<usize>();
-    let best = left
-        .into_iter()
-        .filter(|channel| !load.is_full(channel))
-        .min_by_key(|channel| (channel.available_to_send < amount, load.used(channel), u64::MAX - channel.available_to_send.0));
+    let best = left.into_iter().filter(|channel| !load.is_full(channel)).min_by_key(|channel| {
+        (channel.available_to_send < amount, load.used(channel), u64::MAX - channel.available_to_send.0)
+    });
     Ok(match best {
         Some(channel) => Pick::Channel(Arc::clone(channel)),
         None => Pick::AllFull { limit: u32::try_from(limit).unwrap_or(u32::MAX) },

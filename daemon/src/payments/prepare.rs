@@ -200,12 +200,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn rules() -> PayerRules {
-        PayerRules {
-            network: Network::Regtest,
-            node_key: key(1),
-            node_id: node(1),
-            max_cltv_expiry_blocks: 2016,
-        }
+        PayerRules { network: Network::Regtest, node_key: key(1), node_id: node(1), max_cltv_expiry_blocks: 2016 }
     }
 
     /// An invoice of node 2.

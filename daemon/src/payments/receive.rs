@@ -15,7 +15,7 @@ use super::entry::{InvoiceEntry, Made};
 use crate::happened::Happened;
 
 /// Invoices that may be open at once: each takes some 200 bytes of memory.
-pub const OPEN_MAX: usize = 5_000_000;
+pub(crate) const OPEN_MAX: usize = 5_000_000;
 
 /// An invoice, as far as paying it is concerned.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -113,6 +113,14 @@ pub enum PayRefusal {
         /// Its hash.
         payment_hash: PaymentHash,
     },
+    /// A field of the request that cannot be right.
+    #[error("{field}: {what}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// Why.
+        what: String,
+    },
     /// The idempotency key.
     #[error(transparent)]
     Key(#[from] KeyError),

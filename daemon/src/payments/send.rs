@@ -30,7 +30,7 @@ use crate::happened::{AttemptBegun, Failure, FailureReason, Happened, PaymentId,
 use crate::idempotency::{Idempotency, KeyHash, RequestHash, Reserved};
 
 /// Payments that may be under way, or waiting, at once: some channels' worth of HTLCs.
-pub const PAYMENTS_MAX: usize = 50_000;
+pub(crate) const PAYMENTS_MAX: usize = 50_000;
 /// Payments of the waiting line that are tried at a tick, in case a slot became free unnoticed.
 const PROBES: usize = 4;
 
@@ -340,8 +340,7 @@ impl Sending {
     ) {
         let Err(error) = result else { return };
         let Some(payment) = self.payments.get_mut(&id) else { return };
-        let is_refused =
-            |last: &Attempt| last.begun.attempt == attempt && last.state == AttemptState::Ordered;
+        let is_refused = |last: &Attempt| last.begun.attempt == attempt && last.state == AttemptState::Ordered;
         let Some(refused) = payment.attempts.pop_if(|last| is_refused(last)) else { return };
         let channel_id = refused.begun.channel_id;
         self.load.remove(channel_id);
@@ -445,7 +444,11 @@ impl Sending {
             PaymentEntry::Tried { id, attempt, previous } => {
                 let Some(payment) = self.payments.get_mut(&id) else { return };
                 let failed = attempt.attempt.saturating_sub(1);
-                payment.happen(Happened::AttemptFailed { id, attempt: failed, failure: previous.clone() }, time_ms, happened);
+                payment.happen(
+                    Happened::AttemptFailed { id, attempt: failed, failure: previous.clone() },
+                    time_ms,
+                    happened,
+                );
                 payment.happen(Happened::AttemptBegun { id, attempt }, time_ms, happened);
                 payment.last_failure = Some(previous);
                 if payment.attempts.len() == attempt.attempt as usize {
@@ -855,9 +858,7 @@ fn refusal_of(error: CommandError, amount: millrace_wire::Msat) -> PayRefusal {
         CommandError::Refused(refusal) => match refusal {
             Refusal::BelowMinimum { amount, minimum } => PayRefusal::BelowMinimum { amount, minimum },
             Refusal::TooManyHtlcs { max } => PayRefusal::TooManyHtlcs { limit: max.into() },
-            Refusal::InsufficientBalance { amount, available } => {
-                PayRefusal::InsufficientBalance { amount, available }
-            }
+            Refusal::InsufficientBalance { amount, available } => PayRefusal::InsufficientBalance { amount, available },
             Refusal::TooMuchInFlight { amount, left } => PayRefusal::InsufficientBalance { amount, available: left },
             Refusal::DustExposure { amount, left } => PayRefusal::DustExposure { amount, left },
             Refusal::FunderCannotPayFee => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_journal::Position;
+use millrace_wire::ChannelId;
 use serde::{Deserialize, Serialize};
 use sled::Transactional;
 use sled::transaction::{ConflictableTransactionError, TransactionError};
@@ -109,9 +110,17 @@ impl View {
                 changes.payments_by_hash.insert(started.payment_hash.0, key);
                 Ok(())
             }
+            Happened::PaymentSucceeded { id, .. } => {
+                let mut channel_id = None;
+                let change = |row: &mut PaymentRow| {
+                    row.apply(what, time);
+                    channel_id = row.attempts.last().map(|attempt| attempt.begun.channel_id);
+                };
+                changes.payments.change(&id.0, &self.payments_by_id, &self.payments, change)?;
+                channel_id.map_or(Ok(()), |id| self.change_channel(id, happening, changes))
+            }
             Happened::AttemptBegun { id, .. }
             | Happened::AttemptFailed { id, .. }
-            | Happened::PaymentSucceeded { id, .. }
             | Happened::PaymentFailed { id, .. } => {
                 let change = |row: &mut PaymentRow| row.apply(what, time);
                 changes.payments.change(&id.0, &self.payments_by_id, &self.payments, change)
@@ -120,9 +129,10 @@ impl View {
                 changes.invoices.begin(created.payment_hash.0, key_of(at), InvoiceRow::new(created, time));
                 Ok(())
             }
-            Happened::InvoicePaid { payment_hash, .. } => {
+            Happened::InvoicePaid { payment_hash, channel_id, .. } => {
                 let change = |row: &mut InvoiceRow| row.apply(what, time);
-                changes.invoices.change(&payment_hash.0, &self.invoices_by_hash, &self.invoices, change)
+                changes.invoices.change(&payment_hash.0, &self.invoices_by_hash, &self.invoices, change)?;
+                self.change_channel(*channel_id, happening, changes)
             }
             Happened::ChannelOpening(opening) => {
                 changes.channels.begin(opening.channel_id.0, key_of(at), ChannelRow::new(opening, time));
@@ -130,11 +140,13 @@ impl View {
             }
             Happened::ChannelReady { channel_id, .. }
             | Happened::ChannelClosing { channel_id, .. }
-            | Happened::ChannelClosed { channel_id, .. } => {
-                let change = |row: &mut ChannelRow| row.apply(what, time);
-                changes.channels.change(&channel_id.0, &self.channels_by_id, &self.channels, change)
-            }
+            | Happened::ChannelClosed { channel_id, .. } => self.change_channel(*channel_id, happening, changes),
         }
+    }
+
+    fn change_channel(&self, id: ChannelId, happening: &Happening, changes: &mut Changes) -> Result<(), ViewError> {
+        let change = |row: &mut ChannelRow| row.apply(&happening.what, happening.time_ms);
+        changes.channels.change(&id.0, &self.channels_by_id, &self.channels, change)
     }
 
     fn write(&self, changes: &Changes, up_to: Position) -> Result<(), ViewError> {

@@ -23,8 +23,10 @@ pub struct ChannelRow {
     pub txid: Option<Txid>,
     /// When everything was resolved.
     pub closed_ms: Option<u64>,
-    /// Our balance at the beginning.
-    pub first_local: Msat,
+    /// What payments of ours have sent through it.
+    pub total_sent: Msat,
+    /// What came through it for invoices of ours.
+    pub total_received: Msat,
 }
 
 impl ChannelRow {
@@ -39,17 +41,15 @@ impl ChannelRow {
             reason: String::new(),
             txid: None,
             closed_ms: None,
-            first_local: Msat::ZERO,
+            total_sent: Msat::ZERO,
+            total_received: Msat::ZERO,
         }
     }
 
     /// Goes on by what happened to it. What concerns others is ignored.
     pub fn apply(&mut self, what: &Happened, time_ms: u64) {
         match what {
-            Happened::ChannelReady { local, .. } => {
-                self.was_ready = true;
-                self.first_local = *local;
-            }
+            Happened::ChannelReady { .. } => self.was_ready = true,
             Happened::ChannelClosing { kind, reason, txid, .. } => {
                 self.kind = Some(*kind);
                 self.reason.clone_from(reason);
@@ -60,14 +60,18 @@ impl ChannelRow {
                 self.txid = txid.or(self.txid);
                 self.closed_ms = Some(time_ms);
             }
+            Happened::PaymentSucceeded { amount, .. } => self.total_sent = sum(self.total_sent, *amount),
+            Happened::InvoicePaid { received, .. } => self.total_received = sum(self.total_received, *received),
             Happened::ChannelOpening(_)
             | Happened::PaymentStarted(_)
             | Happened::AttemptBegun { .. }
             | Happened::AttemptFailed { .. }
-            | Happened::PaymentSucceeded { .. }
             | Happened::PaymentFailed { .. }
-            | Happened::InvoiceCreated(_)
-            | Happened::InvoicePaid { .. } => {}
+            | Happened::InvoiceCreated(_) => {}
         }
     }
+}
+
+fn sum(a: Msat, b: Msat) -> Msat {
+    a.checked_add(b).unwrap_or(Msat(u64::MAX))
 }

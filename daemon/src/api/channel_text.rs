@@ -1,0 +1,224 @@
+//! A channel as the contract shows it, from its actor's snapshot and from what was told of it.
+
+use millrace_channel::tx::weight::{anchors_value, commit_fee, is_trimmed};
+use millrace_channel::{Side, Terms};
+use millrace_rpc::v1;
+use millrace_wire::{BlockHeight, ChannelId, Msat, Sat};
+
+use super::events::close_kind;
+use super::{Inner, parse};
+use crate::channels::{ChannelSnapshot, ChannelState, HtlcView};
+use crate::claims::{ClaimsStatus, OutputState, OutputStatus};
+use crate::happened::CloseKind;
+use crate::view::ChannelRow;
+
+/// The state, as the contract names it.
+pub(super) fn state_message(snapshot: &ChannelSnapshot) -> v1::ChannelState {
+    match snapshot.state {
+        ChannelState::Opening => v1::ChannelState::AwaitingConfirmations,
+        ChannelState::Normal => v1::ChannelState::Normal,
+        ChannelState::ShuttingDown => v1::ChannelState::ShuttingDown,
+        ChannelState::Closing => v1::ChannelState::Closing,
+        ChannelState::OnChain => v1::ChannelState::OnChain,
+        ChannelState::Closed => v1::ChannelState::Closed,
+    }
+}
+
+/// How much of a channel is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Extent {
+    /// Without HTLCs and outputs.
+    Short,
+    /// Everything.
+    Whole,
+}
+
+/// A channel that has an actor, or had one since the start.
+pub(super) fn message(inner: &Inner, snapshot: &ChannelSnapshot, extent: Extent) -> v1::Channel {
+    // Lists must not fail over a detail: without the view's row, what it knows is left out.
+    let row = inner.past.view.channel(&snapshot.channel_id).ok().flatten();
+    let terms = &snapshot.terms;
+    let untrimmed = snapshot.htlcs.iter().filter(|htlc| !is_dust(terms, snapshot, htlc)).count();
+    let htlcs =
+        snapshot.htlcs.iter().filter(|_| extent == Extent::Whole).map(|htlc| htlc_message(terms, snapshot, htlc));
+    v1::Channel {
+        channel_id: snapshot.channel_id.0.to_vec(),
+        node_id: snapshot.peer.serialize().to_vec(),
+        state: state_message(snapshot).into(),
+        online: snapshot.is_online,
+        funder: terms.funder == Side::Local,
+        capacity_sat: terms.capacity.0,
+        funding_outpoint: Some(parse::outpoint_message(&terms.funding_outpoint)),
+        short_channel_id: snapshot.short_channel_id.map(parse::scid),
+        local_alias: Some(parse::scid(snapshot.local_alias)),
+        remote_alias: snapshot.remote_alias.map(parse::scid),
+        channel_type: channel_type(terms),
+        local_msat: snapshot.balances.local.0,
+        remote_msat: snapshot.balances.remote.0,
+        offered_msat: snapshot.in_flight.local.0,
+        received_msat: snapshot.in_flight.remote.0,
+        available_to_send_msat: if snapshot.is_usable() { snapshot.available_to_send.0 } else { 0 },
+        available_to_receive_msat: if snapshot.is_usable() { receivable(snapshot, untrimmed).0 } else { 0 },
+        offered_htlcs: number(snapshot.htlc_counts.local),
+        received_htlcs: number(snapshot.htlc_counts.remote),
+        local: Some(side(terms, Side::Local)),
+        remote: Some(side(terms, Side::Remote)),
+        feerate_sat_per_kw: snapshot.feerate.0,
+        commitment_fee_sat: commit_fee(terms.format(), snapshot.feerate, untrimmed).0,
+        anchors_sat: anchors_value(terms.format()).0,
+        local_commitment_number: snapshot.commitment_numbers.local.0,
+        remote_commitment_number: snapshot.commitment_numbers.remote.0,
+        awaiting_revocation: false,
+        htlcs: htlcs.collect(),
+        confirmations: snapshot.funding_depth.min(snapshot.required_depth),
+        minimum_depth: snapshot.required_depth,
+        opened_ms: snapshot.opened_ms,
+        total_sent_msat: row.as_ref().map(|row| row.total_sent.0).unwrap_or_default(),
+        total_received_msat: row.as_ref().map(|row| row.total_received.0).unwrap_or_default(),
+        closing: closing(inner, snapshot, row.as_ref(), extent),
+        last_error: snapshot.last_error.clone().unwrap_or_default(),
+    }
+}
+
+/// A channel that was closed before the node's start: what was told of it.
+pub(super) fn closed_message(row: &ChannelRow) -> v1::Channel {
+    v1::Channel {
+        channel_id: row.opening.channel_id.0.to_vec(),
+        node_id: row.opening.peer.serialize().to_vec(),
+        state: v1::ChannelState::Closed.into(),
+        funder: row.opening.is_funder,
+        capacity_sat: row.opening.capacity.0,
+        funding_outpoint: Some(parse::outpoint_message(&row.opening.funding_outpoint)),
+        opened_ms: row.opened_ms,
+        total_sent_msat: row.total_sent.0,
+        total_received_msat: row.total_received.0,
+        closing: Some(closing_of_row(row)),
+        ..v1::Channel::default()
+    }
+}
+
+fn closing_of_row(row: &ChannelRow) -> v1::ClosingInfo {
+    v1::ClosingInfo {
+        kind: close_kind(row.kind.unwrap_or(CloseKind::Unknown)).into(),
+        reason: row.reason.clone(),
+        txid: row.txid.as_ref().map(parse::txid_bytes).unwrap_or_default(),
+        height: None,
+        fee_sat: 0,
+        on_chain: None,
+        recovered_sat: 0,
+    }
+}
+
+fn closing(
+    inner: &Inner,
+    snapshot: &ChannelSnapshot,
+    row: Option<&ChannelRow>,
+    extent: Extent,
+) -> Option<v1::ClosingInfo> {
+    match snapshot.state {
+        ChannelState::Opening | ChannelState::Normal => return None,
+        ChannelState::ShuttingDown | ChannelState::Closing | ChannelState::OnChain | ChannelState::Closed => {}
+    }
+    let mut info = row.map(closing_of_row).unwrap_or_default();
+    if let Some(txid) = snapshot.mutual_closes.last() {
+        info.kind = v1::CloseKind::Cooperative.into();
+        info.txid = parse::txid_bytes(txid);
+    }
+    if snapshot.state == ChannelState::OnChain {
+        info.on_chain = Some(resolution(&inner.api.claimer.status().borrow(), snapshot.channel_id, extent));
+    }
+    Some(info)
+}
+
+/// What the outputs of a channel's commitment wait for.
+pub(super) fn resolution(claims: &ClaimsStatus, channel_id: ChannelId, extent: Extent) -> v1::OnChainResolution {
+    let of_channel = claims.outputs.iter().filter(|(_, output)| output.channel_id == channel_id);
+    let deadlines = of_channel.clone().filter_map(|(_, output)| output.deadline);
+    let resolved_height = deadlines.max().unwrap_or(BlockHeight(0)).0;
+    let outputs = of_channel.filter(|_| extent == Extent::Whole);
+    v1::OnChainResolution {
+        outputs: outputs.map(|(outpoint, output)| output_message(outpoint, output)).collect(),
+        pending_sat: claims.claimable_of(channel_id).0,
+        resolved_height,
+    }
+}
+
+fn output_message(outpoint: &bitcoin::OutPoint, output: &OutputStatus) -> v1::OnChainOutput {
+    let (status, claim) = match &output.state {
+        OutputState::InMempool { txid, .. } | OutputState::Sending { txid, .. } => {
+            (v1::OutputStatus::Claiming, Some(txid))
+        }
+        OutputState::Waiting { .. } | OutputState::NotNeeded => (v1::OutputStatus::Waiting, None),
+        OutputState::Spent => (v1::OutputStatus::Claimed, None),
+    };
+    v1::OnChainOutput {
+        outpoint: Some(parse::outpoint_message(outpoint)),
+        amount_sat: output.amount.0,
+        kind: v1::OutputKind::Unspecified.into(),
+        status: status.into(),
+        claimable_height: 0,
+        deadline_height: output.deadline.unwrap_or(BlockHeight(0)).0,
+        claim_txid: claim.map(parse::txid_bytes).unwrap_or_default(),
+        claim_height: None,
+        payment_hash: Vec::new(),
+    }
+}
+
+fn channel_type(terms: &Terms) -> Vec<String> {
+    let features = terms.channel_type.to_features();
+    let name = |bit| millrace_wire::Feature::of_bit(bit).map_or_else(|| format!("bit {bit}"), |f| f.name().to_owned());
+    features.bits().map(name).collect()
+}
+
+fn side(terms: &Terms, side: Side) -> v1::ChannelSide {
+    let party = terms.party(side);
+    v1::ChannelSide {
+        reserve_sat: terms.reserve_of(side).0,
+        dust_limit_sat: party.dust_limit.0,
+        htlc_minimum_msat: party.htlc_minimum.0,
+        max_in_flight_msat: party.max_htlc_value_in_flight.0,
+        max_accepted_htlcs: party.max_accepted_htlcs.into(),
+        to_self_delay_blocks: terms.delay_of(side).into(),
+    }
+}
+
+fn is_dust(terms: &Terms, snapshot: &ChannelSnapshot, htlc: &HtlcView) -> bool {
+    let dust_limit = terms.party(Side::Local).dust_limit;
+    is_trimmed(terms.format(), dust_limit, snapshot.feerate, htlc.offered_by == Side::Local, htlc.amount)
+}
+
+fn htlc_message(terms: &Terms, snapshot: &ChannelSnapshot, htlc: &HtlcView) -> v1::Htlc {
+    v1::Htlc {
+        htlc_id: htlc.id.0,
+        offered: htlc.offered_by == Side::Local,
+        amount_msat: htlc.amount.0,
+        payment_hash: htlc.payment_hash.0.to_vec(),
+        cltv_expiry: htlc.cltv_expiry.0,
+        stage: htlc.stage.clone(),
+        dust: is_dust(terms, snapshot, htlc),
+    }
+}
+
+/// What the peer can send: what it has, less its reserve and, if it pays for the commitment, the fee with one more HTLC
+/// at twice the feerate; and no more than we let be in flight.
+fn receivable(snapshot: &ChannelSnapshot, untrimmed: usize) -> Msat {
+    let terms = &snapshot.terms;
+    let local = terms.party(Side::Local);
+    if snapshot.htlc_counts.remote >= usize::from(local.max_accepted_htlcs) {
+        return Msat::ZERO;
+    }
+    let mut kept = terms.reserve_of(Side::Remote);
+    if terms.funder == Side::Remote {
+        let spike = millrace_wire::FeeratePerKw(snapshot.feerate.0.saturating_mul(2));
+        let fee = commit_fee(terms.format(), spike, untrimmed + 2);
+        let anchors = anchors_value(terms.format());
+        kept = Sat(kept.0.saturating_add(fee.0).saturating_add(anchors.0));
+    }
+    let balance = snapshot.balances.remote.saturating_sub(kept.to_msat());
+    let in_flight_left = local.max_htlc_value_in_flight.saturating_sub(snapshot.in_flight.remote);
+    balance.min(in_flight_left)
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
