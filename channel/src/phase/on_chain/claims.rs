@@ -43,6 +43,10 @@ pub struct Cpfp {
     pub anchor: Claim,
     /// The height by which it must be in a block, if an HTLC hangs on it.
     pub deadline: Option<BlockHeight>,
+    /// The HTLCs that this node may lose if it is not.
+    pub at_stake: Sat,
+    /// Our own balance in it, which only comes later if it is not.
+    pub balance: Sat,
 }
 
 /// An output that only waits to be swept.
@@ -181,9 +185,11 @@ impl Channel {
         let anchor = claim::anchor(&self.state.terms, &commitment)?;
         let local = commitment.sign(&self.state.terms, &self.keys);
         let parent = commitment.signed_tx(&self.state.terms, &local, &self.state.local.signature.0);
-        let deadline =
-            commitment.htlcs.iter().filter(|htlc| self.is_at_stake(htlc)).map(|htlc| htlc.cltv_expiry.0).min();
-        Some(Cpfp { parent, parent_fee: commitment.fee, anchor, deadline: deadline.map(BlockHeight) })
+        let htlcs = || commitment.htlcs.iter().filter(|htlc| self.is_at_stake(htlc));
+        let deadline = htlcs().map(|htlc| BlockHeight(htlc.cltv_expiry.0)).min();
+        let at_stake = htlcs().map(|htlc| htlc.amount.floor_to_sat()).sum();
+        let balance = commitment.to_local.map_or(Sat::ZERO, |vout| Sat::from(commitment.output(vout).value));
+        Some(Cpfp { parent, parent_fee: commitment.fee, anchor, deadline, at_stake, balance })
     }
 
     /// Whether this node may lose the HTLC to its expiry.
