@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 pub use client::{Auth, Timeouts};
-pub use reply::{ChainInfo, HeaderInfo, MempoolInfo, NetworkInfo, PackageOutcome, TestAccept, Tip, Utxo};
+pub use reply::{ChainInfo, HeaderInfo, MempoolEntry, MempoolInfo, NetworkInfo, PackageOutcome, TestAccept, Tip, Utxo};
 
 use crate::{ChainError, Result};
 use client::{Client, Patience};
-use reply::{FeeReply, HeaderReply, PackageReply, UtxoReply};
+use reply::{EntryReply, FeeReply, HeaderReply, PackageReply, SpenderReply, UtxoReply};
 
 /// The oldest bitcoind that will do.
 pub const VERSION_MIN: u32 = 270_000;
@@ -266,6 +266,34 @@ impl Bitcoind {
             }
         }
         Ok(MempoolDiff { arrived, gone, has_more })
+    }
+
+    /// Which transactions of the mempool spend these outputs, in their order.
+    ///
+    /// # Errors
+    /// [`ChainError::Odd`] if the answers are not about them, or if it cannot be asked.
+    pub async fn mempool_spenders(&self, outpoints: &[OutPoint]) -> Result<Vec<Option<Txid>>> {
+        const METHOD: &str = "gettxspendingprevout";
+        if outpoints.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked: Vec<Value> =
+            outpoints.iter().map(|outpoint| json!({ "txid": outpoint.txid, "vout": outpoint.vout })).collect();
+        let replies: Vec<SpenderReply> = self.call(METHOD, &[json!(asked)]).await?;
+        let answered = replies.iter().map(|reply| OutPoint { txid: reply.txid, vout: reply.vout });
+        if !answered.eq(outpoints.iter().copied()) {
+            return Err(ChainError::odd(METHOD, "the answers are about other outputs"));
+        }
+        Ok(replies.into_iter().map(|reply| reply.spender).collect())
+    }
+
+    /// What a transaction of the mempool pays; `None` if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub async fn mempool_entry(&self, txid: &Txid) -> Result<Option<MempoolEntry>> {
+        let reply = self.call::<EntryReply>("getmempoolentry", &[json!(txid)]).await;
+        Ok(absent(reply, &[RPC_INVALID_ADDRESS_OR_KEY])?.map(MempoolEntry::from))
     }
 
     /// What the mempool demands.

@@ -221,6 +221,45 @@ pub struct MempoolInfo {
     pub relay_minimum: Amount,
 }
 
+/// What a transaction of the mempool pays, and what has to be outbid to replace it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MempoolEntry {
+    /// Its own fee.
+    pub fee: Amount,
+    /// Its fee and those of all that rest on it: they go with it.
+    pub fee_with_descendants: Amount,
+}
+
+/// `getmempoolentry`.
+#[derive(Debug, Deserialize)]
+pub(super) struct EntryReply {
+    fees: EntryFees,
+}
+
+#[derive(Debug, Deserialize)]
+struct EntryFees {
+    #[serde(with = "bitcoin::amount::serde::as_btc")]
+    base: Amount,
+    #[serde(with = "bitcoin::amount::serde::as_btc")]
+    descendant: Amount,
+}
+
+impl From<EntryReply> for MempoolEntry {
+    fn from(reply: EntryReply) -> Self {
+        let EntryFees { base, descendant } = reply.fees;
+        Self { fee: base, fee_with_descendants: descendant.max(base) }
+    }
+}
+
+/// `gettxspendingprevout`, for one output.
+#[derive(Debug, Deserialize)]
+pub(super) struct SpenderReply {
+    pub(super) txid: Txid,
+    pub(super) vout: u32,
+    #[serde(rename = "spendingtxid")]
+    pub(super) spender: Option<Txid>,
+}
+
 /// `estimatesmartfee`.
 #[derive(Debug, Deserialize)]
 pub(super) struct FeeReply {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use bitcoin::{Amount, Txid};
+use bitcoin::{Amount, OutPoint, Txid};
 
 use crate::support::{connect, regtest};
 
@@ -27,4 +27,24 @@ async fn arrivals_departures_and_a_limit() {
     let diff = bitcoind.mempool_txs(&known, 2).await.unwrap();
     assert!(diff.arrived.is_empty());
     assert_eq!(diff.gone.into_iter().collect::<HashSet<_>>(), known);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spenders_and_what_they_pay() {
+    let regtest = regtest();
+    regtest.mine_to_wallet(102).unwrap();
+    let bitcoind = connect(&regtest).await;
+    let address = regtest.new_address().unwrap();
+    let spender = regtest.send_to(&address, Amount::from_sat(100_000)).unwrap();
+    let spent = bitcoind.transaction(&spender, None).await.unwrap().unwrap().input[0].previous_output;
+    let unspent = OutPoint { txid: spender, vout: 0 };
+    assert_eq!(bitcoind.mempool_spenders(&[unspent, spent]).await.unwrap(), [None, Some(spender)]);
+    assert_eq!(bitcoind.mempool_spenders(&[]).await.unwrap(), []);
+
+    let entry = bitcoind.mempool_entry(&spender).await.unwrap().unwrap();
+    assert!(entry.fee > Amount::ZERO);
+    assert_eq!(entry.fee, entry.fee_with_descendants);
+    regtest.mine_to_wallet(1).unwrap();
+    assert_eq!(bitcoind.mempool_entry(&spender).await.unwrap(), None);
+    assert_eq!(bitcoind.mempool_spenders(&[spent]).await.unwrap(), [None]);
 }
