@@ -6,6 +6,7 @@
 pub mod chain_feed;
 pub mod channels;
 mod checkpoint;
+pub mod claims;
 mod clock;
 pub mod config;
 pub mod consent;
