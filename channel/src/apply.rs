@@ -33,7 +33,7 @@ impl Channel {
                 self.state.remote.next_point = Some(next_point);
                 self.become_normal(fx);
             }
-            Record::CommitmentSent { adds, removals, feerate } => {
+            Record::CommitmentSent { adds, removals, feerate, early_adds } => {
                 for add in &adds {
                     if let Some(origin) = add.origin {
                         fx.fact(Fact::OfferCommitted { id: add.id, origin, amount: add.amount });
@@ -47,6 +47,7 @@ impl Channel {
                 debug_assert_eq!(settled, Settled::default());
                 self.state.remote.number = CommitmentNumber(self.state.remote.number.0 + 1);
                 self.state.last_sent = LastSent::Commitment;
+                self.state.early_adds = early_adds;
             }
             Record::CommitmentReceived(received) => self.apply_commitment_received(*received, fx),
             Record::RevocationReceived { secret, next_point, over_dust_exposure } => {

@@ -117,6 +117,8 @@ pub(crate) struct State {
     pub(crate) local: LocalCommitment,
     pub(crate) remote: RemoteCommitments,
     pub(crate) last_sent: LastSent,
+    /// How many adds of our newest `commitment_signed` left before the `revoke_and_ack` before it.
+    pub(crate) early_adds: u16,
     pub(crate) outcomes: Vec<Outcome>,
     /// Set by `shutdown` from either side, and kept on chain.
     pub(crate) shutdown: Both<Option<bitcoin::ScriptBuf>>,
@@ -194,6 +196,7 @@ impl Channel {
                 secrets: RevealedSecrets::new(),
             },
             last_sent: LastSent::Revocation,
+            early_adds: 0,
             outcomes: Vec::new(),
             shutdown: Both::default(),
             is_data_lost: false,

@@ -46,6 +46,7 @@ impl Channel {
             removals: self.state.ledger.sent_removals(),
             adds: self.state.ledger.take_proposed_adds(Side::Local),
             feerate: self.state.ledger.take_proposed_fee(Side::Local),
+            early_adds: std::mem::take(&mut self.link.early_adds),
         };
         self.record(record, fx);
         fx.send(Message::CommitmentSigned(message));
@@ -115,6 +116,9 @@ impl Channel {
             signature: Signature64(message.signature),
             htlc_signatures: message.htlc_signatures.iter().copied().map(Signature64).collect(),
         };
+        self.link.may_repeat_adds = false;
+        let proposed = self.state.ledger.proposed(Side::Local).len();
+        self.link.early_adds = u16::try_from(proposed).expect("no more are proposed than the peer has slots");
         self.record(Record::CommitmentReceived(Box::new(record)), fx);
         fx.send(Message::RevokeAndAck(self.revocation()));
         Ok(())

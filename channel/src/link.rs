@@ -23,6 +23,10 @@ pub(crate) enum LinkState {
 pub(crate) struct Link {
     pub(crate) state: LinkState,
     pub(crate) features: LinkFeatures,
+    /// From `channel_reestablish` to the peer's first `commitment_signed`: adds may be sent again.
+    pub(crate) may_repeat_adds: bool,
+    /// How many of the adds that no signature covers yet left before our last `revoke_and_ack`.
+    pub(crate) early_adds: u16,
     /// When the peer's `revoke_and_ack` is due.
     pub(crate) revoke_deadline: Option<Millis>,
     /// The offers of a mutual close; they begin anew on every connection.

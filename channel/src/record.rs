@@ -50,6 +50,8 @@ pub enum Record {
         removals: Vec<HtlcId>,
         /// Our fee update.
         feerate: Option<FeeratePerKw>,
+        /// How many of the adds left before our last `revoke_and_ack`: they are sent again before it, too.
+        early_adds: u16,
     },
     /// The peer signed our next commitment, and we revoke the one before (D2).
     CommitmentReceived(Box<CommitmentReceived>),

@@ -109,6 +109,7 @@ impl Channel {
             }
             PeerState::Level { lacks_commitment, lacks_revocation } => {
                 self.link.state = LinkState::Up;
+                self.link.may_repeat_adds = true;
                 self.retransmit_ready(message, fx);
                 self.retransmit(lacks_commitment, lacks_revocation, curve, fx);
                 self.retransmit_shutdown(fx);
@@ -175,39 +176,48 @@ impl Channel {
         }
     }
 
+    /// What the peer lacks, in its original order.
     fn retransmit(&self, commitment: bool, revocation: bool, curve: &impl Curve, fx: &mut Effects) {
-        let send_revocation = |fx: &mut Effects| {
-            if revocation {
-                fx.send(Message::RevokeAndAck(self.revocation()));
+        let is_commitment_last = self.state.last_sent == LastSent::Commitment;
+        let mut early_adds = 0;
+        if commitment {
+            self.retransmit_removals(fx);
+        }
+        if revocation && is_commitment_last {
+            if commitment {
+                early_adds = usize::from(self.state.early_adds);
+                self.committed_adds().take(early_adds).for_each(|add| fx.send(add));
             }
-        };
-        if self.state.last_sent == LastSent::Commitment {
-            send_revocation(fx);
+            fx.send(Message::RevokeAndAck(self.revocation()));
         }
         if commitment {
-            self.retransmit_updates(fx);
+            self.committed_adds().skip(early_adds).for_each(|add| fx.send(add));
+            if let Some(feerate) = self.state.ledger.committed_fee(Side::Local) {
+                fx.send(Message::UpdateFee(UpdateFee { channel_id: self.id(), feerate }));
+            }
             fx.send(Message::CommitmentSigned(self.signatures_for(Which::Current(Side::Remote), curve)));
         }
-        if self.state.last_sent == LastSent::Revocation {
-            send_revocation(fx);
+        if revocation && !is_commitment_last {
+            fx.send(Message::RevokeAndAck(self.revocation()));
         }
     }
 
-    /// The updates that our outstanding `commitment_signed` covers: those of ours at `Committed`.
-    fn retransmit_updates(&self, fx: &mut Effects) {
-        let ledger = &self.state.ledger;
-        let is_committed_add = |htlc: &&Htlc| htlc.status == Status::Adding(Stage::Committed);
-        for htlc in ledger.htlcs(Side::Local).iter().filter(is_committed_add) {
-            fx.send(self.add_message(htlc));
-        }
-        for htlc in ledger.htlcs(Side::Remote) {
+    /// The removals that our outstanding `commitment_signed` covers. They go first, wherever they went before: none of
+    /// them needs what follows, and each add then meets a commitment with no more HTLCs than it met the first time.
+    fn retransmit_removals(&self, fx: &mut Effects) {
+        for htlc in self.state.ledger.htlcs(Side::Remote) {
             if let Status::Removing(Stage::Committed, removal) = &htlc.status {
                 fx.send(self.removal_message(htlc.add.id, removal.clone()));
             }
         }
-        if let Some(feerate) = ledger.committed_fee(Side::Local) {
-            fx.send(Message::UpdateFee(UpdateFee { channel_id: self.id(), feerate }));
-        }
+    }
+
+    /// The adds that our outstanding `commitment_signed` covers. One that left before a `revoke_and_ack` leaves before it
+    /// again: LDK as the funder counts its own adds only once we have revoked for them, and closes over one of ours
+    /// that it could then not carry.
+    fn committed_adds(&self) -> impl Iterator<Item = Message> + '_ {
+        let is_committed = |htlc: &&Htlc| htlc.status == Status::Adding(Stage::Committed);
+        self.state.ledger.htlcs(Side::Local).iter().filter(is_committed).map(|htlc| self.add_message(htlc))
     }
 
     fn add_message(&self, htlc: &Htlc) -> Message {

@@ -177,7 +177,8 @@ impl Channel {
 
     pub(crate) fn on_update_add_htlc(&mut self, message: UpdateAddHtlc) -> Result<(), PeerFault> {
         self.check_updates_flow("update_add_htlc")?;
-        if self.state.shutdown.remote.is_some() {
+        // LDK says `shutdown` again before it sends again what it had signed earlier.
+        if self.state.shutdown.remote.is_some() && !self.link.may_repeat_adds {
             return Err(PeerFault::fail(
                 "BOLT 2, \"Closing Initiation\"",
                 "update_add_htlc after the peer's own shutdown",

@@ -116,6 +116,59 @@ fn a_removal_is_proposed_again_and_after_the_retransmitted_signature() {
     assert_eq!(alice.balances().local, Msat(4_950_000_000));
 }
 
+/// The funder may have just enough for the fee of the add because the removal makes room.
+#[test]
+fn removals_are_sent_again_before_adds() {
+    let (mut alice, mut bob) = normal_pair();
+    let id = alice.offer(Msat(50_000_000), 1);
+    exchange(&mut alice, &mut bob);
+    bob.fulfill(id, 1);
+    bob.offer(Msat(9_000_000), 2);
+    bob.commit();
+    disconnect(&mut alice, &mut bob);
+    alice.link(LinkEvent::Up { features: FEATURES });
+    bob.link(LinkEvent::Up { features: FEATURES });
+    bob.receive(alice.outbox.pop_front().unwrap()).unwrap();
+    let names: Vec<&str> = bob.outbox.iter().map(Message::name).collect();
+    assert_eq!(names, ["channel_reestablish", "update_fulfill_htlc", "update_add_htlc", "commitment_signed"]);
+    exchange(&mut alice, &mut bob);
+    assert_eq!(alice.balances().local, Msat(4_950_000_000));
+}
+
+/// Adds that left on both sides of a `revoke_and_ack`, all of it lost.
+#[test]
+fn what_left_before_a_revocation_leaves_before_it_again() {
+    let (mut alice, mut bob) = normal_pair();
+    alice.offer(Msat(50_000_000), 1);
+    alice.commit();
+    let early = bob.offer(Msat(9_000_000), 2);
+    for message in std::mem::take(&mut alice.outbox) {
+        bob.receive(message).unwrap();
+    }
+    let late = bob.offer(Msat(8_000_000), 3);
+    bob.commit();
+    let said = |node: &Node| -> Vec<(&str, Option<HtlcId>)> {
+        let id = |message: &Message| if let Message::UpdateAddHtlc(add) = message { Some(add.id) } else { None };
+        node.outbox.iter().map(|message| (message.name(), id(message))).collect()
+    };
+    let add = |id| ("update_add_htlc", Some(id));
+    let original = [add(early), ("revoke_and_ack", None), add(late), ("commitment_signed", None)];
+    assert_eq!(said(&bob), original);
+    for is_restarted in [false, true] {
+        disconnect(&mut alice, &mut bob);
+        if is_restarted {
+            bob.restart();
+        }
+        alice.link(LinkEvent::Up { features: FEATURES });
+        bob.link(LinkEvent::Up { features: FEATURES });
+        bob.receive(alice.outbox.pop_front().unwrap()).unwrap();
+        assert_eq!(said(&bob)[1..], original);
+    }
+    alice.receive(bob.outbox.pop_front().unwrap()).unwrap();
+    exchange(&mut alice, &mut bob);
+    assert_eq!(alice.channel.ledger().htlcs(millrace_channel::Side::Remote).len(), 2);
+}
+
 mod lies {
     use super::*;
 

@@ -83,3 +83,32 @@ fn after_each_message() {
         }
     }
 }
+
+/// Bob signs an add; the signature is lost. On the next connection he says `shutdown` before he sends both again, as
+/// LDK does.
+#[test]
+fn an_add_signed_before_shutdown_is_sent_again_after_it() {
+    let (mut alice, mut bob) = pair(Options::default(), LEGACY);
+    let id = bob.offer(Msat(50_000_000), 1);
+    bob.commit();
+    disconnect(&mut alice, &mut bob);
+    alice.link(LinkEvent::Up { features: LEGACY });
+    bob.link(LinkEvent::Up { features: LEGACY });
+    bob.receive(alice.outbox.pop_front().unwrap()).unwrap();
+    try_close(&mut bob, to_bob(), 1000).unwrap();
+    bob.commit();
+    let place = bob.outbox.iter().position(|message| matches!(message, Message::Shutdown(_))).unwrap();
+    let shutdown = bob.outbox.remove(place).unwrap();
+    bob.outbox.insert(1, shutdown);
+    let names: Vec<&str> = bob.outbox.iter().map(Message::name).collect();
+    let repeated = ["channel_reestablish", "shutdown", "channel_ready", "update_add_htlc", "commitment_signed"];
+    assert_eq!(names, repeated);
+    for message in std::mem::take(&mut bob.outbox) {
+        alice.receive(message).unwrap();
+    }
+    try_close(&mut alice, to_alice(), 1000).unwrap();
+    exchange(&mut alice, &mut bob);
+    alice.fulfill(id, 1);
+    exchange(&mut alice, &mut bob);
+    assert!(!complete(&alice).is_empty() && !complete(&bob).is_empty());
+}
