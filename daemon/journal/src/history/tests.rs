@@ -205,3 +205,25 @@ fn crash_at_every_operation_of_appends() {
     }
     assert!(at_operation > 25, "{at_operation}");
 }
+
+#[test]
+fn append_read_from_memory_is_made_durable() {
+    for is_failing in [true, false] {
+        let disk = SimulatedDisk::default();
+        let (history, _) = open(&disk).unwrap();
+        append_up_to(&history, 3).unwrap();
+        if is_failing {
+            // The kernel then takes the pages for clean, though the disk never got them.
+            disk.fail_syncs(Some("from-"));
+        } else {
+            // Killed between the write and the sync.
+            disk.stop_at(Stop { at: disk.operations() + 1, write_bytes: 0 });
+        }
+        assert!(append_up_to(&history, 4).is_err());
+        let restarted = disk.after_kill();
+        let (history, _) = open(&restarted).unwrap();
+        assert_eq!(history.covered_up_to(), at(4, 0));
+        let (history, _) = open(&restarted.after_power_loss(|| false)).unwrap();
+        assert_eq!(history.covered_up_to(), at(4, 0), "is_failing {is_failing}");
+    }
+}

@@ -142,6 +142,27 @@ fn bad_last_frame_that_only_the_checkpoint_names() {
 }
 
 #[test]
+fn frame_of_another_course_of_events() {
+    let path = segment::path(dir(), 1);
+    let base = SimulatedDisk::default();
+    Driver::open(&base).unwrap().step().unwrap();
+    let courses = [7, 8].map(|byte| {
+        let disk = base.after_kill();
+        let (journal, _) = open(&disk).unwrap();
+        journal.submit_and_wait(vec![byte; 100]).unwrap();
+        journal.submit_and_wait(vec![9; 100]).unwrap();
+        drop(journal);
+        disk
+    });
+    // Right in number, segment and CRC: only the frame after it knows better.
+    let other = courses[1].content(&path)[2 * 4096..3 * 4096].to_vec();
+    courses[0].alter(&path, |bytes| bytes[2 * 4096..3 * 4096].copy_from_slice(&other));
+    let found = corruption(&courses[0]);
+    assert_eq!((found.offset, found.frame), (3 * 4096, 3));
+    assert!(found.what.contains("does not follow"), "{}", found.what);
+}
+
+#[test]
 fn seal_in_the_place_of_the_frame_it_names() {
     let disk = SimulatedDisk::default();
     let mut driver = Driver::open(&disk).unwrap();

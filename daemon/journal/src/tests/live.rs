@@ -168,12 +168,14 @@ fn checkpoint_while_the_first_frame_of_a_segment_is_being_flushed() {
         driver.step().unwrap();
     }
     driver.archive().unwrap();
+    driver.mark = (4, driver.journal.durable_end());
     disk.hold_syncs(Some("segment-0000000000000002"));
     // It does not fit into the first segment any more.
     driver.submit().unwrap();
     disk.wait_for_held_sync();
     driver.checkpoint().unwrap();
-    // Without the first segment, nothing would say what the torn frame follows.
+    // Were the first segment removed, nothing would say what the torn frame follows.
+    disk.sync_dir(dir()).unwrap();
     let told = Told { submitted: driver.submitted, acknowledged: driver.acknowledged };
     check_and_go_on(&disk.after_power_loss(|| false), told);
     check_and_go_on(&disk.after_power_loss(|| true), told);
