@@ -26,6 +26,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// A chain that holds nothing.
+    pub fn empty() -> Self {
+        Self { height: HEIGHT, unspent: HashMap::new(), confirmed: Vec::new(), coins: 0 }
+    }
+
     /// A chain that holds the funding output of a channel.
     pub fn with_funding(node: &Node) -> Self {
         let terms = node.channel.terms();
@@ -114,6 +119,11 @@ impl Chain {
         self.unspent.contains_key(&outpoint)
     }
 
+    /// What an unspent output is worth, in sat.
+    pub fn value_of(&self, outpoint: OutPoint) -> Option<u64> {
+        self.unspent.get(&outpoint).map(|(output, _)| output.value.to_sat())
+    }
+
     /// The outputs of a confirmed transaction that nobody has spent.
     pub fn unspent_of(&self, txid: Txid) -> Vec<TxOut> {
         self.unspent
@@ -160,7 +170,8 @@ fn anyones() -> ScriptBuf {
     ScriptBuf::from_bytes(vec![0x51])
 }
 
-fn anyones_input(coin: OutPoint) -> TxIn {
+/// Spends a coin of [`Chain::coin`].
+pub fn anyones_input(coin: OutPoint) -> TxIn {
     let witness = Witness::from_slice(&[anyones().as_bytes()]);
     TxIn { previous_output: coin, witness, ..TxIn::default() }
 }
