@@ -11,13 +11,16 @@ use millrace_wire::{ChannelId, FeeratePerKw, PublicKey};
 use super::input::{ChannelSection, Done, Epoch};
 use super::order::{CommandResult, Reply};
 use super::outbox::{Out, Outbox};
-use super::snapshot::ChannelSnapshot;
+use super::snapshot::{ChannelSnapshot, ChannelState};
 use crate::clock;
 use crate::entry::{Entry, StepBuilder};
 use crate::facts::{Item, News, ReceivedOnion, Source, Telling};
 
 /// Where the peer proposes the fee of a close, we pay up to so many times what we would propose.
 const CLOSE_FEERATE_FACTOR: u32 = 3;
+
+/// While payments flow, a channel is shown anew so often.
+const PUBLISH_EVERY_MS: u64 = 10;
 
 /// One channel.
 #[derive(Debug)]
@@ -42,6 +45,9 @@ pub(crate) struct Actor {
     terms: Arc<Terms>,
     last_error: Option<String>,
     publishing: Publishing,
+    published: Option<(ChannelState, bool)>,
+    published_at: Option<Millis>,
+    is_publish_planned: bool,
 }
 
 /// Our answer to the peer's `shutdown`.
@@ -89,6 +95,9 @@ impl Actor {
             terms,
             last_error: None,
             publishing: Publishing::Done,
+            published: None,
+            published_at: None,
+            is_publish_planned: false,
         }
     }
 
@@ -232,8 +241,23 @@ impl Actor {
         Arc::new(ChannelSnapshot::of(&self.channel, &self.terms, self.opened_ms, self.last_error.as_ref()))
     }
 
-    /// Something may have changed: publish it, unless a snapshot is on its way, which is then followed by another.
-    pub(crate) fn publish(&mut self) {
+    /// Something may have changed. A snapshot costs more than a payment, so while payments flow only one now and then is
+    /// made; a change of state is shown at once. Gives when to come back, if that is not planned yet.
+    pub(crate) fn publish_or_wait(&mut self, now: Millis) -> Option<Millis> {
+        let seen = (self.channel.phase().into(), self.channel.is_link_up());
+        let is_due = self.published_at.is_none_or(|at| at.plus(PUBLISH_EVERY_MS) <= now);
+        if self.published != Some(seen) || is_due {
+            (self.published, self.published_at) = (Some(seen), Some(now));
+            self.is_publish_planned = false;
+            self.publish();
+            return None;
+        }
+        let is_planned = std::mem::replace(&mut self.is_publish_planned, true);
+        (!is_planned).then(|| now.plus(PUBLISH_EVERY_MS))
+    }
+
+    /// Publishes, unless a snapshot is on its way, which is then followed by another.
+    fn publish(&mut self) {
         match self.publishing {
             Publishing::Done => {
                 self.publishing = Publishing::Parked;

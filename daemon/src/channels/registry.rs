@@ -146,7 +146,7 @@ impl Registry {
 
     // --- what is shown ---
 
-    /// A channel as it was last published: a cheap read, at most two flushes old. Closed ones are there until the next
+    /// A channel as it was last published: a cheap read, some milliseconds old while payments flow. Closed ones are there until the next
     /// start.
     #[must_use]
     pub fn snapshot(&self, channel_id: ChannelId) -> Option<Arc<ChannelSnapshot>> {

@@ -44,6 +44,8 @@ pub(crate) struct Shard {
     /// Whose step is in which ticket; none is the node's own.
     steps: VecDeque<(Ticket, Option<ChannelId>)>,
     clock: BinaryHeap<Reverse<(Millis, ChannelId)>>,
+    /// Channels that are to be shown anew, and when; each waits equally long.
+    late: VecDeque<(Millis, ChannelId)>,
     /// The channels of this turn.
     touched: Vec<ChannelId>,
     telling: Telling,
@@ -64,6 +66,7 @@ impl Shard {
             node_outbox: Outbox::default(),
             steps: VecDeque::new(),
             clock: BinaryHeap::new(),
+            late: VecDeque::new(),
             touched: Vec::new(),
             telling: Telling::Live,
         };
@@ -106,7 +109,8 @@ impl Shard {
 
     fn patience(&self) -> Option<Duration> {
         let channels = self.clock.peek().map(|Reverse((due, _))| *due);
-        let due = channels.into_iter().chain(self.openings.deadline()).min()?;
+        let late = self.late.front().map(|(due, _)| *due);
+        let due = channels.into_iter().chain(late).chain(self.openings.deadline()).min()?;
         Some(Duration::from_millis(due.0.saturating_sub(clock::now().0)))
     }
 
@@ -228,7 +232,8 @@ impl Shard {
         self.keep(actor);
         self.hand_over(id);
         if let Some(actor) = self.actors.get_mut(&id) {
-            actor.publish();
+            // It is shown before whoever waits for it is told.
+            actor.publish_or_wait(clock::now());
             if let Some(progress) = progress {
                 let opened = OpenProgress::Opened { channel_id: id, funding_outpoint };
                 actor.outbox.push(Out::Progress(progress, opened));
@@ -371,6 +376,10 @@ impl Shard {
                 self.touch(id);
             }
         }
+        while let Some((_, id)) = self.late.front().copied().filter(|(due, _)| *due <= now) {
+            self.late.pop_front();
+            self.touch(id);
+        }
         if self.openings.deadline().is_some_and(|due| due <= now) {
             self.openings.on_time(now, &self.links, &self.shared);
         }
@@ -415,7 +424,8 @@ impl Shard {
             self.hand_over(id);
             if let Some(actor) = self.actors.get_mut(&id) {
                 actor.is_touched = false;
-                actor.publish();
+                let due = actor.publish_or_wait(clock::now());
+                self.late.extend(due.map(|due| (due, id)));
             }
             self.ask_destination(id);
             self.set_clock(id);
