@@ -84,7 +84,7 @@ pub enum Wanted {
     /// HTLC transactions in one, with a fee of the wallet's.
     HtlcTx(HtlcTxWanted),
     /// A child of a commitment.
-    Child(ChildWanted),
+    Child(Box<ChildWanted>),
 }
 
 /// One transaction to the wallet.

@@ -9,14 +9,14 @@ use millrace_wire::{BlockHeight, FeeratePerKw};
 /// Without a deadline: a day.
 const CALM_BLOCKS: u32 = 144;
 /// From so many blocks before the deadline on, each block adds to the estimate.
-pub const NEAR_BLOCKS: u32 = 6;
+pub(super) const NEAR_BLOCKS: u32 = 6;
 /// A deadline that is so many blocks past is as near as one that is now: a channel gives its peer some blocks of grace
 /// before it closes over an HTLC that has expired.
 const GRACE_BLOCKS: u32 = 2;
 /// The most that is added: three times the next block's estimate.
 const STEPS_MAX: u32 = 6;
 /// 1,000 sat/vB: nothing pays more (the wallet refuses it).
-pub const FEERATE_MAX: FeeratePerKw = FeeratePerKw(250_000);
+pub(super) const FEERATE_MAX: FeeratePerKw = FeeratePerKw(250_000);
 
 /// bitcoind's estimates at one moment, as the plan needs them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

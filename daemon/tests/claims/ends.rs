@@ -299,10 +299,8 @@ impl End {
     pub(crate) async fn until(&mut self, what: &str, is_so: impl Fn(&ClaimsStatus) -> bool) -> ClaimsStatus {
         let claimed = self.claimed();
         let mut status = self.claimer.status();
-        let whole = |status: &ClaimsStatus| {
-            // One who claims nothing any more may have been forgotten already.
-            status.outputs.keys().copied().collect::<BTreeSet<_>>() == claimed && is_so(status)
-        };
+        let whole =
+            |status: &ClaimsStatus| status.outputs.keys().copied().collect::<BTreeSet<_>>() == claimed && is_so(status);
         let found = timeout(LIMIT, status.wait_for(whole)).await.map(|found| found.unwrap().clone());
         found.unwrap_or_else(|_| panic!("not in time: {what}\n{:#?}\n{claimed:#?}", self.claimer.status().borrow()))
     }

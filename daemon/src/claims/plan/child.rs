@@ -48,7 +48,7 @@ pub(super) fn decide(situation: &Situation<'_>, channel_id: ChannelId, keys_inde
     match (bid.price(), existing) {
         (Price::Keep, Some(existing)) => plan.txs.push(Wanted::Keep(Arc::clone(existing))),
         (Price::Keep, None) => unreachable!("there is nothing to keep"),
-        (Price::Pay(fee), _) => plan.txs.push(Wanted::Child(ChildWanted {
+        (Price::Pay(fee), _) => plan.txs.push(Wanted::Child(Box::new(ChildWanted {
             channel_id,
             keys_index,
             cpfp: cpfp.clone(),
@@ -57,7 +57,7 @@ pub(super) fn decide(situation: &Situation<'_>, channel_id: ChannelId, keys_inde
             replaces: existing
                 .filter(|existing| existing.is_in_mempool && existing.is_ours)
                 .map(|spending| spending.txid),
-        })),
+        }))),
         (Price::TooMuch(fee), _) => {
             let reason = format!(
                 "a child for the commitment would cost {fee}, and no more than {} are spent on it",

@@ -17,7 +17,7 @@ fn sweeps(plan: &Plan) -> Vec<&SweepWanted> {
 }
 
 fn children(plan: &Plan) -> Vec<&ChildWanted> {
-    plan.txs.iter().filter_map(|wanted| if let Wanted::Child(child) = wanted { Some(child) } else { None }).collect()
+    plan.txs.iter().filter_map(|wanted| if let Wanted::Child(child) = wanted { Some(&**child) } else { None }).collect()
 }
 
 fn htlc_txs(plan: &Plan) -> Vec<&HtlcTxWanted> {
