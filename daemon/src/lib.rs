@@ -3,11 +3,14 @@
 //! What a channel is and does is decided in `millrace-channel`, what is on disk in `millrace-journal`, what the chain
 //! says in `millrace-chain`. Here these are wired to sockets, threads and people.
 
+pub mod api;
 pub mod chain_feed;
+pub mod chain_source;
 pub mod channels;
 mod checkpoint;
 pub mod claims;
 mod clock;
+pub mod coins;
 pub mod config;
 pub mod consent;
 pub mod data_dir;
@@ -27,6 +30,7 @@ pub mod peer;
 pub mod prepare;
 pub mod readiness;
 mod recovery;
+pub mod run;
 pub mod seed;
 pub mod shutdown;
 pub mod steps;

@@ -5,16 +5,19 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use millraced::config::{self, Action, Config, ConfigError, Loaded, Surroundings, network_name};
 use millraced::prepare::{Prepared, prepare, restore_seed};
 use millraced::seed::Seed;
-use millraced::{log, seed};
+use millraced::{log, run, seed, shutdown};
 
 /// The node could not start, or ended by a fault.
 const FAILED: u8 = 1;
 /// The command line or a setting is wrong.
 const USAGE: u8 = 3;
+/// How long tasks may take to end with the node.
+const LAST_TASKS: Duration = Duration::from_secs(2);
 /// What the operator types to see the seed.
 const CONFIRMATION: &str = "show";
 
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
 
 fn act(loaded: Loaded) -> Result<(), Fault> {
     match &loaded.action {
-        Action::Run => run(loaded),
+        Action::Run => start(loaded),
         Action::PrintConfig => print(&loaded.render()),
         Action::CheckConfig => {
             loaded.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
@@ -51,7 +54,7 @@ fn act(loaded: Loaded) -> Result<(), Fault> {
     }
 }
 
-fn run(loaded: Loaded) -> Result<(), Fault> {
+fn start(loaded: Loaded) -> Result<(), Fault> {
     log::start(loaded.config.log, &loaded.config.log_level)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -67,7 +70,14 @@ fn run(loaded: Loaded) -> Result<(), Fault> {
         data_dir = %prepared.data_dir.path().display(),
         "starting"
     );
-    Err("this build ends here: the node itself is not part of it yet".into())
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let (trigger, shutdown) = shutdown::on_signals()?;
+        run::run(prepared, trigger, shutdown).await
+    });
+    // What still runs belongs to a node that has ended.
+    runtime.shutdown_timeout(LAST_TASKS);
+    ended.map_err(|fault| -> Fault { fault })
 }
 
 /// On a terminal the words are shown, once; elsewhere they would end up in somebody's log.

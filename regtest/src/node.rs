@@ -20,6 +20,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Lines of its log that go into an error.
 const LOG_TAIL_LINES: usize = 30;
 
+/// A port that nobody has now; 0, for any, if the system names none.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).map_or(0, |address| address.port())
+}
+
 /// What the daemon writes into its data folder for its clients.
 #[derive(Deserialize, Clone, Debug)]
 pub struct RpcInfo {
@@ -59,9 +64,9 @@ impl Node {
         arguments.extend(["--bitcoind-url".into(), bitcoind_url.into()]);
         arguments.extend(["--bitcoind-cookie".into(), cookie.as_os_str().to_owned()]);
         arguments.extend(["--alias".into(), name.into()]);
-        for flag in ["--listen", "--rpc-listen"] {
-            arguments.extend([flag.into(), "127.0.0.1:0".into()]);
-        }
+        // Peers remember where it was: it must be there again after a restart.
+        arguments.extend(["--listen".into(), format!("127.0.0.1:{}", free_port()).into()]);
+        arguments.extend(["--rpc-listen".into(), "127.0.0.1:0".into()]);
         let programs = programs.clone();
         let name = name.to_owned();
         Self { name, programs, data_dir, arguments, process: None, client: None, info: None, node_id: Vec::new() }

@@ -1,0 +1,227 @@
+//! The wallet's place in the node: what it reads back from the journal, what it does for the channels, how it follows the
+//! chain. The wallet itself, and the task that owns it, are in `wallet`.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use bitcoin::{Block, BlockHash, Transaction, Txid};
+use millrace_channel::CommitmentFormat;
+use millrace_channel::effect::Purpose;
+use millrace_channel::phase::on_chain::Claims;
+use millrace_journal::Position;
+use millrace_wire::ChannelId;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::chain_feed::{BlockFollower, BroadcastOrder, Following, MempoolNews};
+use crate::channels::{ChannelState, ChannelWallet, DestinationReply, FundingRequest, FundingTransaction, Registry};
+use crate::claims::Claimer;
+use crate::clock;
+use crate::entry::{Entry, Kind};
+use crate::facts::{Fold, Item, News, Telling};
+use crate::steps::JournalHandle;
+use crate::wallet::{Label, TxKind, Wallet, WalletHandle};
+
+const LOCK: &str = "nothing panics while the wallet's records are locked";
+
+/// The wallet's records, as they are read back; afterwards, its state for checkpoints.
+#[derive(Default)]
+pub struct WalletRecords {
+    records: Mutex<Vec<Vec<u8>>>,
+    running: OnceLock<(Handle, WalletHandle)>,
+}
+
+impl WalletRecords {
+    /// Everything that was read back, in order, to load the wallet from.
+    #[must_use]
+    pub fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *self.records.lock().expect(LOCK))
+    }
+
+    /// From here on the task answers for the wallet. To be called on the runtime it runs on.
+    pub fn run_by(&self, wallet: WalletHandle) {
+        // Called once, by `run`; a second wallet would be another node's.
+        let _first = self.running.set((Handle::current(), wallet));
+    }
+}
+
+impl Fold for WalletRecords {
+    fn name(&self) -> &'static str {
+        "wallet"
+    }
+
+    fn restore(&self, section: &[u8]) -> Result<(), String> {
+        self.records.lock().expect(LOCK).push(section.to_vec());
+        Ok(())
+    }
+
+    /// Applying a record twice, or an old one again, does no harm: nothing is held against positions.
+    fn tell(&self, news: News) {
+        if news.telling != Telling::Replay {
+            return;
+        }
+        let of_wallet = news.items.into_iter().filter_map(|item| match item {
+            Item::Entry(Entry { kind: Kind::Wallet, bytes }) => Some(bytes),
+            Item::Entry(_) | Item::Fact { .. } => None,
+        });
+        self.records.lock().expect(LOCK).extend(of_wallet);
+    }
+
+    fn section(&self, _up_to: Position) -> Result<Vec<u8>, String> {
+        let (runtime, wallet) = self.running.get().ok_or("the wallet does not run yet")?;
+        runtime.block_on(wallet.snapshot()).map_err(|closed| closed.to_string())
+    }
+}
+
+/// Puts the wallet's records into the journal.
+pub fn sink(
+    journal: JournalHandle,
+) -> impl FnMut(Vec<u8>) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Send {
+    move |bytes| {
+        let journal = journal.clone();
+        Box::pin(async move {
+            if journal.write(vec![Entry { kind: Kind::Wallet, bytes }]).await.is_err() {
+                // The node is stopping: nobody may be told of what is not on disk.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+/// The wallet, as the channels and the chain see it.
+pub struct Coins {
+    runtime: Handle,
+    wallet: WalletHandle,
+    claimer: Claimer,
+    registry: Registry,
+}
+
+impl Coins {
+    /// To be called on the runtime that the wallet runs on.
+    #[must_use]
+    pub fn new(wallet: WalletHandle, claimer: Claimer, registry: Registry) -> Arc<Self> {
+        Arc::new(Self { runtime: Handle::current(), wallet, claimer, registry })
+    }
+
+    /// How many channels with anchors may need coins for their commitment's child.
+    fn anchor_channels(&self) -> u32 {
+        let is_counted = |state: ChannelState| !matches!(state, ChannelState::Closed);
+        let counted = self
+            .registry
+            .snapshots()
+            .into_iter()
+            .filter(|snapshot| snapshot.terms.format() == CommitmentFormat::Anchors && is_counted(snapshot.state));
+        u32::try_from(counted.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Broadcasts of channels pass here, so that the wallet knows its own money when it goes out.
+    #[must_use]
+    pub fn watch_broadcasts(
+        self: &Arc<Self>,
+        onward: mpsc::UnboundedSender<BroadcastOrder>,
+    ) -> mpsc::UnboundedSender<BroadcastOrder> {
+        let (sender, mut orders) = mpsc::unbounded_channel();
+        let coins = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Some(order) = orders.recv().await {
+                if let BroadcastOrder::Submit(channel_id, broadcast) = &order {
+                    coins.on_broadcast(*channel_id, broadcast.purpose, &broadcast.tx).await;
+                }
+                if onward.send(order).is_err() {
+                    return;
+                }
+            }
+        });
+        sender
+    }
+
+    async fn on_broadcast(&self, channel_id: ChannelId, purpose: Purpose, tx: &Transaction) {
+        let kind = match purpose {
+            Purpose::Funding => TxKind::Funding,
+            Purpose::Commitment => TxKind::Commitment,
+            Purpose::MutualClose => TxKind::CooperativeClose,
+            Purpose::Htlc => TxKind::Sweep,
+        };
+        let label = Label { kind, channel: Some(channel_id) };
+        let done = match purpose {
+            Purpose::Funding => self.wallet.mark_broadcast(tx.clone(), label, clock::unix_ms() / 1000).await,
+            Purpose::Commitment | Purpose::MutualClose | Purpose::Htlc => {
+                self.wallet.set_label(tx.compute_txid(), label).await
+            }
+        };
+        if done.is_err() {
+            tracing::debug!(%channel_id, "the wallet has stopped: a broadcast is not labelled");
+        }
+    }
+}
+
+impl ChannelWallet for Coins {
+    fn fund(&self, request: FundingRequest) {
+        let wallet = self.wallet.clone();
+        self.runtime.spawn(async move {
+            let FundingRequest { script_pubkey, amount, feerate, has_anchors, reply } = request;
+            let made = wallet.fund_channel(script_pubkey, amount, feerate, has_anchors).await;
+            reply.answer(match made {
+                Ok(Ok(made)) => Ok(FundingTransaction { transaction: made.tx, vout: made.vout }),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(closed) => Err(closed.to_string()),
+            });
+        });
+    }
+
+    fn release(&self, transaction: &Transaction) {
+        let (wallet, txid) = (self.wallet.clone(), transaction.compute_txid());
+        self.runtime.spawn(async move {
+            if wallet.release(txid).await.is_err() {
+                tracing::debug!(%txid, "the wallet has stopped: its locks end with it");
+            }
+        });
+    }
+
+    fn destination(&self, reply: DestinationReply) {
+        let wallet = self.wallet.clone();
+        self.runtime.spawn(async move {
+            if let Ok(script) = wallet.new_destination().await {
+                reply(script);
+            }
+        });
+    }
+
+    fn claim(&self, channel_id: ChannelId, claims: Claims) {
+        self.claimer.claim(channel_id, claims);
+    }
+}
+
+impl BlockFollower for Coins {
+    fn on_connected(&self, height: u32, block: Arc<Block>) -> Following<'_> {
+        Box::pin(async move {
+            let applied = self.wallet.apply_block(height, block).await;
+            if let Ok(Err(error)) = applied {
+                tracing::error!(height, %error, "the wallet cannot follow the chain");
+            }
+            let _stopped = self.wallet.set_anchor_channels(self.anchor_channels()).await;
+        })
+    }
+
+    fn on_disconnected(&self, height: u32, hash: BlockHash) -> Following<'_> {
+        Box::pin(async move {
+            if let Ok(Err(error)) = self.wallet.disconnect_block(height, hash).await {
+                tracing::error!(height, %error, "the wallet cannot follow the chain back");
+            }
+        })
+    }
+
+    fn on_mempool(&self, news: MempoolNews) -> Following<'_> {
+        Box::pin(async move {
+            let arrived: Vec<Transaction> = news.arrived.iter().map(|tx| (**tx).clone()).collect();
+            let gone: Vec<Txid> = news.gone;
+            let _stopped = self.wallet.mempool(arrived, gone, clock::unix_ms() / 1000).await;
+        })
+    }
+}
+
+/// Coins that funding transactions not yet in the mempool rest on: kept from other uses.
+pub fn lock_inputs(wallet: &mut Wallet, transactions: impl IntoIterator<Item = Transaction>) {
+    for transaction in transactions {
+        wallet.lock_inputs(&transaction);
+    }
+}

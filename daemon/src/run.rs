@@ -1,0 +1,266 @@
+//! One run of the daemon, from its settings to its end: makes every part, in the order in which they need one another,
+//! and takes them down again. `node` wires the channels; here everything else is put around it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_chain::{Auth, Bitcoind, ChainError, Timeouts};
+use millrace_channel::Policy;
+use millrace_channel::phase::opening::OpeningLimits;
+use millrace_journal::Options;
+use millrace_wire::ChainHash;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{self, Api};
+use crate::chain_source::BitcoindSource;
+use crate::channels::{ChannelRules, KeysOf};
+use crate::coins::{self, Coins, WalletRecords};
+use crate::config::Config;
+use crate::keys::Keys;
+use crate::node::{self, Node, Origins, Surroundings};
+use crate::payments::{PaymentRules, Payments};
+use crate::peer::PeerRules;
+use crate::prepare::Prepared;
+use crate::readiness::Readiness;
+use crate::shutdown::{Shutdown, Trigger};
+use crate::view::Past;
+use crate::wallet::{ReservePolicy, Wallet};
+use crate::{claims, metrics, wallet};
+
+/// What ends a run with a message.
+pub type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long bitcoind may take to answer the first question.
+const FIRST_CHECK: Duration = Duration::from_secs(10);
+/// The journal's reserve for a full disk, in MiB.
+const RESERVE_MIB: u64 = 16;
+
+/// Runs until `shutdown`, or until the node cannot go on.
+///
+/// # Errors
+/// In words that say what to do.
+pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -> Result<(), Fault> {
+    let Prepared { config, data_dir, keys, tls, token, new_seed: _ } = prepared;
+    let metrics_address = start_metrics(&config)?;
+    let bitcoind = connect(&config).await?;
+    let source = BitcoindSource::new(bitcoind.clone());
+    let (sync, fees, broadcaster) = (source.sync(), source.fees(), source.broadcaster());
+
+    let payments = Payments::new(keys.clone(), payment_rules(&config));
+    let records = Arc::new(WalletRecords::default());
+    let journal_dir = data_dir.journal();
+    let recovered = node::open(Origins {
+        journal: &journal_dir,
+        options: journal_options(&config),
+        rules: channel_rules(&config),
+        keys_of: keys_of(&keys),
+        folds: vec![Arc::clone(&records) as _, Arc::clone(&payments) as _],
+        sync: sync.clone(),
+    })?;
+    payments.attach(recovered.journal());
+    let registry = recovered.registry();
+
+    let loaded = Wallet::load(records.take(), keys.wallet().clone(), reserve_policy(&config))?;
+    let (wallet, _wallet_task) = wallet::spawn(loaded, coins::sink(recovered.journal_handle()));
+    records.run_by(wallet.clone());
+    let (claimer, _claims_task) = claims::start(claims::ClaimParts {
+        bitcoind,
+        broadcaster: broadcaster.clone(),
+        wallet: wallet.clone(),
+        keys_of: keys_of(&keys),
+        fees: fees.clone(),
+        sync: sync.clone(),
+    });
+    let coins = Coins::new(wallet.clone(), claimer.clone(), registry.clone());
+
+    let (chain_failed, mut chain_failure) = mpsc::unbounded_channel::<ChainError>();
+    let coins_of_chain = Arc::clone(&coins);
+    let mut node = recovered.start(Surroundings {
+        node_key: *keys.node_key(),
+        peers: peer_rules(&config),
+        listen: Some(config.listen),
+        wallet: Arc::clone(&coins) as _,
+        followers: vec![Arc::clone(&coins) as _],
+        chain: Box::new(move |trail| {
+            let mut source = source.follow(trail, chain_failed);
+            source.broadcasts = coins_of_chain.watch_broadcasts(source.broadcasts);
+            source
+        }),
+    })?;
+
+    let (readiness, served) = watch::channel(Readiness::Recovering);
+    let api = Api {
+        config: config.clone(),
+        keys: keys.clone(),
+        registry: registry.clone(),
+        peers: node.peers().clone(),
+        payments: Arc::clone(&payments),
+        wallet,
+        claimer,
+        broadcaster,
+        fees,
+        sync: sync.clone(),
+        journal: Arc::clone(node.journal()),
+        listening: node.listening(),
+        readiness: served,
+        trigger,
+    };
+    let rpc = api::serve(api, &tls, token, config.rpc_listen, data_dir.view()).await?;
+    data_dir.write_rpc_info(rpc.address, config.listen, metrics_address, config.network)?;
+    tracing::info!(address = %rpc.address, "serving gRPC");
+
+    let ended = tokio::select! {
+        result = become_ready(&node, &payments, rpc.archive(), sync.clone(), &readiness, |lightning| {
+            data_dir.write_rpc_info(rpc.address, lightning, metrics_address, config.network).map(|_| ())
+        }) => match result {
+            Err(fault) => Err(fault),
+            Ok(()) => {
+                tracing::info!("ready");
+                tokio::select! {
+                    () = shutdown.wait() => Ok(()),
+                    failed = node.failed() => failed.map_err(Fault::from),
+                    error = chain_failure.recv() => Err(chain_fault(error)),
+                }
+            }
+        },
+        () = shutdown.wait() => Ok(()),
+        error = chain_failure.recv() => Err(chain_fault(error)),
+    };
+    readiness.send_replace(Readiness::Stopping);
+    tracing::info!("stopping");
+    data_dir.remove_rpc_info();
+    rpc.stop().await;
+    node.stop().await;
+    ended
+}
+
+/// Follows the node's start, and calls it ready only when payments run and clients can find it.
+async fn become_ready(
+    node: &Node,
+    payments: &Payments,
+    past: Past,
+    sync: watch::Receiver<millrace_chain::SyncState>,
+    readiness: &watch::Sender<Readiness>,
+    write_rpc_info: impl Fn(SocketAddr) -> Result<(), crate::data_dir::DataDirError>,
+) -> Result<(), Fault> {
+    let mut seen = node.readiness();
+    loop {
+        let now = seen.borrow_and_update().clone();
+        if now.is_ready() {
+            break;
+        }
+        readiness.send_replace(now);
+        seen.changed().await?;
+    }
+    if let Some(lightning) = *node.listening().borrow() {
+        write_rpc_info(lightning)?;
+    }
+    payments.start(node.registry().clone(), sync, past)?;
+    readiness.send_replace(Readiness::Ready);
+    Ok(())
+}
+
+fn chain_fault(error: Option<ChainError>) -> Fault {
+    match error {
+        Some(error) => error.into(),
+        None => "the chain is not followed any more".into(),
+    }
+}
+
+/// Metrics, if they are asked for. Port 0 takes a free one.
+fn start_metrics(config: &Config) -> Result<Option<SocketAddr>, Fault> {
+    let Some(mut address) = config.metrics_listen else { return Ok(None) };
+    if address.port() == 0 {
+        address = std::net::TcpListener::bind(address)?.local_addr()?;
+    }
+    metrics::start(address)?;
+    Ok(Some(address))
+}
+
+/// bitcoind, asked once: what waiting cannot mend ends the start; one that is away is waited for.
+async fn connect(config: &Config) -> Result<Bitcoind, Fault> {
+    let auth = match (&config.bitcoind.user, &config.bitcoind.password) {
+        (Some(user), Some(password)) => Auth::UserPass { user: user.clone(), password: password.expose().to_owned() },
+        _ => Auth::Cookie(config.bitcoind.cookie.clone()),
+    };
+    let url = config.bitcoind.url.clone();
+    let settings = millrace_chain::Config { url, auth, network: config.network, timeouts: Timeouts::default() };
+    let bitcoind = Bitcoind::new(settings)?;
+    match tokio::time::timeout(FIRST_CHECK, bitcoind.check()).await {
+        Ok(Err(error)) if error.is_fatal() => return Err(error.into()),
+        Ok(Err(error)) => tracing::warn!(%error, "waiting for bitcoind"),
+        Err(_) => tracing::warn!("waiting for bitcoind, which does not answer"),
+        Ok(Ok(_)) => {}
+    }
+    Ok(bitcoind)
+}
+
+fn keys_of(keys: &Keys) -> KeysOf {
+    let keys = keys.clone();
+    Arc::new(move |index| keys.channel_keys(index))
+}
+
+fn channel_rules(config: &Config) -> ChannelRules {
+    let channel = &config.channel;
+    let policy = Policy {
+        max_dust_exposure: channel.max_dust_exposure,
+        offered_grace: u32::from(channel.offered_grace_blocks),
+        received_margin: u32::from(channel.received_margin_blocks),
+        ..Policy::default()
+    };
+    let limits = OpeningLimits {
+        funding_min: channel.min_funding,
+        funding_max: channel.max_funding,
+        to_self_delay_max: channel.max_to_self_delay_blocks,
+        ..OpeningLimits::default()
+    };
+    ChannelRules {
+        policy,
+        limits,
+        zero_conf_peers: channel.zero_conf_peers.clone(),
+        openings_per_peer_max: usize::from(config.peers.max_channels_per_peer),
+        to_self_delay: channel.to_self_delay_blocks,
+        htlc_minimum: channel.htlc_minimum,
+        minimum_depth: Some(u32::from(channel.minimum_depth)),
+        shards: config.shard_count(),
+        ..ChannelRules::usual(ChainHash::using_genesis_block_const(config.network))
+    }
+}
+
+fn peer_rules(config: &Config) -> PeerRules {
+    let peers = &config.peers;
+    PeerRules {
+        max_connections: usize::from(peers.max_connections),
+        max_without_channels: usize::from(peers.max_without_channels),
+        handshake_timeout: Duration::from_secs(u64::from(peers.handshake_timeout_s)),
+        ping_after: Duration::from_secs(u64::from(peers.ping_interval_s)),
+        ping_timeout: Duration::from_secs(u64::from(peers.ping_timeout_s)),
+        zero_conf_peers: config.channel.zero_conf_peers.clone(),
+        ..PeerRules::default()
+    }
+}
+
+fn payment_rules(config: &Config) -> PaymentRules {
+    let payments = &config.payments;
+    PaymentRules {
+        network: config.network,
+        max_cltv_expiry_blocks: payments.max_cltv_expiry_blocks,
+        final_cltv_delta: payments.final_cltv_delta.0,
+        invoice_expiry_s: payments.invoice_expiry_s,
+        keys_kept_ms: u64::from(payments.idempotency_hours) * 3_600_000,
+    }
+}
+
+fn reserve_policy(config: &Config) -> ReservePolicy {
+    ReservePolicy { per_channel: config.wallet.anchor_reserve, max: config.wallet.anchor_reserve_max }
+}
+
+fn journal_options(config: &Config) -> Options {
+    let segment_bytes = u64::from(config.journal.segment_mib) << 20;
+    Options {
+        segment_bytes,
+        reserve_bytes: segment_bytes.min(RESERVE_MIB << 20).max(segment_bytes),
+        ..Options::default()
+    }
+}
