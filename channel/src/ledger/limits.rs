@@ -24,6 +24,10 @@ pub const CLTV_EXPIRY_LIMIT: u32 = 500_000_000;
 /// How much the fee is assumed to rise while an HTLC is under way (BOLT 2's recommendation for the funder).
 const FEE_SPIKE_MULTIPLE: u32 = 2;
 
+/// So many HTLCs of the peer may cross an `update_fee` that raises the feerate, and be paid for all the same: about as
+/// many as the fee-spike buffer carries at today's feerate. (LDK closes if we cannot pay for them.)
+const CROSSING_ADDS: usize = 10;
+
 /// Both anchors of a commitment, which the funder pays.
 const ANCHORS: Sat = Sat(660);
 
@@ -302,7 +306,8 @@ pub(crate) fn check_peer_add(
     if short > 0 { Err(cannot_afford(short)) } else { Ok(()) }
 }
 
-/// Whether the funder of the channel, this node, can pay a new feerate and keep its reserve.
+/// Whether the funder of the channel, this node, can pay a new feerate and keep its reserve, also for what the peer may
+/// be offering just now.
 pub(crate) fn check_update_fee(
     ledger: &Ledger,
     terms: &Terms,
@@ -310,7 +315,9 @@ pub(crate) fn check_update_fee(
     max_dust_exposure: Msat,
 ) -> Result<(), Refusal> {
     let pending = Pending::of(ledger, terms, feerate, dust_feerate(feerate));
-    let needed = pending.funder_cost(terms, feerate, 0) + i128::from(terms.reserve_of(Side::Local).to_msat().0);
+    let slots = usize::from(terms.party(Side::Local).max_accepted_htlcs).saturating_sub(pending.count.remote);
+    let crossing = if feerate > ledger.feerate_max() { slots.min(CROSSING_ADDS) } else { 0 };
+    let needed = pending.funder_cost(terms, feerate, crossing) + i128::from(terms.reserve_of(Side::Local).to_msat().0);
     if pending.balances.local < needed {
         return Err(Refusal::CannotAffordFeerate { feerate });
     }

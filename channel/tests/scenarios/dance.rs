@@ -192,6 +192,24 @@ mod update_fee {
         assert!(matches!(refused, Err(Refusal::CannotAffordFeerate { .. })), "{refused:?}");
     }
 
+    /// The peer has offered HTLCs that were affordable at the feerate that it knew.
+    #[test]
+    fn a_higher_one_leaves_room_for_ten_adds_that_cross_it() {
+        // 15,000 sat less the reserve of 10,000 and the anchors: 4,340 sat are left for (1124 + 10 × 172) weight.
+        let options = Options { push: Msat(9_985_000_000), ..Options::default() };
+        let (mut alice, mut bob) = pair_with(options, |_| {});
+        let refused = alice.command(Command::UpdateFee(FeeratePerKw(1_527)));
+        assert_eq!(refused, Err(Refusal::CannotAffordFeerate { feerate: FeeratePerKw(1_527) }));
+        for seed in 0..10 {
+            bob.offer(Msat(1_000_000), seed);
+        }
+        alice.command(Command::UpdateFee(FeeratePerKw(1_526))).unwrap();
+        exchange(&mut alice, &mut bob);
+        assert_eq!(alice.channel.ledger().htlcs(Side::Remote).len(), 10);
+        let left = alice.channel.ledger().view(millrace_channel::ledger::Which::Current(Side::Local)).unwrap();
+        assert!(left.balances.local >= Msat(10_000_000 + 660_000 + 1_526 * (1_124 + 1_720)));
+    }
+
     #[test]
     fn and_an_add_cross() {
         let (mut alice, mut bob) = normal_pair();
