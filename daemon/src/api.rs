@@ -156,18 +156,12 @@ pub async fn serve(
     let log = Arc::clone(api.payments.log());
     let view = Arc::new(View::open(&view, &log)?);
     let past = Past { view, log };
-    let keeper =
-        keeper::start(past.clone(), Arc::clone(&api.payments), api.registry.clone(), Arc::clone(&api.journal));
+    let keeper = keeper::start(past.clone(), Arc::clone(&api.payments), api.registry.clone(), Arc::clone(&api.journal));
     let keeper = keeper.map_err(ServeError::Thread)?;
     let incoming = TcpIncoming::bind(address).map_err(|error| ServeError::Listen { address, error })?;
     let bound = incoming.local_addr().map_err(|error| ServeError::Listen { address, error })?;
     let (stop, stopping) = watch::channel(false);
-    let inner = Arc::new(Inner {
-        api,
-        past: past.clone(),
-        stopping: stopping.clone(),
-        started: Instant::now(),
-    });
+    let inner = Arc::new(Inner { api, past: past.clone(), stopping: stopping.clone(), started: Instant::now() });
     let identity = Identity::from_pem(&tls.certificate_pem, tls.key_pem.as_bytes());
     let server = Server::builder()
         .tls_config(ServerTlsConfig::new().identity(identity))?

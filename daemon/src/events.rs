@@ -356,11 +356,11 @@ impl Subscription {
         loop {
             let covered = self.log.covered();
             if self.next >= covered
-                && let Some(batch) = self.from_tail(max)
+                && let Some(batch) = self.take_from_tail(max)
             {
                 return Ok(batch);
             }
-            let batch = self.from_history(covered, max)?;
+            let batch = self.take_from_history(covered, max)?;
             if !batch.is_empty() {
                 return Ok(batch);
             }
@@ -386,7 +386,7 @@ impl Subscription {
     }
 
     /// None if what is next has moved to the history meanwhile.
-    fn from_tail(&mut self, max: usize) -> Option<Vec<Placed>> {
+    fn take_from_tail(&mut self, max: usize) -> Option<Vec<Placed>> {
         let inner = self.log.lock();
         if self.next < self.log.covered() {
             return None;
@@ -400,7 +400,7 @@ impl Subscription {
         Some(batch)
     }
 
-    fn from_history(&mut self, covered: Position, max: usize) -> Result<Vec<Placed>, EventsError> {
+    fn take_from_history(&mut self, covered: Position, max: usize) -> Result<Vec<Placed>, EventsError> {
         let mut batch = Vec::new();
         let Some(history) = self.log.history.get() else { return Ok(batch) };
         let mut reader: HistoryReader = history.reader(self.next).map_err(read_error)?;

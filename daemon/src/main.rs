@@ -11,6 +11,7 @@ use millraced::config::{self, Action, Config, ConfigError, Loaded, Surroundings,
 use millraced::prepare::{Prepared, prepare, restore_seed};
 use millraced::seed::Seed;
 use millraced::{log, run, seed, shutdown};
+use rustix::fs::Mode;
 
 /// The node could not start, or ended by a fault.
 const FAILED: u8 = 1;
@@ -25,6 +26,8 @@ const CONFIRMATION: &str = "show";
 type Fault = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
+    // Libraries make files as well (the view's are sled's): whoever makes one, it is its owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let loaded = match config::load(&Surroundings::of_process()) {
         Ok(loaded) => loaded,
         Err(ConfigError::Arguments(error)) => return usage(&error),

@@ -118,7 +118,7 @@ impl Payments {
     }
 
     /// Puts the events on top of the journal's history, once everything was read back.
-    pub(crate) fn attach(&self, journal: &Arc<Journal>) {
+    pub fn attach(&self, journal: &Arc<Journal>) {
         self.log.attach(Arc::clone(journal.history()));
         let journal = Arc::downgrade(journal);
         self.log.follow(Box::new(move || journal.upgrade().map_or(Position::START, |journal| journal.durable_end())));
@@ -129,12 +129,7 @@ impl Payments {
     ///
     /// # Errors
     /// [`PaymentsError`].
-    pub(crate) fn start(
-        &self,
-        registry: Registry,
-        sync: watch::Receiver<SyncState>,
-        past: Past,
-    ) -> Result<(), PaymentsError> {
+    pub fn start(&self, registry: Registry, sync: watch::Receiver<SyncState>, past: Past) -> Result<(), PaymentsError> {
         let journal = registry.journal();
         let core = self.core.lock().expect(LOCK).take().ok_or(PaymentsError::Started)?;
         if let Some(fault) = core.fault() {

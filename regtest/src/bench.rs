@@ -1,5 +1,6 @@
 //! Benchmarks: always durable, always real daemons over loopback and a real bitcoind.
 
 pub mod floor;
+pub mod ldk;
 pub mod payments;
 pub mod process;

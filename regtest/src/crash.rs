@@ -134,16 +134,16 @@ impl Crash {
         let mut streams = [self.stream(0).await?, self.stream(1).await?];
         let until = Instant::now() + lasts;
         while Instant::now() < until {
-            for from in 0..2 {
-                self.refill(from, &mut streams[from]).await?;
+            for (from, stream) in streams.iter_mut().enumerate() {
+                self.refill(from, stream).await?;
                 let patience = Duration::from_millis(2);
-                while let Ok(answer) = tokio::time::timeout(patience, streams[from].next()).await {
+                while let Ok(answer) = tokio::time::timeout(patience, stream.next()).await {
                     let Some((id, outcome, _)) = answer? else { break };
                     self.loads[from].settle(id, &outcome)?;
                     if Instant::now() >= until {
                         break;
                     }
-                    self.refill(from, &mut streams[from]).await?;
+                    self.refill(from, stream).await?;
                 }
             }
         }

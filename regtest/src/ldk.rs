@@ -61,7 +61,6 @@ pub struct LdkNode {
     cookie: PathBuf,
     listen: Option<String>,
     node_id: String,
-    events_seen: usize,
 }
 
 impl Channel {
@@ -101,7 +100,6 @@ impl LdkNode {
             cookie: bitcoind.cookie_path(),
             listen: None,
             node_id: String::new(),
-            events_seen: 0,
         }
     }
 
@@ -142,7 +140,6 @@ impl LdkNode {
         let process =
             Process::start(program, &self.words_path()).map_err(|source| Error::io("start", program, source))?;
         self.process = Some(process);
-        self.events_seen = 0;
         let start = Start {
             data_dir: self.data_dir.clone(),
             rpc_host: "127.0.0.1".to_owned(),
@@ -463,11 +460,10 @@ impl LdkNode {
         self.process.as_ref().map(Process::events).unwrap_or_default()
     }
 
-    /// The next event, and the moment at which it was read. `None` when the process has ended.
-    pub async fn next_event(&mut self) -> Option<(Instant, Event)> {
-        let event = self.process.as_ref()?.event(self.events_seen).await?;
-        self.events_seen += 1;
-        Some(event)
+    /// The event with this number, counted from 0 since the process started, and the moment at which it was read.
+    /// Waits for it; `None` when the process ends first.
+    pub async fn event(&self, number: usize) -> Option<(Instant, Event)> {
+        self.process.as_ref()?.event(number).await
     }
 }
 

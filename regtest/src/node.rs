@@ -22,7 +22,9 @@ const LOG_TAIL_LINES: usize = 30;
 
 /// A port that nobody has now; 0, for any, if the system names none.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).map_or(0, |address| address.port())
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .map_or(0, |address| address.port())
 }
 
 /// What the daemon writes into its data folder for its clients.

@@ -35,9 +35,11 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .unwrap()
         .iter()
         .map(|node| {
-            let ordinary = node["deps"].as_array().unwrap().iter().filter(|dep| {
-                dep["dep_kinds"].as_array().unwrap().iter().any(is_ordinary)
-            });
+            let ordinary = node["deps"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|dep| dep["dep_kinds"].as_array().unwrap().iter().any(is_ordinary));
             let deps = ordinary.map(|dep| names[dep["pkg"].as_str().unwrap()].to_owned()).collect();
             (names[node["id"].as_str().unwrap()].to_owned(), deps)
         })
@@ -138,7 +140,17 @@ fn sources() -> Vec<(String, String)> {
         }
     }
     let mut paths = Vec::new();
-    for folder in ["proto/wire", "proto/rpc", "channel", "routing", "watchtower", "daemon", "daemon/journal", "daemon/chain", "cli"] {
+    for folder in [
+        "proto/wire",
+        "proto/rpc",
+        "channel",
+        "routing",
+        "watchtower",
+        "daemon",
+        "daemon/journal",
+        "daemon/chain",
+        "cli",
+    ] {
         walk(&root().join(folder).join("src"), &mut paths);
     }
     let is_test = |name: &str| name.contains("/tests/") || name.ends_with("tests.rs");
@@ -175,7 +187,16 @@ fn found_outside(word: &str, may: &[&str]) -> Vec<String> {
 fn only_the_journal_syncs_and_the_files_that_are_named() {
     for word in ["sync_all(", "sync_data(", "fdatasync(", "fsync("] {
         // The data folder's own small files (seed, certificate, token) must survive a power cut as well.
-        let found = found_outside(word, &["daemon/journal/", "daemon/src/data_dir.rs", "daemon/src/seed.rs", "daemon/src/tls.rs", "daemon/src/token.rs"]);
+        let found = found_outside(
+            word,
+            &[
+                "daemon/journal/",
+                "daemon/src/data_dir.rs",
+                "daemon/src/seed.rs",
+                "daemon/src/tls.rs",
+                "daemon/src/token.rs",
+            ],
+        );
         assert!(found.is_empty(), "{found:#?}");
     }
 }
@@ -204,7 +225,18 @@ fn nothing_unsafe_anywhere() {
 
 #[test]
 fn every_crate_takes_the_lints_of_the_workspace() {
-    for folder in ["proto/wire", "proto/rpc", "channel", "routing", "watchtower", "daemon", "daemon/journal", "daemon/chain", "cli", "regtest"] {
+    for folder in [
+        "proto/wire",
+        "proto/rpc",
+        "channel",
+        "routing",
+        "watchtower",
+        "daemon",
+        "daemon/journal",
+        "daemon/chain",
+        "cli",
+        "regtest",
+    ] {
         let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
         assert!(text.contains("[lints]\nworkspace = true"), "{folder} has lints of its own");
     }

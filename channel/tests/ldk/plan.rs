@@ -160,8 +160,7 @@ impl Plan {
     }
 
     fn ldk(dice: &mut Dice, is_full: bool) -> UserConfig {
-        let mut config = UserConfig::default();
-        config.manually_accept_inbound_channels = true;
+        let mut config = UserConfig { manually_accept_inbound_channels: true, ..UserConfig::default() };
         config.channel_config.max_dust_htlc_exposure = NO_DUST_LIMIT;
         config.channel_handshake_limits.max_funding_satoshis = 21_000_000 * 100_000_000;
         config.channel_handshake_limits.force_announced_channel_preference = false;

@@ -1,4 +1,5 @@
 //! Seeds, many at a time: each is played, failures are told with what was done, and everything is counted.
+#![allow(clippy::disallowed_methods, reason = "a test reads its environment, prints, and has threads of its own")]
 
 use std::io::Write as _;
 use std::ops::Range;

@@ -1,6 +1,6 @@
 //! Both ends, the link between them and the chain under them; and what must hold after every step.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bitcoin::Transaction;
@@ -39,13 +39,17 @@ pub(crate) struct World {
     pub(crate) is_connected: bool,
     /// LDK has taken something in since it last let anything out.
     pub(crate) is_ldk_ahead: bool,
-    pub(crate) preimages: HashMap<PaymentHash, Preimage>,
+    pub(crate) preimages: BTreeMap<PaymentHash, Preimage>,
     /// How the channel may end now, if it may.
     pub(crate) may_end: MayEnd,
     pub(crate) tamper: Tamper,
     /// The fee in the last `closing_signed` of either, in sat.
     pub(crate) last_closing_fee: u64,
 }
+
+/// Why LDK may fail an HTLC of ours: a secret that it does not know, and an onion that it cannot read.
+const EXPECTED_FAILURES: [&str; 2] =
+    ["Some(Local { reason: IncorrectPaymentDetails })", "Some(Local { reason: InvalidOnionHMAC })"];
 
 /// What is no failure any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,7 +103,7 @@ impl World {
             features: features.link,
             is_connected: true,
             is_ldk_ahead: false,
-            preimages: HashMap::new(),
+            preimages: BTreeMap::new(),
             may_end: MayEnd::No,
             tamper,
             last_closing_fee: 0,
@@ -208,7 +212,11 @@ impl World {
         self.tamper.on_message(&mut message);
         self.hear(&message);
         self.say(format!("→ {}", words(&message)));
-        self.ldk.receive(&message)?;
+        match (&message, self.may_end) {
+            // For the connection around LDK's channels; before the end we have nothing to warn of.
+            (Message::Warning(_), MayEnd::Alone) => {}
+            _ => self.ldk.receive(&message)?,
+        }
         self.is_ldk_ahead = true;
         self.check()?;
         Ok(true)
@@ -289,6 +297,10 @@ impl World {
         }
         if let Some(complaint) = self.ldk.complaints.first() {
             return Err(format!("LDK objects: {complaint}"));
+        }
+        if let Some(why) = self.ldk.told.handling_failures.iter().find(|why| !EXPECTED_FAILURES.contains(&why.as_str()))
+        {
+            return Err(format!("LDK fails an HTLC of ours by itself: {why}"));
         }
         if let Some(closed) = &self.ldk.told.closed
             && self.may_end == MayEnd::No

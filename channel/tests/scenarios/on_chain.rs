@@ -256,7 +256,8 @@ mod a_failed_channel {
             alice.receive(message).unwrap();
         }
         assert!(alice.disconnects.is_empty());
-        let learned = |fact: &Fact| matches!(fact, Fact::OfferFulfilled { preimage, .. } if *preimage == preimage_of(1));
+        let learned =
+            |fact: &Fact| matches!(fact, Fact::OfferFulfilled { preimage, .. } if *preimage == preimage_of(1));
         assert!(alice.facts.iter().any(learned), "a preimage is welcome at any time");
         alice.restart();
     }
@@ -281,7 +282,8 @@ mod a_failed_channel {
         let is_htlc = |broadcast: &&millrace_channel::effect::Broadcast| broadcast.purpose == Purpose::Htlc;
         assert!(alice.broadcasts.iter().filter(is_htlc).all(|broadcast| chain.refusal(&broadcast.tx).is_none()));
         chain.mine_to(HEIGHT.0 + 41, &mut [&mut alice]);
-        let ids: std::collections::BTreeSet<_> = alice.broadcasts.iter().filter(is_htlc).map(|b| b.tx.compute_txid()).collect();
+        let ids: std::collections::BTreeSet<_> =
+            alice.broadcasts.iter().filter(is_htlc).map(|b| b.tx.compute_txid()).collect();
         assert_eq!(ids.len(), 3, "one claimed, two taken back");
     }
 }

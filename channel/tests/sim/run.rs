@@ -229,16 +229,13 @@ fn roll_back(world: &mut World) {
 fn quiet(world: &mut World) -> bool {
     for _ in 0..2_000 {
         let mut moved = false;
-        for link in 0..2 {
+        for (link, ends) in LINKS.into_iter().enumerate() {
             if !world.wires[link].is_up {
                 world.connect(link);
                 moved = true;
             }
             let is_empty = |node| world.end(node, link).channel().is_none();
-            if is_empty(LINKS[link][0])
-                && is_empty(LINKS[link][1])
-                && world.wires[link].queues.iter().all(|queue| queue.is_empty())
-            {
+            if is_empty(ends[0]) && is_empty(ends[1]) && world.wires[link].queues.iter().all(|queue| queue.is_empty()) {
                 world.open(link);
                 moved = true;
             }
@@ -247,7 +244,7 @@ fn quiet(world: &mut World) -> bool {
                     moved = true;
                 }
             }
-            for node in LINKS[link] {
+            for node in ends {
                 while world.decide(node, link) {
                     moved = true;
                 }

@@ -90,9 +90,12 @@ pub struct World {
 
 impl World {
     pub fn new(mut rng: ChaCha8Rng, bug: Option<Bug>) -> Self {
-        let format =
-            if rng.next_u32() % 4 == 0 { CommitmentFormat::StaticRemotekey } else { CommitmentFormat::Anchors };
-        let simple_close = rng.next_u32() % 2 == 0;
+        let format = if rng.next_u32().is_multiple_of(4) {
+            CommitmentFormat::StaticRemotekey
+        } else {
+            CommitmentFormat::Anchors
+        };
+        let simple_close = rng.next_u32().is_multiple_of(2);
         let node = |index: u8, ends: [bool; 2]| Node {
             ends: ends.map(|has| has.then(|| End::new(0, index))),
             disk: Disk::default(),

@@ -1,7 +1,7 @@
 //! A chain in memory that takes only what the real one would take: scripts run in the real interpreter, lock times
 //! and relative lock times are kept, nothing is spent twice, nobody makes money.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bitcoin::absolute::LockTime;
@@ -20,7 +20,7 @@ use super::script::verify_tx;
 /// The chain, and what is unspent in it.
 pub struct Chain {
     pub height: BlockHeight,
-    unspent: HashMap<OutPoint, (TxOut, BlockHeight)>,
+    unspent: BTreeMap<OutPoint, (TxOut, BlockHeight)>,
     pub confirmed: Vec<Transaction>,
     coins: u32,
 }
@@ -28,14 +28,14 @@ pub struct Chain {
 impl Chain {
     /// A chain that holds nothing.
     pub fn empty() -> Self {
-        Self { height: HEIGHT, unspent: HashMap::new(), confirmed: Vec::new(), coins: 0 }
+        Self { height: HEIGHT, unspent: BTreeMap::new(), confirmed: Vec::new(), coins: 0 }
     }
 
     /// A chain that holds the funding output of a channel.
     pub fn with_funding(node: &Node) -> Self {
         let terms = node.channel.terms();
         let output = millrace_channel::tx::funding::output_of(terms);
-        let unspent = HashMap::from([(terms.funding_outpoint, (output, HEIGHT))]);
+        let unspent = BTreeMap::from([(terms.funding_outpoint, (output, HEIGHT))]);
         Self { height: HEIGHT, unspent, confirmed: Vec::new(), coins: 0 }
     }
 

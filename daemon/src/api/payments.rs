@@ -1,6 +1,7 @@
 //! The service `Payments`: paying invoices, one by one or any number over one stream.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -48,12 +49,11 @@ impl Payments for PaymentsService {
     async fn pay(&self, request: Request<v1::PayRequest>) -> Result<Response<Self::PayStream>, Status> {
         self.0.ready()?;
         let request = order(request.into_inner()).map_err(|refusal| fault::pay(&refusal))?;
-        let bolt11 = request.bolt11.clone();
         let (listener, told) = Listener::pair(0, true);
         let inner = Arc::clone(&self.0);
         // The curve work of one payment: too short to be worth another thread.
         self.0.api.payments.pay([(request, listener)]);
-        let first = Followed { inner, told, bolt11, payment_hash: Vec::new(), is_over: false };
+        let first = Followed { inner, told, accepted: None, is_over: false };
         first.start().await
     }
 
@@ -97,8 +97,8 @@ impl Payments for PaymentsService {
 struct Followed {
     inner: Shared,
     told: mpsc::UnboundedReceiver<(u64, Told)>,
-    bolt11: String,
-    payment_hash: Vec<u8>,
+    /// Of the payment, once it is accepted.
+    accepted: Option<(Vec<u8>, Msat, millrace_wire::PublicKey)>,
     is_over: bool,
 }
 
@@ -122,7 +122,7 @@ impl Followed {
     fn begin(&mut self, first: Told) -> Vec<Result<PayProgress, Status>> {
         let mut messages = Vec::new();
         if let Told::Paid { row: Some(row), .. } | Told::Failed { row: Some(row), .. } = &first {
-            self.payment_hash = row.payment_hash.0.to_vec();
+            self.accepted = Some((row.payment_hash.0.to_vec(), row.amount, row.payee));
             messages.push(Ok(self.progress(accepted(row.amount, &row.payee))));
         }
         messages.extend(self.on_told(first));
@@ -151,12 +151,12 @@ impl Followed {
     fn on_told(&mut self, told: Told) -> Option<Result<PayProgress, Status>> {
         Some(Ok(match told {
             Told::Accepted { payment_hash, amount, payee } => {
-                self.payment_hash = payment_hash.0.to_vec();
+                self.accepted = Some((payment_hash.0.to_vec(), amount, payee));
                 self.progress(accepted(amount, &payee))
             }
             Told::Attempt(row) => {
-                let invoice = Invoice::parse(&self.bolt11).ok()?;
-                self.progress(pay_progress::Step::Attempt(attempt(&row, invoice.payee, self.amount_of(&invoice))))
+                let (_, amount, payee) = self.accepted.as_ref()?;
+                self.progress(pay_progress::Step::Attempt(attempt(&row, *payee, *amount)))
             }
             Told::Paid { row, .. } | Told::Failed { row, .. } => {
                 self.is_over = true;
@@ -169,12 +169,9 @@ impl Followed {
         }))
     }
 
-    fn amount_of(&self, invoice: &Invoice) -> Msat {
-        invoice.amount.unwrap_or(Msat::ZERO)
-    }
-
     fn progress(&self, step: pay_progress::Step) -> PayProgress {
-        PayProgress { payment_hash: self.payment_hash.clone(), step: Some(step) }
+        let payment_hash = self.accepted.as_ref().map(|(hash, ..)| hash.clone()).unwrap_or_default();
+        PayProgress { payment_hash, step: Some(step) }
     }
 }
 
@@ -256,15 +253,16 @@ async fn read(
     let preparing = Arc::new(Semaphore::new(BATCHES_AT_ONCE));
     while let Some(batch) = batches.next().await {
         let mut orders = Vec::with_capacity(batch.len());
+        let mut end = Ok(());
         for request in batch {
-            let request = request?;
-            let place = Arc::clone(places).acquire_owned().await.map_err(|_| fault::stopping())?;
-            let id = request.request_id;
-            if in_use.lock().expect(LOCK).contains_key(&id) {
-                return Err(fault::field("request_id", format!("{id} is in use on this stream")));
+            match admit(request, in_use, places).await {
+                Ok(request) => orders.push(request),
+                // What came before it is answered all the same.
+                Err(status) => {
+                    end = Err(status);
+                    break;
+                }
             }
-            in_use.lock().expect(LOCK).insert(id, place);
-            orders.push(request);
         }
         let turn = Arc::clone(&preparing).acquire_owned().await.map_err(|_| fault::stopping())?;
         let (inner, told) = (Arc::clone(inner), told.clone());
@@ -272,8 +270,27 @@ async fn read(
             let _turn = turn;
             prepare(&inner, orders, &told);
         });
+        end?;
     }
     Ok(())
+}
+
+/// Gives a request its place among those that are outstanding; waits while there is none.
+async fn admit(
+    request: Result<StreamPayRequest, Status>,
+    in_use: &InUse,
+    places: &Arc<Semaphore>,
+) -> Result<StreamPayRequest, Status> {
+    let request = request?;
+    let place = Arc::clone(places).acquire_owned().await.map_err(|_| fault::stopping())?;
+    let id = request.request_id;
+    match in_use.lock().expect(LOCK).entry(id) {
+        Entry::Occupied(_) => Err(fault::field("request_id", format!("{id} is in use on this stream"))),
+        Entry::Vacant(vacant) => {
+            vacant.insert(place);
+            Ok(request)
+        }
+    }
 }
 
 fn prepare(inner: &Shared, requests: Vec<StreamPayRequest>, told: &mpsc::UnboundedSender<(u64, Told)>) {

@@ -88,6 +88,9 @@ impl Wallet for WalletService {
         let feerate = parse::feerate(request.fee.as_ref(), &self.0.api.fees.borrow())?;
         let address = request.address.clone();
         let stored = once(&self.0, "Wallet.Send", &key, &request, move |inner, once| async move {
+            if let Err(why) = inner.api.registry.check_new_work() {
+                return (once, Err(fault::no_new_work(&why)));
+            }
             let made = inner.api.wallet.send(address, amount, feerate).await;
             let result = match made {
                 Ok(Ok(made)) => {
@@ -115,6 +118,9 @@ impl Wallet for WalletService {
         let txid = parse::txid(&request.txid)?;
         let feerate = parse::feerate(request.fee.as_ref(), &self.0.api.fees.borrow())?;
         let stored = once(&self.0, "Wallet.BumpFee", &key, &request, move |inner, once| async move {
+            if let Err(why) = inner.api.registry.check_new_work() {
+                return (once, Err(fault::no_new_work(&why)));
+            }
             let result = match inner.api.wallet.bump_fee(txid, feerate).await {
                 Ok(Ok(made)) => {
                     let answer = BumpFeeResponse {

@@ -223,6 +223,7 @@ impl Openings {
     }
 
     /// A message for an opening. A channel that comes out has its first effects in `fx`; otherwise `fx` stays empty.
+    #[expect(clippy::too_many_arguments, reason = "what the message is, and what the shard lends for it")]
     pub(crate) fn on_message(
         &mut self,
         id: ChannelId,

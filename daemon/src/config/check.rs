@@ -1,6 +1,7 @@
 //! Whether settings that are each well written make sense, alone and together.
 
 use bitcoin::Network;
+use millrace_wire::FeeratePerKw;
 
 use super::Config;
 
@@ -16,6 +17,9 @@ const FINAL_CLTV_DELTA_MIN: u16 = 42;
 const ALIAS_BYTES_MAX: usize = 32;
 /// What a channel must be able to carry: anchors, fee, reserve and dust.
 const FUNDING_SAT_MIN: u64 = 10_000;
+
+/// 1,000 sat/vB: above it, somebody has mistaken the unit.
+const FEERATE_MAX: FeeratePerKw = FeeratePerKw(250_000);
 
 /// The first thing wrong: the key, and why.
 pub(super) fn check(config: &Config) -> Result<(), (&'static str, String)> {
@@ -56,6 +60,9 @@ fn node(config: &Config) -> Result<(), (&'static str, String)> {
     if config.fees.fallback.is_some() && config.network == Network::Bitcoin {
         let reason = "is for networks without a fee market; on bitcoin the estimate must come from bitcoind";
         return Err(("fees.fallback_sat_per_kw", reason.to_owned()));
+    }
+    if let Some(fallback) = config.fees.fallback {
+        within("fees.fallback_sat_per_kw", fallback.0, FeeratePerKw::FLOOR.0, FEERATE_MAX.0)?;
     }
     Ok(())
 }

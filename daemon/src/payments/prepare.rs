@@ -3,7 +3,7 @@
 //! All curve work of a payment is here, away from the task that decides: one recovery of the payee's key, one onion. The
 //! route is one hop long, so the onion does not depend on the channel.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bitcoin::Network;
 use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
@@ -67,6 +67,7 @@ pub struct PayerRules {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) invoice: Invoice,
+    pub(crate) begun: Instant,
     pub(crate) deadline: Millis,
 }
 
@@ -105,7 +106,7 @@ pub(crate) fn prepare(
         Ok((invoice, amount)) => {
             let id = PaymentId(crate::channels::random());
             let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
-            let plan = Plan { invoice, deadline: now.plus(timeout_ms) };
+            let plan = Plan { invoice, begun: Instant::now(), deadline: now.plus(timeout_ms) };
             let onion = build_attempt(&plan.invoice, amount, id, 0, rules, height);
             Ok(Prepared { id, bolt11: request.bolt11, amount, key: request.key, plan, onion, listener })
         }

@@ -23,11 +23,12 @@ use super::listener::{Listener, Told};
 use super::pick::{Load, Pick, pick};
 use super::prepare::{BuiltAttempt, PayKey, PayerRules, Plan, Prepared, build_attempt, secrets_of};
 use super::refusal::PayRefusal;
-use super::row::PaymentRow;
+use super::row::{PaymentRow, PaymentStatus};
 use crate::channels::{ChannelSnapshot, CommandError, NoNewWork};
 use crate::entry::Entry;
 use crate::happened::{AttemptBegun, Failure, FailureReason, Happened, PaymentId, PaymentStarted};
 use crate::idempotency::{Idempotency, KeyHash, RequestHash, Reserved};
+use crate::metrics;
 
 /// Payments that may be under way, or waiting, at once: some channels' worth of HTLCs.
 pub(crate) const PAYMENTS_MAX: usize = 50_000;
@@ -241,7 +242,7 @@ impl Sending {
             bolt11,
             created_ms: 0,
             decided_ms: None,
-            status: super::row::PaymentStatus::InFlight,
+            status: PaymentStatus::InFlight,
             attempts: Vec::new(),
         };
         let (onion, last_refusal) = match onion {
@@ -802,6 +803,12 @@ impl Payment {
     }
 
     fn tell_outcome(&self) {
+        // Counted where it was made, not where it is read back.
+        if let Some(plan) = &self.plan {
+            let outcome = if matches!(self.row.status, PaymentStatus::Succeeded { .. }) { "paid" } else { "failed" };
+            ::metrics::counter!(metrics::PAYMENTS_SENT, "outcome" => outcome).increment(1);
+            ::metrics::histogram!(metrics::PAYMENT_DURATION).record(plan.begun.elapsed().as_secs_f64());
+        }
         self.listeners.iter().for_each(|listener| listener.outcome(&self.row));
     }
 }

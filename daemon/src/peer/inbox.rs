@@ -85,11 +85,12 @@ impl Inbox {
                 tracing::info!(peer = %self.peer, text = warning.text(), "the peer warns");
             }
             Message::OpenChannel(open) => self.on_open_channel(open).await,
-            other => match other.channel_id() {
-                Some(id) => self.on_channel_message(id, other).await,
-                // Gossip, onion messages, peer storage: not yet.
-                None => {}
-            },
+            // Without a channel: gossip, onion messages, peer storage. Not yet.
+            other => {
+                if let Some(id) = other.channel_id() {
+                    self.on_channel_message(id, other).await;
+                }
+            }
         }
         Ok(())
     }

@@ -126,7 +126,7 @@ impl FakeChain {
         state.mempool.push(tx);
     }
 
-    fn source(&self, trail: &Trail) -> ChainSource {
+    pub fn source(&self, trail: &Trail) -> ChainSource {
         let (events, receiver) = mpsc::channel(8);
         let (sender, mut unbounded) = mpsc::unbounded_channel();
         {
@@ -189,7 +189,7 @@ impl ChannelWallet for FakeWallet {
             return request.reply.answer(Err("there are no coins".to_owned()));
         }
         let mut funded = self.funded.lock().unwrap();
-        let seed = [&request.script_pubkey.as_bytes()[..], &[u8::try_from(funded.len()).unwrap()]].concat();
+        let seed = [request.script_pubkey.as_bytes(), &[u8::try_from(funded.len()).unwrap()]].concat();
         let txid = Txid::from_byte_array(sha256::Hash::hash(&seed).to_byte_array());
         let transaction = Transaction {
             version: Version::TWO,

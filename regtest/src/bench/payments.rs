@@ -6,6 +6,7 @@ use bitcoin::Amount;
 use serde::Serialize;
 
 use super::floor;
+use super::ldk::{self, Pair, Peer, median};
 use super::process::{cpu_us, rss_mib_peak};
 use crate::crash::paid_invoices;
 use crate::network::{Error, Network, random_key};
@@ -27,7 +28,20 @@ pub struct Arguments {
     /// Of each payment, in sat.
     #[arg(long, default_value_t = 10_000)]
     pub amount: u64,
+    /// Give the same load to another implementation too, taking turns.
+    #[arg(long = "impl", value_name = "IMPLEMENTATION")]
+    pub implementation: Option<Implementation>,
 }
+
+/// What ours is compared with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Implementation {
+    /// Two ldk-node processes.
+    Ldk,
+}
+
+/// Turns that each side has in a comparison: what else the machine does should not meet one side only.
+const TURNS: usize = 3;
 
 /// What it came to.
 #[derive(Clone, Debug, Serialize)]
@@ -62,6 +76,21 @@ pub struct Outcomes {
     pub share_of_floor: f64,
     /// Of all CPU time used, the part of the program that asked for the payments.
     pub driver_cpu_share: f64,
+    /// Payments per second of each turn, in a comparison.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub turns_per_s: Vec<f64>,
+    /// The other implementation, in the setting in which it was better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
+    /// And in the other setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_slower: Option<Peer>,
+    /// Ours to the better of theirs, in payments per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// Ours with no more outstanding than theirs take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_peers_outstanding: Option<Box<Outcomes>>,
 }
 
 /// Times, in ms.
@@ -92,23 +121,85 @@ pub async fn run(arguments: Arguments, report: &mut Report) -> Result<Outcomes, 
     let network = start(arguments).await;
     report.end(&network.as_ref().map(|_| format!("{} channels", arguments.channels)).map_err(ToString::to_string));
     let mut network = network?;
-    report.begin("make invoices");
-    let amounts = vec![arguments.amount * 1000; arguments.payments];
-    let invoices = make_invoices(&network.nodes[1].client()?, &amounts, "bench").await;
-    report.end(&invoices.as_ref().map(|made| format!("{}", made.len())).map_err(ToString::to_string));
-    let invoices = invoices?;
-    report.begin("pay");
-    let outcomes = measure(&network, arguments, invoices).await;
-    report.end(&outcomes.as_ref().map(|o| format!("{:.0} per second", o.payments_per_s)).map_err(ToString::to_string));
-    let mut outcomes = outcomes?;
+    let measured = match arguments.implementation {
+        None => alone(&network, arguments, report).await,
+        Some(Implementation::Ldk) => in_turns(&network, arguments, report).await,
+    };
+    let mut outcomes = measured?;
     report.begin("kill both, start again, and compare the sums");
-    let same = sums_after_restart(&mut network, arguments).await;
+    let beside = outcomes.at_peers_outstanding.as_ref().map_or(0, |beside| beside.payments);
+    let same = sums_after_restart(&mut network, arguments.amount, outcomes.payments + beside).await;
     report.end(&same.as_ref().map(|()| "the same".to_owned()).map_err(ToString::to_string));
     outcomes.ok = same.is_ok();
+    if let Some(beside) = &mut outcomes.at_peers_outstanding {
+        beside.ok = outcomes.ok;
+    }
     for node in &mut network.nodes {
         node.stop().await?;
     }
     Ok(outcomes)
+}
+
+async fn invoices(network: &Network, arguments: Arguments) -> Result<Vec<String>, Error> {
+    make_invoices(&network.nodes[1].client()?, &vec![arguments.amount * 1000; arguments.payments], "bench").await
+}
+
+/// The whole load at once.
+async fn alone(network: &Network, arguments: Arguments, report: &mut Report) -> Result<Outcomes, Error> {
+    report.begin("make invoices");
+    let invoices = invoices(network, arguments).await;
+    report.end(&invoices.as_ref().map(|made| format!("{}", made.len())).map_err(ToString::to_string));
+    let invoices = invoices?;
+    report.begin("pay");
+    let outcomes = measure(network, arguments, invoices).await;
+    report.end(&outcomes.as_ref().map(|o| format!("{:.0} per second", o.payments_per_s)).map_err(ToString::to_string));
+    outcomes
+}
+
+/// The load in turns: ours, ours with what theirs take outstanding, theirs as they come, theirs at their best.
+async fn in_turns(network: &Network, arguments: Arguments, report: &mut Report) -> Result<Outcomes, Error> {
+    report.begin("start four ldk-nodes and open channels");
+    let theirs = async { Ok((Pair::defaults(arguments, TURNS).await?, Pair::best(arguments, TURNS).await?)) }.await;
+    report.end(&theirs.as_ref().map(|_| String::new()).map_err(|error: &Error| error.to_string()));
+    let (mut defaults, mut best) = theirs?;
+    let ours = Arguments { payments: arguments.payments.div_ceil(TURNS), ..arguments };
+    let at_their_most = ldk::OUTSTANDING_PER_CHANNEL * arguments.channels as usize;
+    let beside = Arguments { outstanding: arguments.outstanding.min(at_their_most), ..ours };
+    let (mut ours_turns, mut beside_turns) = (Vec::new(), Vec::new());
+    for turn in 1..=TURNS {
+        report.begin(&format!("turn {turn} of {TURNS}"));
+        let result = async {
+            ours_turns.push(measure(network, ours, invoices(network, ours).await?).await?);
+            beside_turns.push(measure(network, beside, invoices(network, beside).await?).await?);
+            defaults.turn().await?;
+            best.turn().await
+        }
+        .await;
+        let figure = |turns: &[Outcomes]| turns.last().map_or(0.0, |turn| turn.payments_per_s);
+        let note = format!("{:.0} and {:.0} per second", figure(&ours_turns), figure(&beside_turns));
+        report.end(&result.as_ref().map(|()| note).map_err(ToString::to_string));
+        result?;
+    }
+    let (mut peer, mut peer_slower) = (best.finish().await?, defaults.finish().await?);
+    if peer_slower.payments_per_s > peer.payments_per_s {
+        std::mem::swap(&mut peer, &mut peer_slower);
+    }
+    let mut outcomes = middle(ours_turns)?;
+    outcomes.ratio = Some(outcomes.payments_per_s / peer.payments_per_s);
+    outcomes.peer = Some(peer);
+    outcomes.peer_slower = Some(peer_slower);
+    outcomes.at_peers_outstanding = Some(Box::new(middle(beside_turns)?));
+    Ok(outcomes)
+}
+
+/// The turn in the middle, with the payments of all.
+fn middle(turns: Vec<Outcomes>) -> Result<Outcomes, Error> {
+    let turns_per_s: Vec<f64> = turns.iter().map(|turn| turn.payments_per_s).collect();
+    let payments = turns.iter().map(|turn| turn.payments).sum();
+    let wanted = median(&turns_per_s);
+    let found = turns.into_iter().find(|turn| turn.payments_per_s.total_cmp(&wanted).is_eq());
+    let found = found.ok_or_else(|| Error::Wrong("no turn was measured".to_owned()))?;
+    Ok(Outcomes { payments, turns_per_s, ..found })
 }
 
 async fn start(arguments: Arguments) -> Result<Network, Error> {
@@ -120,7 +211,9 @@ async fn start(arguments: Arguments) -> Result<Network, Error> {
         network.nodes[index].start().await?;
     }
     // All payments go one way: a channel must hold its part of them, and a half more for reserve and chance.
-    let total = arguments.amount * arguments.payments as u64;
+    // In a comparison, everything is paid twice: as asked for, and with what theirs take outstanding.
+    let times = if arguments.implementation.is_some() { 2 } else { 1 };
+    let total = arguments.amount * (arguments.payments as u64 + TURNS as u64) * times;
     let capacity = (total / u64::from(arguments.channels)) * 3 / 2 + 1_000_000;
     for _ in 0..arguments.channels {
         network.fund(0, Amount::from_sat(capacity + 200_000)).await?;
@@ -180,10 +273,15 @@ async fn measure(network: &Network, arguments: Arguments, invoices: Vec<String>)
         floor_per_s,
         share_of_floor: payments_per_s / floor_per_s,
         driver_cpu_share: own_cpu / (own_cpu + cpu),
+        turns_per_s: Vec::new(),
+        peer: None,
+        peer_slower: None,
+        ratio: None,
+        at_peers_outstanding: None,
     })
 }
 
-fn percentiles(latencies: &mut [Duration]) -> Latency {
+pub(super) fn percentiles(latencies: &mut [Duration]) -> Latency {
     latencies.sort_unstable();
     let at = |percent: usize| {
         let index = (latencies.len() * percent / 100).min(latencies.len().saturating_sub(1));
@@ -231,14 +329,14 @@ async fn fetch(url: &str) -> Option<String> {
 }
 
 /// A benchmark whose money is not there afterwards measured nothing.
-async fn sums_after_restart(network: &mut Network, arguments: Arguments) -> Result<(), Error> {
+async fn sums_after_restart(network: &mut Network, amount_sat: u64, payments: usize) -> Result<(), Error> {
     for node in &mut network.nodes {
         node.kill9()?;
     }
     for node in &mut network.nodes {
         node.start().await?;
     }
-    let wanted = (arguments.payments as u64, arguments.amount * 1000 * arguments.payments as u64);
+    let wanted = (payments as u64, amount_sat * 1000 * payments as u64);
     network
         .wait("the payee's invoices paid", async || {
             let has = paid_invoices(network, 1).await?;

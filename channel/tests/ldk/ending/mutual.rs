@@ -30,13 +30,14 @@ impl World {
                 self.begin_ldk_close()?;
             }
         }
-        match self.negotiate(by) {
+        match self.negotiate(by).and_then(|()| self.bury_mutual_close()) {
             Err(what) if self.is_at_ldks_edge(&what) => {
                 self.say(format!("LDK's dust edge: {what}"));
                 self.tally.count("mutual close at ldk's dust edge");
                 Ok(())
             }
-            result => result.and_then(|()| self.bury_mutual_close()),
+            Err(what) => Err(format!("{what}; the balances are {:?}", self.node.balances())),
+            Ok(()) => Ok(()),
         }
     }
 
@@ -44,8 +45,10 @@ impl World {
         for _ in 0..100 {
             self.be_up()?;
             match self.ask_ldk_to_close() {
-                // What it is about to offer has to go out first.
-                Err(why) if why.contains("pending HTLCs") => self.let_talk(5)?,
+                // What it is about to do has to be done first.
+                Err(why) if why.contains("pending HTLCs") || why.contains("Cannot begin shutdown while") => {
+                    self.let_talk(5)?;
+                }
                 result => return result,
             }
         }

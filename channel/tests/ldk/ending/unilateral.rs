@@ -89,7 +89,7 @@ impl World {
         if let Some(claims) = self.node.claims.clone() {
             ours.extend(self.chain.claim(&claims, &self.node.keys, &our_wallet()));
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = std::collections::BTreeSet::new();
         self.ldk.mempool.retain(|tx| seen.insert(tx.compute_txid()));
         let theirs = self.ldk.mempool.iter().cloned();
         if ours_first { ours.into_iter().chain(theirs).collect() } else { theirs.chain(ours).collect() }

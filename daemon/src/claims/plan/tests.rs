@@ -298,10 +298,11 @@ mod child {
         world.rates = rates_of(60_000);
         let at_stake = world.claims.values().next().unwrap().parent.as_ref().unwrap().at_stake;
         let plan = world.plan();
-        match children(&plan)[..] {
-            [child] => assert!(child.fee_max <= Sat(at_stake.0.max(5_000_000)), "{:?}", child.fee_max),
-            _ => assert_eq!(plan.waits.len(), 1),
-        }
+        let [child] = children(&plan)[..] else { panic!("{plan:?}") };
+        assert_eq!(child.fee_max, at_stake);
+        world.accept(&plan);
+        let fee = world.spends.values().next().unwrap().fee;
+        assert!(fee <= at_stake && fee.0 > at_stake.0 - 100, "{fee}: all that hangs on it, as fees would take more");
     }
 
     #[test]

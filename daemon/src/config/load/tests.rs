@@ -164,6 +164,7 @@ fn senseless_values_say_why() {
         (vec!["--bitcoind-url=https://x"], "must begin with http://"),
         (vec!["--channel-min-funding-sat=2000000000"], "is not within"),
         (vec!["--network=bitcoin", "--fees-fallback-sat-per-kw=300"], "networks without a fee market"),
+        (vec!["--fees-fallback-sat-per-kw=252"], "252 is not within 253"),
         (vec!["--channel-offered-grace-blocks=70"], "leaves no time between"),
         (vec!["--alias=123456789012345678901234567890123"], "33 bytes are more than 32"),
     ] {
