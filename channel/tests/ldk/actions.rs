@@ -132,6 +132,10 @@ impl World {
         self.offer_with(amount, onion)
     }
 
+    pub(crate) fn offer_good(&mut self, amount: Msat) -> Result<HtlcId, String> {
+        self.offer_with(amount, Onion::Good)
+    }
+
     fn offer_with(&mut self, amount: Msat, onion: Onion) -> Result<HtlcId, String> {
         let offer = self.make_offer(amount, onion);
         let id = self.node.channel.offer(offer, &mut self.node.fx);

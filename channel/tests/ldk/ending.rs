@@ -20,7 +20,7 @@ impl World {
             self.settle()?;
         }
         match self.plan.ending {
-            Ending::Open => Ok(()),
+            Ending::Open => self.offer_all_alone(),
             Ending::Mutual(by) => self.close_together(by),
             Ending::Unilateral(by) => self.close_alone(by),
         }

@@ -6,6 +6,7 @@ use millrace_channel::effect::{Effect, Effects, Purpose};
 use millrace_channel::input::Command;
 use millrace_channel::ledger::Which;
 use millrace_channel::side::Side;
+use millrace_wire::Msat;
 
 use crate::world::World;
 
@@ -63,6 +64,36 @@ impl World {
             }
         }
         Err(format!("never at rest: {:?}, LDK {:?}", self.node.channel.ledger(), self.ldk.channel()))
+    }
+
+    /// With nothing else under way, each side offers exactly what it may, and the other takes it: LDK to its user, we to
+    /// our node.
+    pub(crate) fn offer_all_alone(&mut self) -> Result<(), String> {
+        let available = self.node.available();
+        if available > Msat::ZERO {
+            self.tally.count("all available taken by ldk");
+            self.offer_good(available)?;
+            self.exchange()?;
+            self.ldk.think();
+            if !self.ldk.told.claimable.iter().any(|claimable| claimable.amount_msat == available.0) {
+                let failures = &self.ldk.told.handling_failures;
+                return Err(format!("LDK does not take the {available} that are available: {failures:?}"));
+            }
+            self.settle()?;
+        }
+        let Some(channel) = self.ldk.channel() else { return Err("LDK has no channel".to_owned()) };
+        let limit = channel.next_outbound_htlc_limit_msat;
+        if limit >= channel.next_outbound_htlc_minimum_msat.max(1) {
+            self.tally.count("ldk's limit taken by us");
+            self.ldk_offer(&channel, limit);
+            self.exchange()?;
+            let received = self.node.channel.ledger().htlcs(Side::Remote);
+            if !received.iter().any(|htlc| htlc.is_live() && htlc.add.amount.0 == limit) {
+                return Err(format!("LDK's {limit} msat have not come: {received:?}"));
+            }
+            self.settle()?;
+        }
+        Ok(())
     }
 
     fn is_at_rest(&self) -> bool {

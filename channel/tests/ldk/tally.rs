@@ -40,6 +40,8 @@ pub(crate) const KINDS: &[&str] = &[
     "ldk restart that forgets",
     "block",
     "rest",
+    "all available taken by ldk",
+    "ldk's limit taken by us",
     "mutual close by us",
     "mutual close by ldk",
     "mutual close with htlcs",
