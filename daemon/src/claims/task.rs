@@ -15,7 +15,7 @@ use millrace_chain::broadcast::{Broadcaster, Status, Submission};
 use millrace_chain::fees::FeeEstimates;
 use millrace_chain::{Bitcoind, ChainError, SyncState};
 use millrace_channel::phase::on_chain::Claims;
-use millrace_wire::{BlockHeight, ChannelId, Sat};
+use millrace_wire::{BlockHeight, ChannelId, FeeratePerKw, Sat};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -310,17 +310,15 @@ impl Task {
         let claims: Vec<OutPoint> =
             wanted.claims.iter().map(|claim| claim.htlc_tx.tx.input[0].previous_output).collect();
         self.release_unsent(&claims).await?;
-        let mut request = build::attach_fee(&wanted, wanted.feerate);
-        let mut answer = self.parts.wallet.attach_fee(request.clone()).await?;
-        if matches!(answer, Err(WalletError::UnknownTransaction(_) | WalletError::NotReplaceable { .. })) {
-            request.replaces = None;
-            answer = self.parts.wallet.attach_fee(request).await?;
+        let mut answer = self.attach_fee(&wanted, wanted.feerate).await?;
+        if let Some(made) = answer.as_ref().ok().filter(|made| made.fee > wanted.fee_max) {
+            self.parts.wallet.release(made.tx.compute_txid()).await?;
+            answer = self.attach_fee(&wanted, lowered(wanted.feerate, wanted.fee_max, made.fee)).await?;
         }
-        let made = match self.affordable(answer, wanted.fee_max).await? {
+        let mut made = match self.affordable(answer, wanted.fee_max).await? {
             Ok(made) => made,
             Err(reason) => return Ok(Some(reason)),
         };
-        let mut made = made;
         build::sign_htlc_txs(&mut made, &wanted.claims, &(self.parts.keys_of)(wanted.keys_index));
         let label = Label { kind: TxKind::Sweep, channel: Some(wanted.channel_id) };
         let held = Held {
@@ -340,11 +338,12 @@ impl Task {
     async fn child(&mut self, wanted: ChildWanted) -> Result<Option<String>, Interrupted> {
         let claims = vec![wanted.cpfp.anchor.outpoint];
         self.release_unsent(&claims).await?;
-        let mut request = build::cpfp(&wanted, wanted.feerate);
-        let mut answer = self.parts.wallet.cpfp(request.clone()).await?;
-        if matches!(answer, Err(WalletError::UnknownTransaction(_) | WalletError::NotReplaceable { .. })) {
-            request.replaces = None;
-            answer = self.parts.wallet.cpfp(request).await?;
+        let mut answer = self.cpfp(&wanted, wanted.feerate).await?;
+        if let Some(made) = answer.as_ref().ok().filter(|made| made.fee > wanted.fee_max) {
+            self.parts.wallet.release(made.tx.compute_txid()).await?;
+            let with_parent = |fee: Sat| fee.checked_add(wanted.cpfp.parent_fee).unwrap_or(fee);
+            let feerate = lowered(wanted.feerate, with_parent(wanted.fee_max), with_parent(made.fee));
+            answer = self.cpfp(&wanted, feerate).await?;
         }
         let mut made = match self.affordable(answer, wanted.fee_max).await? {
             Ok(made) => made,
@@ -357,6 +356,32 @@ impl Task {
             Held { tx: made.tx, parent, claims, label, fee: made.fee, is_marked: false, is_seen: false, refusal: None };
         self.put(held).await?;
         Ok(None)
+    }
+
+    /// Asks the wallet; if it does not know what is to be replaced, without that.
+    async fn attach_fee(
+        &self,
+        wanted: &HtlcTxWanted,
+        feerate: FeeratePerKw,
+    ) -> Result<Result<Made, WalletError>, Closed> {
+        let mut request = build::attach_fee(wanted, feerate);
+        let answer = self.parts.wallet.attach_fee(request.clone()).await?;
+        if !is_unknown(&answer) {
+            return Ok(answer);
+        }
+        request.replaces = None;
+        self.parts.wallet.attach_fee(request).await
+    }
+
+    /// As [`Task::attach_fee`].
+    async fn cpfp(&self, wanted: &ChildWanted, feerate: FeeratePerKw) -> Result<Result<Made, WalletError>, Closed> {
+        let mut request = build::cpfp(wanted, feerate);
+        let answer = self.parts.wallet.cpfp(request.clone()).await?;
+        if !is_unknown(&answer) {
+            return Ok(answer);
+        }
+        request.replaces = None;
+        self.parts.wallet.cpfp(request).await
     }
 
     /// What the wallet made, unless it made nothing, or something that costs too much.
@@ -512,6 +537,17 @@ fn claimed_by(wanted: &Wanted) -> Vec<OutPoint> {
         Wanted::HtlcTx(wanted) => wanted.claims.iter().map(|claim| claim.htlc_tx.tx.input[0].previous_output).collect(),
         Wanted::Child(wanted) => vec![wanted.cpfp.anchor.outpoint],
     }
+}
+
+/// Whether the wallet does not know, or will not replace, the transaction that was named.
+const fn is_unknown(answer: &Result<Made, WalletError>) -> bool {
+    matches!(answer, Err(WalletError::UnknownTransaction(_) | WalletError::NotReplaceable { .. }))
+}
+
+/// The rate at which what cost `fee` costs `fee_max`: the wallet's coins weigh more than the plan thought.
+fn lowered(feerate: FeeratePerKw, fee_max: Sat, fee: Sat) -> FeeratePerKw {
+    let rate = u128::from(feerate.0) * u128::from(fee_max.0) / u128::from(fee.0.max(1));
+    FeeratePerKw(u32::try_from(rate).unwrap_or(u32::MAX)).max(FeeratePerKw::FLOOR)
 }
 
 /// Whether a refusal is about the fee: the mempool's minimum, or a replacement that pays too little.

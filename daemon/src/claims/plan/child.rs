@@ -8,9 +8,8 @@ use millrace_channel::tx::weight;
 use millrace_wire::{ChannelId, FeeratePerKw, Sat};
 
 use super::group::COIN_WEIGHT;
-use super::price::{Bid, Price, WORTH_PERCENT_CONTESTED, feerate, feerate_ceil};
+use super::price::{Bid, Price, WORTH_PERCENT_CONTESTED, feerate, feerate_for};
 use super::{ChildWanted, Plan, Situation, Wanted};
-use crate::claims::rates::FEERATE_MAX;
 
 /// What a commitment should pay with its child, and what the child may cost.
 struct Budget {
@@ -52,7 +51,7 @@ pub(super) fn decide(situation: &Situation<'_>, channel_id: ChannelId, keys_inde
             channel_id,
             keys_index,
             cpfp: cpfp.clone(),
-            feerate: feerate_ceil(sum(fee, cpfp.parent_fee), together).max(FeeratePerKw::FLOOR).min(FEERATE_MAX),
+            feerate: feerate_for(sum(fee, cpfp.parent_fee), together, sum(budget.fee_max, cpfp.parent_fee)),
             fee_max: budget.fee_max,
             replaces: existing
                 .filter(|existing| existing.is_in_mempool && existing.is_ours)

@@ -9,9 +9,9 @@ use millrace_channel::tx::htlc::HtlcTxKind;
 use millrace_channel::tx::{Claim, ClaimKind, weight};
 use millrace_wire::{BlockHeight, ChannelId, FeeratePerKw, Sat};
 
-use super::price::{Bid, Price, WORTH_PERCENT_CONTESTED, WORTH_PERCENT_FREE, feerate_ceil};
+use super::price::{Bid, Price, WORTH_PERCENT_CONTESTED, WORTH_PERCENT_FREE, feerate_for};
 use super::{HtlcTxWanted, Plan, Situation, Spending, SweepInput, SweepWanted, Wanted};
-use crate::claims::rates::{FEERATE_MAX, NEAR_BLOCKS};
+use crate::claims::rates::NEAR_BLOCKS;
 
 /// An HTLC that we take back should be back within so many blocks after its expiry: whoever gave it to us wants to know.
 const TAKE_BACK_BLOCKS: u32 = 12;
@@ -250,7 +250,7 @@ impl Group<'_> {
                 channel_id: first.channel_id,
                 keys_index: first.keys_index,
                 claims: self.units.iter().filter_map(Unit::htlc_tx_claim).collect(),
-                feerate: feerate_ceil(fee, weight).max(FeeratePerKw::FLOOR).min(FEERATE_MAX),
+                feerate: feerate_for(fee, weight, self.fee_max()),
                 fee_max: self.fee_max(),
                 replaces: self
                     .existing

@@ -6,6 +6,7 @@ use bitcoin::Weight;
 use millrace_wire::{FeeratePerKw, Sat};
 
 use super::Spending;
+use crate::claims::rates::FEERATE_MAX;
 
 /// What a replacement pays for its own weight on top of what it replaces (BIP 125, rule 4, by bitcoind's default).
 const INCREMENTAL: FeeratePerKw = FeeratePerKw::FLOOR;
@@ -111,9 +112,16 @@ pub(super) fn feerate(fee: Sat, weight: Weight) -> FeeratePerKw {
 }
 
 /// The same, rounded up.
-pub(super) fn feerate_ceil(fee: Sat, weight: Weight) -> FeeratePerKw {
+fn feerate_ceil(fee: Sat, weight: Weight) -> FeeratePerKw {
     let rate = (u128::from(fee.0) * 1000).div_ceil(u128::from(weight.to_wu().max(1)));
     FeeratePerKw(u32::try_from(rate).unwrap_or(u32::MAX))
+}
+
+/// The rate to ask for, so that the fee is reached, and the most that may be paid is not passed by rounding.
+pub(super) fn feerate_for(fee: Sat, weight: Weight, fee_max: Sat) -> FeeratePerKw {
+    let up = feerate_ceil(fee, weight);
+    let rate = if up.fee_ceil(weight) <= fee_max { up } else { feerate(fee, weight) };
+    rate.max(FeeratePerKw::FLOOR).min(FEERATE_MAX)
 }
 
 /// A tenth more for each refusal.

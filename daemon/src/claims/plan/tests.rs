@@ -95,6 +95,20 @@ mod batching {
     }
 
     #[test]
+    fn the_rest_of_a_batch_that_cannot_pay_its_feerate_bids_all_it_has() {
+        let mut world = World::at(500);
+        world.sweep(1, preimage(50_000), Some(540));
+        world.sweep(1, preimage(2_000), Some(540));
+        world.rates = rates_of(4_000);
+        world.accept(&world.plan());
+        world.spent.insert(world.outpoints()[0]);
+        world.forget_mempool();
+        let plan = world.plan();
+        let [sweep] = sweeps(&plan)[..] else { panic!("{plan:?}") };
+        assert_eq!((sweep.inputs.len(), sweep.fee), (1, Sat(2_000 - 330)));
+    }
+
+    #[test]
     fn htlc_transactions_of_one_kind_and_deadline_share_the_wallets_fee() {
         let mut world = World::at(500);
         world.local_commitment(1, 3, 540);
