@@ -4,3 +4,7 @@
 
 #[path = "ldk/itself.rs"]
 mod itself;
+#[path = "ldk/mixed.rs"]
+mod mixed;
+#[path = "ldk/with_us.rs"]
+mod with_us;

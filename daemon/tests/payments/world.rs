@@ -1,0 +1,306 @@
+//! Whole nodes with their API in one process: real journals, sockets and certificates; a chain and coins that are made up.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bitcoin::Network;
+use millrace_chain::broadcast::Broadcaster;
+use millrace_chain::fees::FeeEstimates;
+use millrace_chain::{Auth, Bitcoind, SyncState, Timeouts};
+use millrace_journal::Options;
+use millrace_rpc::v1;
+use millrace_rpc::v1::channels_client::ChannelsClient;
+use millrace_rpc::v1::events_client::EventsClient;
+use millrace_rpc::v1::invoices_client::InvoicesClient;
+use millrace_rpc::v1::payments_client::PaymentsClient;
+use millrace_wire::{ChainHash, ChannelId, FeeratePerKw, Msat, PublicKey, Sat};
+use millraced::api::{self, Api, Serving};
+use millraced::channels::{ChannelRules, ChannelSnapshot, ChannelWallet, OpenOrder, OpenProgress};
+use millraced::claims::{self, ClaimParts};
+use millraced::config::Config;
+use millraced::data_dir::DataDir;
+use millraced::facts::Fold;
+use millraced::node::{Node, Origins, Surroundings, open};
+use millraced::payments::{PaymentRules, Payments};
+use millraced::peer::PeerRules;
+use millraced::prepare::prepare;
+use millraced::readiness::Readiness;
+use millraced::shutdown::Shutdown;
+use millraced::wallet::{self, ReservePolicy, Wallet};
+use tokio::sync::watch;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
+
+use crate::support::{FakeChain, FakeWallet, PATIENCE, eventually};
+
+/// Puts the token on every call; with none, a client that has none.
+#[derive(Clone)]
+pub struct Bearer(pub Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+pub type Link = InterceptedService<Channel, Bearer>;
+
+/// A node with its API.
+pub struct World {
+    pub node: Node,
+    pub payments: Arc<Payments>,
+    pub serving: Serving,
+    pub readiness: watch::Sender<Readiness>,
+    pub sync: watch::Sender<SyncState>,
+    pub node_id: PublicKey,
+    pub lightning: SocketAddr,
+    pub shutdown: Shutdown,
+    pub certificate: String,
+    pub token: String,
+    _data_dir: DataDir,
+}
+
+/// Starts a node on what is in a folder, and waits until it serves.
+pub async fn start(home: &Path, chain: &FakeChain) -> World {
+    let world = start_unready(home, chain).await;
+    world.payments.start(world.node.registry().clone(), world.sync.subscribe(), world.serving.archive()).unwrap();
+    world.readiness.send_replace(Readiness::Ready);
+    world
+}
+
+/// The same, but its API has not heard yet that it is ready.
+pub async fn start_unready(home: &Path, chain: &FakeChain) -> World {
+    let mut config = Config::defaults(Network::Regtest, home);
+    config.data_dir = home.to_path_buf();
+    let prepared = prepare(config.clone()).unwrap();
+    let (keys, data_dir) = (prepared.keys, prepared.data_dir);
+    let token = std::fs::read_to_string(data_dir.access_token()).unwrap().trim().to_owned();
+    let (sync, synced) = watch::channel(SyncState::Synced { height: chain.height() });
+    let rules = PaymentRules {
+        network: Network::Regtest,
+        max_cltv_expiry_blocks: 2016,
+        final_cltv_delta: 42,
+        invoice_expiry_s: 3600,
+        keys_kept_ms: 86_400_000,
+    };
+    let payments = Payments::new(keys.clone(), rules);
+    let mut channel_rules = ChannelRules::usual(ChainHash::REGTEST);
+    channel_rules.shards = 2;
+    let channel_keys = keys.clone();
+    let keys_of: millraced::channels::KeysOf = Arc::new(move |index| channel_keys.channel_keys(index));
+    let recovered = open(Origins {
+        journal: &data_dir.journal(),
+        options: Options { segment_bytes: 4 << 20, reserve_bytes: 4 << 20, ..Options::default() },
+        rules: channel_rules,
+        keys_of: Arc::clone(&keys_of),
+        folds: vec![Arc::clone(&payments) as Arc<dyn Fold>],
+        sync: synced.clone(),
+    })
+    .unwrap();
+    payments.attach(recovered.journal());
+    let follow = chain.clone();
+    let coins: Arc<dyn ChannelWallet> = Arc::new(FakeWallet::default());
+    let node = recovered
+        .start(Surroundings {
+            node_key: *keys.node_key(),
+            peers: PeerRules {
+                reconnect_min: Duration::from_millis(50),
+                reconnect_max: Duration::from_millis(400),
+                ..PeerRules::default()
+            },
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            wallet: coins,
+            followers: Vec::new(),
+            chain: Box::new(move |trail| follow.source(&trail)),
+        })
+        .unwrap();
+    let mut ready = node.readiness();
+    drop(tokio::time::timeout(PATIENCE, ready.wait_for(Readiness::is_ready)).await.unwrap().unwrap());
+    let lightning = node.listening().borrow().unwrap();
+
+    let settings = millrace_chain::Config {
+        url: "http://127.0.0.1:1".to_owned(),
+        auth: Auth::UserPass { user: String::new(), password: String::new() },
+        network: Network::Regtest,
+        timeouts: Timeouts::default(),
+    };
+    let bitcoind = Bitcoind::new(settings).unwrap();
+    let broadcaster = Broadcaster::start(bitcoind.clone(), synced.clone());
+    let reserve = ReservePolicy { per_channel: Sat(25_000), max: Sat(1_000_000) };
+    let loaded = Wallet::load([], keys.wallet().clone(), reserve).unwrap();
+    let (wallet, _task) = wallet::spawn(loaded, |_| async {});
+    let fees = watch::channel(FeeEstimates::fallback(Network::Regtest)).1;
+    let (claimer, _task) = claims::start(ClaimParts {
+        bitcoind,
+        broadcaster: broadcaster.clone(),
+        wallet: wallet.clone(),
+        keys_of,
+        fees: fees.clone(),
+        sync: synced.clone(),
+    });
+    let (trigger, shutdown) = millraced::shutdown::pair();
+    let (readiness, served) = watch::channel(Readiness::Recovering);
+    let api = Api {
+        config,
+        keys: keys.clone(),
+        registry: node.registry().clone(),
+        peers: node.peers().clone(),
+        payments: Arc::clone(&payments),
+        wallet,
+        claimer,
+        broadcaster,
+        fees,
+        sync: synced,
+        journal: Arc::clone(node.journal()),
+        listening: node.listening(),
+        readiness: served,
+        trigger,
+    };
+    let address = "127.0.0.1:0".parse().unwrap();
+    let serving = api::serve(api, &prepared.tls, prepared.token, address, data_dir.view()).await.unwrap();
+    World {
+        node,
+        payments,
+        serving,
+        readiness,
+        sync,
+        node_id: keys.node_id(),
+        lightning,
+        shutdown,
+        certificate: prepared.tls.certificate_pem,
+        token,
+        _data_dir: data_dir,
+    }
+}
+
+impl World {
+    pub async fn stop(self) {
+        self.readiness.send_replace(Readiness::Stopping);
+        self.node.stop().await;
+        self.serving.stop().await;
+    }
+
+    pub fn bearer(&self) -> Bearer {
+        Bearer(Some(format!("Bearer {}", self.token).parse().unwrap()))
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.certificate)).domain_name("localhost");
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.serving.address)).unwrap();
+        endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+    }
+
+    pub async fn link(&self) -> Link {
+        InterceptedService::new(self.channel().await, self.bearer())
+    }
+
+    pub async fn invoices(&self) -> InvoicesClient<Link> {
+        InvoicesClient::new(self.link().await)
+    }
+
+    pub async fn payments_client(&self) -> PaymentsClient<Link> {
+        PaymentsClient::new(self.link().await)
+    }
+
+    pub async fn channels(&self) -> ChannelsClient<Link> {
+        ChannelsClient::new(self.link().await)
+    }
+
+    /// All events so far.
+    pub async fn events(&self) -> Vec<v1::Event> {
+        let mut client = EventsClient::new(self.link().await);
+        let request = v1::SubscribeRequest { from_cursor: Some(v1::Cursor::default()), stop_at_tip: true };
+        let mut stream = client.subscribe(request).await.unwrap().into_inner();
+        let mut events = Vec::new();
+        while let Some(event) = stream.message().await.unwrap() {
+            events.push(event);
+        }
+        events
+    }
+
+    /// A new invoice as text.
+    pub async fn invoice(&self, msat: u64) -> String {
+        let request = v1::CreateInvoiceRequest {
+            idempotency_key: hex::encode(rand_bytes()),
+            amount_msat: Some(msat),
+            ..v1::CreateInvoiceRequest::default()
+        };
+        self.invoices().await.create(request).await.unwrap().into_inner().invoice.unwrap().bolt11
+    }
+
+    /// Pays, and gives the outcome.
+    pub async fn pay(&self, request: v1::PayRequest) -> Result<v1::Payment, Status> {
+        let mut stream = self.payments_client().await.pay(request).await?.into_inner();
+        let mut is_accepted = false;
+        while let Some(message) = stream.message().await? {
+            match message.step.unwrap() {
+                v1::pay_progress::Step::Accepted(_) => is_accepted = true,
+                v1::pay_progress::Step::Attempt(_) => {}
+                v1::pay_progress::Step::Outcome(payment) => {
+                    assert!(is_accepted, "`accepted` is the first message");
+                    return Ok(payment);
+                }
+            }
+        }
+        panic!("the stream ended without an outcome");
+    }
+
+    pub async fn connect(&self, other: &World) {
+        self.node.peers().connect(other.node_id, &other.lightning.to_string()).await.unwrap();
+    }
+
+    pub async fn wait_until(&self, id: ChannelId, what: &str, is_so: impl Fn(&ChannelSnapshot) -> bool) {
+        let registry = self.node.registry();
+        eventually(what, || registry.snapshot(id).filter(|snapshot| is_so(snapshot)).map(|_| ())).await;
+    }
+}
+
+/// Opens a channel from `a` to `b` and waits until both can use it.
+pub async fn open_between(a: &World, b: &World, chain: &FakeChain, capacity: u64, push: u64) -> ChannelId {
+    let order = OpenOrder {
+        peer: b.node_id,
+        capacity: Sat(capacity),
+        push: Msat(push),
+        funding_feerate: FeeratePerKw(1000),
+        zero_conf: false,
+        to_self_delay: None,
+        htlc_minimum: None,
+        max_in_flight: None,
+        upfront_shutdown_script: None,
+        when_opened: None,
+    };
+    let mut progress = a.node.registry().open_channel(order).unwrap();
+    let channel_id = loop {
+        match tokio::time::timeout(PATIENCE, progress.recv()).await.unwrap().unwrap() {
+            OpenProgress::Negotiated { .. } => {}
+            OpenProgress::Opened { channel_id, .. } => break channel_id,
+            OpenProgress::Failed(failure) => panic!("{failure}"),
+        }
+    };
+    eventually("the funding is broadcast", || (!chain.mempool().is_empty()).then_some(())).await;
+    chain.mine(3);
+    for node in [a, b] {
+        node.sync.send_replace(SyncState::Synced { height: chain.height() });
+        node.wait_until(channel_id, "the channel is usable", ChannelSnapshot::is_usable).await;
+    }
+    channel_id
+}
+
+pub fn rand_bytes() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).unwrap();
+    bytes
+}
+
+pub fn pay_request(bolt11: &str) -> v1::PayRequest {
+    v1::PayRequest { bolt11: bolt11.to_owned(), ..v1::PayRequest::default() }
+}
