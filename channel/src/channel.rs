@@ -534,6 +534,12 @@ impl Channel {
         self.link.is_up()
     }
 
+    /// Whether a `commitment_signed` of ours waits for the peer's `revoke_and_ack`.
+    #[must_use]
+    pub fn awaits_revocation(&self) -> bool {
+        self.state.remote.is_revoke_outstanding()
+    }
+
     /// Whether nothing of ours or of the peer's is under way: no HTLC, no fee, no signature outstanding.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {

@@ -169,8 +169,10 @@ pub enum Fact {
     MutualCloseSigned {
         /// Its id.
         txid: Txid,
-        /// What it pays.
+        /// What it pays the miners.
         fee: Sat,
+        /// What it pays this node.
+        direct: Sat,
     },
     /// The channel ends on chain.
     Failed {
@@ -185,6 +187,10 @@ pub enum Fact {
         height: BlockHeight,
         /// What that transaction is.
         what: SpendKind,
+        /// What it pays the miners.
+        fee: Sat,
+        /// What it pays this node's shutdown script or main output.
+        direct: Sat,
     },
     /// Everything is buried.
     Closed,

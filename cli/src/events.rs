@@ -229,12 +229,14 @@ fn channel_closed(closed: &v1::ChannelClosed) -> Told {
         "channel_id": hex::encode(&closed.channel_id),
         "node_id": hex::encode(&closed.node_id),
         "kind": close_kind(closed.kind()),
-        "recovered_sat": closed.recovered_sat,
+        "txid": words::hex_or_none(&closed.txid),
+        "fee_sat": closed.fee_sat,
     });
     let text = format!(
-        "channel {} closed: {} back in the wallet",
+        "channel {} closed, {}, for a fee of {}",
         words::short(&closed.channel_id),
-        sat(closed.recovered_sat)
+        close_kind(closed.kind()).replace('_', " "),
+        sat(closed.fee_sat)
     );
     ("channel_closed", json, text)
 }

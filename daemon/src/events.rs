@@ -584,4 +584,17 @@ mod tests {
             assert!(Happening::decode(&bytes[..cut]).is_err());
         }
     }
+
+    /// One of each variant, written down by the first build: whoever changes an encoding breaks this.
+    #[test]
+    fn every_variant_of_version_1_stays_what_it_was() {
+        for (what, bytes) in super::samples::all() {
+            let happening = Happening { time_ms: 7, what };
+            assert_eq!(hex::encode(happening.encode()), bytes, "{happening:?}");
+            assert_eq!(Happening::decode(&hex::decode(bytes).unwrap()).unwrap(), happening);
+        }
+    }
 }
+
+#[cfg(test)]
+mod samples;

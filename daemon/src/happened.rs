@@ -5,7 +5,9 @@
 //! The encoding is a version byte and then postcard; variants are only ever added at the end.
 
 use bitcoin::{OutPoint, Txid};
-use millrace_wire::{ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, Preimage, PublicKey, Sat, ShortChannelId};
+use millrace_wire::{
+    BlockHeight, ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, Preimage, PublicKey, Sat, ShortChannelId,
+};
 use serde::{Deserialize, Serialize};
 
 /// The version that this build writes.
@@ -57,7 +59,7 @@ pub enum Happened {
         /// Why, in words.
         reason: String,
         /// The closing transaction, if there is one yet.
-        txid: Option<Txid>,
+        close: Option<ClosingTx>,
     },
     /// A channel is closed, and everything is resolved.
     ChannelClosed {
@@ -68,7 +70,7 @@ pub enum Happened {
         /// How.
         kind: CloseKind,
         /// The transaction that spent its funding, if any did.
-        txid: Option<Txid>,
+        close: Option<ClosingTx>,
     },
     /// A payment was accepted: it will be decided.
     PaymentStarted(Box<PaymentStarted>),
@@ -189,6 +191,19 @@ pub struct InvoiceCreated {
     pub bolt11: String,
     /// The key that the client gave.
     pub idempotency_key: String,
+}
+
+/// The transaction that closes a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClosingTx {
+    /// It.
+    pub txid: Txid,
+    /// What it pays the miners.
+    pub fee: Sat,
+    /// What it pays this node: our output of a close by agreement, our main output of a commitment.
+    pub direct: Sat,
+    /// Its block, once it is in one.
+    pub height: Option<BlockHeight>,
 }
 
 /// How a channel closes.

@@ -142,13 +142,14 @@ impl Channel {
             }
         };
         closes.retain(|close| close.tx.compute_txid() != txid);
+        let direct = self.paid_directly(&tx.output);
         closes.push(SignedClose { tx, fee, complete });
         if closes.len() > CLOSES_MAX {
             closes.remove(least_useful(&closes));
         }
         self.state.phase = Phase::Closing(closes);
         if complete {
-            fx.fact(Fact::MutualCloseSigned { txid, fee });
+            fx.fact(Fact::MutualCloseSigned { txid, fee, direct });
         }
     }
 

@@ -5,10 +5,11 @@
 //! choice of the moment are the wallet's. Revoked commitments are recognised as unknown and not punished here.
 
 pub mod claims;
+pub mod ending;
 
-use bitcoin::{OutPoint, ScriptBuf, Transaction, TxOut, Txid};
+use bitcoin::{OutPoint, ScriptBuf, Transaction, TxOut, Txid, Witness};
 use millrace_wire::message::Error;
-use millrace_wire::{BlockHeight, CltvExpiry, HtlcId, Message, Preimage};
+use millrace_wire::{BlockHeight, CltvExpiry, HtlcId, Message, Preimage, Sat};
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,7 @@ use crate::tx::commitment::Commitment;
 use crate::tx::script;
 
 pub use claims::{Claims, Cpfp, HtlcTxClaim, Sweep};
+pub use ending::Ending;
 
 /// What is known of the channel's end on chain.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,6 +53,10 @@ pub struct Spend {
     pub height: BlockHeight,
     /// What it is.
     pub what: SpendKind,
+    /// What it pays the miners.
+    pub fee: Sat,
+    /// What it pays this node's shutdown script or main output.
+    pub direct: Sat,
 }
 
 /// What a transaction that spends the funding output is.
@@ -80,6 +86,8 @@ pub struct OutputSpend {
     pub txid: Txid,
     /// The block that is in.
     pub height: BlockHeight,
+    /// Who did.
+    pub by: Side,
     /// If it is one of our HTLC transactions: its output, which is ours after the delay.
     pub second_level: Option<(u32, TxOut)>,
 }
@@ -105,6 +113,9 @@ pub enum ChainRecord {
 
 /// Confirmations after which a failed HTLC is told to be failed.
 const TIMED_OUT_DEPTH: u32 = 6;
+
+/// BOLT 3, "HTLC-Timeout and HTLC-Success Transactions": a zero, two signatures, the preimage or nothing, the script.
+const HTLC_TX_WITNESS_ITEMS: usize = 5;
 
 impl OnChain {
     const fn new(reason: String, broadcast: bool) -> Self {
@@ -290,7 +301,11 @@ impl Channel {
 
     fn on_funding_spent(&mut self, tx: &Transaction, fx: &mut Effects) {
         let txid = tx.compute_txid();
-        let spend = Spend { txid, height: self.tip, what: self.spend_kind(tx, txid) };
+        let what = self.spend_kind(tx, txid);
+        let value_out: Sat = tx.output.iter().map(|output| Sat::from(output.value)).sum();
+        let fee = self.state.terms.capacity.checked_sub(value_out).unwrap_or(Sat::ZERO);
+        let direct = self.direct_of(&what, tx);
+        let spend = Spend { txid, height: self.tip, what, fee, direct };
         self.record(Record::Chain(ChainRecord::FundingSpent(spend)), fx);
         self.drop_proposals(fx);
         self.watch_outputs(fx);
@@ -323,6 +338,19 @@ impl Channel {
         let ours = script::to_remote_pubkey(self.state.terms.format(), &payment);
         let found = tx.output.iter().position(|output| output.script_pubkey == ours);
         SpendKind::Unknown { to_remote: found.map(|vout| (vout as u32, tx.output[vout].clone())) }
+    }
+
+    fn direct_of(&self, what: &SpendKind, tx: &Transaction) -> Sat {
+        let known = |which| ending::balance_of(&self.commitment(which), Side::Local);
+        match what {
+            SpendKind::MutualClose => self.paid_directly(&tx.output),
+            SpendKind::Local => known(Which::Current(Side::Local)),
+            SpendKind::RemoteUnrevoked => known(Which::RemoteUnrevoked),
+            SpendKind::RemoteNext => known(Which::Current(Side::Remote)),
+            SpendKind::Unknown { to_remote } => {
+                to_remote.as_ref().map_or(Sat::ZERO, |(_, output)| Sat::from(output.value))
+            }
+        }
     }
 
     /// A spend that is not in a block yet: only what it reveals counts.
@@ -363,7 +391,22 @@ impl Channel {
         }
         let second_level =
             (spend.what == SpendKind::Local && !is_second_level).then(|| self.second_level_of(tx, input)).flatten();
-        Some(OutputSpend { outpoint, txid: tx.compute_txid(), height: self.tip, second_level })
+        let by = self.spender(&tx.input[input].witness, outpoint, spend, is_second_level);
+        Some(OutputSpend { outpoint, txid: tx.compute_txid(), height: self.tip, by, second_level })
+    }
+
+    /// Who spent an output, by what only this side can do: BOLT 3 gives each main output to one side, and HTLC
+    /// transactions, which are the broadcaster's, have a witness of five items; the other side's claims have three.
+    fn spender(&self, witness: &Witness, outpoint: OutPoint, spend: &Spend, is_second_level: bool) -> Side {
+        let Some(commitment) = self.confirmed_commitment().filter(|_| !is_second_level) else { return Side::Local };
+        let holder = commitment.side;
+        let vout = Some(outpoint.vout).filter(|_| outpoint.txid == spend.txid);
+        let is_holders = if commitment.htlcs.iter().any(|htlc| Some(htlc.vout) == vout) {
+            witness.len() == HTLC_TX_WITNESS_ITEMS
+        } else {
+            vout == commitment.to_local || vout == *commitment.anchors.of(holder)
+        };
+        if is_holders { holder } else { holder.other() }
     }
 
     /// The output of our HTLC transaction: at the index of its input, with the script that only we can make.
@@ -378,7 +421,13 @@ impl Channel {
     pub(crate) fn apply_chain(&mut self, record: ChainRecord, fx: &mut Effects) {
         match record {
             ChainRecord::FundingSpent(spend) => {
-                fx.fact(Fact::FundingSpent { txid: spend.txid, height: spend.height, what: spend.what.clone() });
+                fx.fact(Fact::FundingSpent {
+                    txid: spend.txid,
+                    height: spend.height,
+                    what: spend.what.clone(),
+                    fee: spend.fee,
+                    direct: spend.direct,
+                });
                 if !matches!(self.state.phase, Phase::OnChain(_)) {
                     let reason = closing_reason(&spend.what).to_owned();
                     self.state.phase = Phase::OnChain(Box::new(OnChain::new(reason, false)));

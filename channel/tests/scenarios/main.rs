@@ -6,6 +6,7 @@ mod support;
 
 mod closing;
 mod dance;
+mod ending;
 mod limits;
 mod on_chain;
 mod reconnect;

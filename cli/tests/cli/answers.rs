@@ -536,7 +536,8 @@ pub(crate) fn events() -> Vec<Event> {
             channel_id,
             node_id: node_id.clone(),
             kind: CloseKind::Cooperative.into(),
-            recovered_sat: 700_000,
+            txid: vec![0xd3; 32],
+            fee_sat: 211,
         }),
         E::PeerDisconnected(PeerDisconnected { node_id, reason: "connection closed".to_owned() }),
     ];

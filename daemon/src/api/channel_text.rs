@@ -1,5 +1,9 @@
 //! A channel as the contract shows it, from its actor's snapshot and from what was told of it.
 
+use std::collections::BTreeMap;
+
+use millrace_channel::phase::on_chain::Ending;
+use millrace_channel::phase::on_chain::ending::{Output, OutputKind};
 use millrace_channel::tx::weight::{anchors_value, commit_fee, is_trimmed};
 use millrace_channel::{Side, Terms};
 use millrace_rpc::v1;
@@ -11,6 +15,9 @@ use crate::channels::{ChannelSnapshot, ChannelState, HtlcView};
 use crate::claims::{ClaimsStatus, OutputState, OutputStatus};
 use crate::happened::CloseKind;
 use crate::view::ChannelRow;
+
+/// What came back to the wallet from closed channels.
+pub(super) type Swept = BTreeMap<ChannelId, Sat>;
 
 /// The state, as the contract names it.
 pub(super) fn state_message(snapshot: &ChannelSnapshot) -> v1::ChannelState {
@@ -34,7 +41,7 @@ pub(super) enum Extent {
 }
 
 /// A channel that has an actor, or had one since the start.
-pub(super) fn message(inner: &Inner, snapshot: &ChannelSnapshot, extent: Extent) -> v1::Channel {
+pub(super) fn message(inner: &Inner, snapshot: &ChannelSnapshot, extent: Extent, swept: &Swept) -> v1::Channel {
     // Lists must not fail over a detail: without the view's row, what it knows is left out.
     let row = inner.past.view.channel(&snapshot.channel_id).ok().flatten();
     let terms = &snapshot.terms;
@@ -68,20 +75,20 @@ pub(super) fn message(inner: &Inner, snapshot: &ChannelSnapshot, extent: Extent)
         anchors_sat: anchors_value(terms.format()).0,
         local_commitment_number: snapshot.commitment_numbers.local.0,
         remote_commitment_number: snapshot.commitment_numbers.remote.0,
-        awaiting_revocation: false,
+        awaiting_revocation: snapshot.awaits_revocation,
         htlcs: htlcs.collect(),
         confirmations: snapshot.funding_depth.min(snapshot.required_depth),
         minimum_depth: snapshot.required_depth,
         opened_ms: snapshot.opened_ms,
         total_sent_msat: row.as_ref().map(|row| row.total_sent.0).unwrap_or_default(),
         total_received_msat: row.as_ref().map(|row| row.total_received.0).unwrap_or_default(),
-        closing: closing(inner, snapshot, row.as_ref(), extent),
+        closing: closing(inner, snapshot, row.as_ref(), extent, swept),
         last_error: snapshot.last_error.clone().unwrap_or_default(),
     }
 }
 
 /// A channel that was closed before the node's start: what was told of it.
-pub(super) fn closed_message(row: &ChannelRow) -> v1::Channel {
+pub(super) fn closed_message(row: &ChannelRow, swept: &Swept) -> v1::Channel {
     v1::Channel {
         channel_id: row.opening.channel_id.0.to_vec(),
         node_id: row.opening.peer.serialize().to_vec(),
@@ -92,20 +99,30 @@ pub(super) fn closed_message(row: &ChannelRow) -> v1::Channel {
         opened_ms: row.opened_ms,
         total_sent_msat: row.total_sent.0,
         total_received_msat: row.total_received.0,
-        closing: Some(closing_of_row(row)),
+        closing: Some(closing_of_row(row, swept)),
         ..v1::Channel::default()
     }
 }
 
-fn closing_of_row(row: &ChannelRow) -> v1::ClosingInfo {
+/// What sweeps have brought back, by channel; nothing if the wallet has stopped.
+pub(super) async fn swept(inner: &Inner) -> Swept {
+    inner.api.wallet.ask(|wallet| wallet.swept()).await.unwrap_or_default()
+}
+
+fn closing_of_row(row: &ChannelRow, swept: &Swept) -> v1::ClosingInfo {
+    let close = row.close.as_ref();
+    // A close by agreement pays the wallet itself, as soon as it is in a block.
+    let is_paid = row.kind == Some(CloseKind::Cooperative) && close.is_some_and(|close| close.height.is_some());
+    let direct = close.filter(|_| is_paid).map_or(Sat::ZERO, |close| close.direct);
+    let swept = swept.get(&row.opening.channel_id).copied().unwrap_or(Sat::ZERO);
     v1::ClosingInfo {
         kind: close_kind(row.kind.unwrap_or(CloseKind::Unknown)).into(),
         reason: row.reason.clone(),
-        txid: row.txid.as_ref().map(parse::txid_bytes).unwrap_or_default(),
-        height: None,
-        fee_sat: 0,
+        txid: close.map(|close| parse::txid_bytes(&close.txid)).unwrap_or_default(),
+        height: close.and_then(|close| close.height).map(|height| height.0),
+        fee_sat: close.map_or(0, |close| close.fee.0),
         on_chain: None,
-        recovered_sat: 0,
+        recovered_sat: direct.0.saturating_add(swept.0),
     }
 }
 
@@ -114,53 +131,90 @@ fn closing(
     snapshot: &ChannelSnapshot,
     row: Option<&ChannelRow>,
     extent: Extent,
+    swept: &Swept,
 ) -> Option<v1::ClosingInfo> {
     match snapshot.state {
         ChannelState::Opening | ChannelState::Normal => return None,
         ChannelState::ShuttingDown | ChannelState::Closing | ChannelState::OnChain | ChannelState::Closed => {}
     }
-    let mut info = row.map(closing_of_row).unwrap_or_default();
-    if let Some(txid) = snapshot.mutual_closes.last() {
-        info.kind = v1::CloseKind::Cooperative.into();
-        info.txid = parse::txid_bytes(txid);
+    let mut info = row.map(|row| closing_of_row(row, swept)).unwrap_or_default();
+    if let Some(kind) = present_kind(snapshot) {
+        info.kind = close_kind(kind).into();
     }
-    if snapshot.state == ChannelState::OnChain {
-        info.on_chain = Some(resolution(&inner.api.claimer.status().borrow(), snapshot.channel_id, extent));
+    if let Some(ending) = &snapshot.ending {
+        info.txid = parse::txid_bytes(&ending.txid);
+        info.height = ending.height.map(|height| height.0);
+        info.fee_sat = ending.fee.0;
+        if !ending.outputs.is_empty() {
+            info.on_chain = Some(resolution(ending, &inner.api.claimer.status().borrow(), extent));
+        }
     }
     Some(info)
 }
 
-/// What the outputs of a channel's commitment wait for.
-pub(super) fn resolution(claims: &ClaimsStatus, channel_id: ChannelId, extent: Extent) -> v1::OnChainResolution {
-    let of_channel = claims.outputs.iter().filter(|(_, output)| output.channel_id == channel_id);
-    let deadlines = of_channel.clone().filter_map(|(_, output)| output.deadline);
-    let resolved_height = deadlines.max().unwrap_or(BlockHeight(0)).0;
-    let outputs = of_channel.filter(|_| extent == Extent::Whole);
-    v1::OnChainResolution {
-        outputs: outputs.map(|(outpoint, output)| output_message(outpoint, output)).collect(),
-        pending_sat: claims.claimable_of(channel_id).0,
-        resolved_height,
+/// How a channel closes while nothing that closes it is in a block; from then on the view knows.
+pub(super) fn present_kind(snapshot: &ChannelSnapshot) -> Option<CloseKind> {
+    match (snapshot.state, &snapshot.ending) {
+        (ChannelState::ShuttingDown | ChannelState::Closing, _) => Some(CloseKind::Cooperative),
+        (ChannelState::OnChain, Some(ending)) if ending.height.is_none() => Some(CloseKind::LocalCommitment),
+        _ => None,
     }
 }
 
-fn output_message(outpoint: &bitcoin::OutPoint, output: &OutputStatus) -> v1::OnChainOutput {
-    let (status, claim) = match &output.state {
-        OutputState::InMempool { txid, .. } | OutputState::Sending { txid, .. } => {
-            (v1::OutputStatus::Claiming, Some(txid))
+/// What the outputs of a channel's commitment wait for.
+pub(super) fn resolution(ending: &Ending, claims: &ClaimsStatus, extent: Extent) -> v1::OnChainResolution {
+    let ours = || ending.outputs.iter().filter(|output| output.is_ours() && output.spent.is_none());
+    let heights = ours().flat_map(|output| [output.claimable, output.deadline]).flatten();
+    let outputs = ending.outputs.iter().filter(|_| extent == Extent::Whole);
+    v1::OnChainResolution {
+        outputs: outputs.map(|output| output_message(output, claims.outputs.get(&output.outpoint))).collect(),
+        pending_sat: ours().map(|output| output.amount).sum::<Sat>().0,
+        resolved_height: heights.max().unwrap_or(BlockHeight(0)).0,
+    }
+}
+
+fn output_message(output: &Output, claim: Option<&OutputStatus>) -> v1::OnChainOutput {
+    let underway = claim.and_then(|claim| match &claim.state {
+        OutputState::InMempool { txid, .. } | OutputState::Sending { txid, .. } => Some(*txid),
+        OutputState::Waiting { .. } | OutputState::NotNeeded | OutputState::Spent => None,
+    });
+    let claim_txid = output.spent.map(|(_, txid, _)| txid).or(underway);
+    let (kind, payment_hash) = match output.kind {
+        OutputKind::Balance(Side::Local) => (v1::OutputKind::ToLocal, None),
+        OutputKind::Balance(Side::Remote) => (v1::OutputKind::ToRemote, None),
+        OutputKind::Htlc { offered_by: Side::Local, payment_hash } => (v1::OutputKind::OfferedHtlc, Some(payment_hash)),
+        OutputKind::Htlc { offered_by: Side::Remote, payment_hash } => {
+            (v1::OutputKind::ReceivedHtlc, Some(payment_hash))
         }
-        OutputState::Waiting { .. } | OutputState::NotNeeded => (v1::OutputStatus::Waiting, None),
-        OutputState::Spent => (v1::OutputStatus::Claimed, None),
+        OutputKind::SecondLevel => (v1::OutputKind::SecondLevel, None),
+        OutputKind::Anchor(Side::Local) => (v1::OutputKind::LocalAnchor, None),
+        OutputKind::Anchor(Side::Remote) => (v1::OutputKind::RemoteAnchor, None),
     };
     v1::OnChainOutput {
-        outpoint: Some(parse::outpoint_message(outpoint)),
+        outpoint: Some(parse::outpoint_message(&output.outpoint)),
         amount_sat: output.amount.0,
-        kind: v1::OutputKind::Unspecified.into(),
-        status: status.into(),
-        claimable_height: 0,
+        kind: kind.into(),
+        status: output_status(output, underway.is_some()).into(),
+        claimable_height: output.claimable.unwrap_or(BlockHeight(0)).0,
         deadline_height: output.deadline.unwrap_or(BlockHeight(0)).0,
-        claim_txid: claim.map(parse::txid_bytes).unwrap_or_default(),
-        claim_height: None,
-        payment_hash: Vec::new(),
+        claim_txid: claim_txid.as_ref().map(parse::txid_bytes).unwrap_or_default(),
+        claim_height: output.spent.map(|(_, _, height)| height.0),
+        payment_hash: payment_hash.map(|hash| hash.0.to_vec()).unwrap_or_default(),
+    }
+}
+
+const fn output_status(output: &Output, is_claim_underway: bool) -> v1::OutputStatus {
+    match (output.kind, output.spent) {
+        (_, Some((Side::Local, ..))) => v1::OutputStatus::Claimed,
+        (OutputKind::Htlc { .. }, Some((Side::Remote, ..))) => v1::OutputStatus::LostToPeer,
+        (_, Some((Side::Remote, ..))) => v1::OutputStatus::NotOurs,
+        (_, None) if is_claim_underway => v1::OutputStatus::Claiming,
+        (OutputKind::Balance(Side::Remote) | OutputKind::Anchor(Side::Remote), None) => v1::OutputStatus::NotOurs,
+        (OutputKind::Anchor(Side::Local), None) => v1::OutputStatus::Abandoned,
+        // Also an HTLC that the peer offered and whose preimage may still come.
+        (OutputKind::Balance(Side::Local) | OutputKind::Htlc { .. } | OutputKind::SecondLevel, None) => {
+            v1::OutputStatus::Waiting
+        }
     }
 }
 

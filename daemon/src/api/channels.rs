@@ -8,6 +8,7 @@ use bitcoin::address::NetworkUnchecked;
 use bitcoin::{Address, ScriptBuf};
 use futures::stream::BoxStream;
 use millrace_channel::input::CloseOrder;
+use millrace_channel::phase::on_chain::Ending;
 use millrace_rpc::v1::channels_server::Channels;
 use millrace_rpc::v1::{
     self, CloseChannelProgress, ErrorDetail, ErrorReason, GetChannelResponse, ListChannelsResponse,
@@ -18,12 +19,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::channel_text::{Extent, closed_message, message, resolution};
+use super::channel_text::{Extent, Swept, closed_message, message, present_kind, resolution, swept};
 use super::events::close_kind;
 use super::once::{Finished, Once, Start, Stored, once, reference, reference_entry, start};
 use super::{Shared, fault, parse};
 use crate::channels::{ChannelSnapshot, ChannelState, OpenOrder, OpenProgress};
-use crate::happened::CloseKind;
+use crate::happened::{CloseKind, ClosingTx};
 
 /// Steps of progress that may wait for a slow reader.
 const STEPS_MAX: usize = 16;
@@ -98,8 +99,9 @@ impl Channels for ChannelsService {
         let known: std::collections::HashSet<ChannelId> = snapshots.iter().map(|one| one.channel_id).collect();
         snapshots.retain(|snapshot| include_closed || snapshot.state != ChannelState::Closed);
         snapshots.sort_by_key(|snapshot| Reverse((snapshot.opened_ms, snapshot.channel_id)));
+        let swept = swept(inner).await;
         let mut channels: Vec<v1::Channel> =
-            snapshots.iter().map(|snapshot| message(inner, snapshot, Extent::Short)).collect();
+            snapshots.iter().map(|snapshot| message(inner, snapshot, Extent::Short, &swept)).collect();
         if include_closed {
             let past = inner.past.clone();
             past.view.catch_up(&past.log).await;
@@ -110,7 +112,7 @@ impl Channels for ChannelsService {
             };
             let rows = tokio::task::block_in_place(|| past.view.channels(None, CLOSED_MAX, is_wanted));
             let rows = rows.map_err(|error| fault::view(&error))?.rows;
-            channels.extend(rows.iter().map(closed_message));
+            channels.extend(rows.iter().map(|row| closed_message(row, &swept)));
             channels.sort_by_key(|channel| Reverse(channel.opened_ms));
         }
         let (channels, next_cursor) = parse::slice(channels, page.as_ref())?;
@@ -135,13 +137,13 @@ impl Channels for ChannelsService {
         };
         let channel_id = channel_id.ok_or_else(|| fault::not_found("channel", "by that name"))?;
         if let Some(snapshot) = registry.fresh_snapshot(channel_id).await {
-            let channel = Some(message(inner, &snapshot, Extent::Whole));
+            let channel = Some(message(inner, &snapshot, Extent::Whole, &swept(inner).await));
             return Ok(Response::new(GetChannelResponse { channel }));
         }
         inner.past.view.catch_up(&inner.past.log).await;
         let row = inner.past.view.channel(&channel_id).map_err(|error| fault::view(&error))?;
         let row = row.ok_or_else(|| fault::not_found("channel", channel_id))?;
-        Ok(Response::new(GetChannelResponse { channel: Some(closed_message(&row)) }))
+        Ok(Response::new(GetChannelResponse { channel: Some(closed_message(&row, &swept(inner).await)) }))
     }
 }
 
@@ -292,7 +294,7 @@ async fn follow_opening(inner: Shared, channel_id: ChannelId, to: Progress<OpenC
                 return;
             }
             ChannelState::Normal | ChannelState::ShuttingDown | ChannelState::Closing | ChannelState::OnChain => {
-                let ready = Stage::Ready(message(&inner, &snapshot, Extent::Short));
+                let ready = Stage::Ready(message(&inner, &snapshot, Extent::Short, &Swept::new()));
                 let _gone = to.send(Ok(open_step(channel_id, false, ready))).await;
                 return;
             }
@@ -446,26 +448,23 @@ impl Told {
             ChannelState::ShuttingDown => self.tell_pending(snapshot, &mut stages),
             ChannelState::Closing => {
                 self.tell_pending(snapshot, &mut stages);
-                if let Some(txid) = snapshot.mutual_closes.last() {
-                    self.tell_broadcast(inner, *txid, CloseKind::Cooperative, &mut stages).await;
-                }
+                self.tell_broadcast(snapshot.ending.as_ref().map(closing_tx), CloseKind::Cooperative, &mut stages);
             }
             ChannelState::OnChain | ChannelState::Closed => {
                 inner.past.view.catch_up(&inner.past.log).await;
                 let row = inner.past.view.channel(&snapshot.channel_id).ok().flatten();
-                let kind = row.as_ref().and_then(|row| row.kind).unwrap_or(CloseKind::Unknown);
-                if let Some(txid) = row.and_then(|row| row.txid) {
-                    self.tell_broadcast(inner, txid, kind, &mut stages).await;
-                }
+                let told = row.as_ref().and_then(|row| row.kind).unwrap_or(CloseKind::Unknown);
+                let kind = present_kind(snapshot).unwrap_or(told);
+                let close = snapshot.ending.as_ref().map(closing_tx).or(row.and_then(|row| row.close));
+                self.tell_broadcast(close, kind, &mut stages);
                 if kind == CloseKind::Cooperative || snapshot.state == ChannelState::Closed {
                     if let Some(txid) = &self.broadcast {
                         let confirmed = v1::Confirmations { txid: txid.clone(), have: 1, need: 1 };
                         stages.push(Stage::Confirmations(confirmed));
                     }
-                    stages.push(Stage::Closed(message(inner, snapshot, Extent::Whole)));
-                } else {
-                    let status = inner.api.claimer.status();
-                    let resolution = resolution(&status.borrow(), snapshot.channel_id, Extent::Whole);
+                    stages.push(Stage::Closed(message(inner, snapshot, Extent::Whole, &swept(inner).await)));
+                } else if let Some(ending) = &snapshot.ending {
+                    let resolution = resolution(ending, &inner.api.claimer.status().borrow(), Extent::Whole);
                     if self.resolution.as_ref() != Some(&resolution) {
                         self.resolution = Some(resolution.clone());
                         stages.push(Stage::Resolving(resolution));
@@ -485,24 +484,27 @@ impl Told {
         }
     }
 
-    async fn tell_broadcast(
+    fn tell_broadcast(
         &mut self,
-        inner: &Shared,
-        txid: bitcoin::Txid,
+        close: Option<ClosingTx>,
         kind: CloseKind,
         stages: &mut Vec<close_channel_progress::Stage>,
     ) {
-        let bytes = parse::txid_bytes(&txid);
-        if self.broadcast.as_ref() == Some(&bytes) {
+        let Some(ClosingTx { txid, fee, direct, .. }) = close else { return };
+        let txid = parse::txid_bytes(&txid);
+        if self.broadcast.as_ref() == Some(&txid) {
             return;
         }
-        let known = inner.api.wallet.ask(move |wallet| wallet.transaction(&txid)).await.ok().flatten();
-        self.broadcast = Some(bytes.clone());
+        self.broadcast = Some(txid.clone());
         stages.push(close_channel_progress::Stage::Broadcast(v1::ClosingBroadcast {
-            txid: bytes,
+            txid,
             kind: close_kind(kind).into(),
-            fee_sat: known.as_ref().and_then(|tx| tx.fee).unwrap_or(Sat::ZERO).0,
-            local_sat: known.map(|tx| tx.received).unwrap_or(Sat::ZERO).0,
+            fee_sat: fee.0,
+            local_sat: direct.0,
         }));
     }
+}
+
+const fn closing_tx(ending: &Ending) -> ClosingTx {
+    ClosingTx { txid: ending.txid, fee: ending.fee, direct: ending.direct, height: ending.height }
 }

@@ -123,18 +123,21 @@ fn body(what: &Happened) -> Option<Body> {
             local_msat: local.0,
             remote_msat: remote.0,
         }),
-        Happened::ChannelClosing { channel_id, peer, kind, reason, txid } => Body::ChannelClosing(v1::ChannelClosing {
+        Happened::ChannelClosing { channel_id, peer, kind, reason, close } => {
+            Body::ChannelClosing(v1::ChannelClosing {
+                channel_id: channel_id.0.to_vec(),
+                node_id: peer.serialize().to_vec(),
+                kind: close_kind(*kind).into(),
+                reason: reason.clone(),
+                txid: close.as_ref().map(|close| parse::txid_bytes(&close.txid)).unwrap_or_default(),
+            })
+        }
+        Happened::ChannelClosed { channel_id, peer, kind, close } => Body::ChannelClosed(v1::ChannelClosed {
             channel_id: channel_id.0.to_vec(),
             node_id: peer.serialize().to_vec(),
             kind: close_kind(*kind).into(),
-            reason: reason.clone(),
-            txid: txid.as_ref().map(parse::txid_bytes).unwrap_or_default(),
-        }),
-        Happened::ChannelClosed { channel_id, peer, kind, txid: _ } => Body::ChannelClosed(v1::ChannelClosed {
-            channel_id: channel_id.0.to_vec(),
-            node_id: peer.serialize().to_vec(),
-            kind: close_kind(*kind).into(),
-            recovered_sat: 0,
+            txid: close.as_ref().map(|close| parse::txid_bytes(&close.txid)).unwrap_or_default(),
+            fee_sat: close.map_or(0, |close| close.fee.0),
         }),
         Happened::PaymentStarted(started) => Body::PaymentStarted(v1::PaymentStarted {
             payment_hash: started.payment_hash.0.to_vec(),

@@ -6,6 +6,7 @@ use bitcoin::ScriptBuf;
 use millrace_channel::ledger::Which;
 use millrace_channel::ledger::htlc::{Htlc, Status};
 use millrace_channel::phase::Phase;
+use millrace_channel::phase::on_chain::Ending;
 use millrace_channel::{Both, Channel, Side, Terms};
 use millrace_wire::{
     ChannelId, CltvExpiry, CommitmentNumber, FeeratePerKw, HtlcId, Msat, PaymentHash, PublicKey, ShortChannelId,
@@ -97,8 +98,10 @@ pub struct ChannelSnapshot {
     pub commitment_numbers: Both<CommitmentNumber>,
     /// The HTLCs in flight: those we offered, then those of the peer, each by id.
     pub htlcs: Vec<HtlcView>,
-    /// Transactions of a mutual close that may confirm, the newest last.
-    pub mutual_closes: Vec<bitcoin::Txid>,
+    /// A `commitment_signed` of ours waits for the peer's `revoke_and_ack`.
+    pub awaits_revocation: bool,
+    /// How it ends, once it does.
+    pub ending: Option<Ending>,
     /// The last error or warning, of ours or of the peer's, in words.
     pub last_error: Option<String>,
 }
@@ -134,7 +137,8 @@ impl ChannelSnapshot {
             feerate: ledger.feerate(Which::Current(Side::Local)),
             commitment_numbers: channel.commitment_numbers(),
             htlcs,
-            mutual_closes: mutual_closes(channel.phase()),
+            awaits_revocation: channel.awaits_revocation(),
+            ending: channel.ending(),
             last_error: last_error.cloned(),
         }
     }
@@ -169,12 +173,5 @@ fn view(htlc: &Htlc) -> HtlcView {
         payment_hash: htlc.add.payment_hash,
         cltv_expiry: htlc.add.cltv_expiry,
         stage,
-    }
-}
-
-fn mutual_closes(phase: &Phase) -> Vec<bitcoin::Txid> {
-    match phase {
-        Phase::Closing(closes) => closes.iter().map(|close| close.tx.compute_txid()).collect(),
-        Phase::Opening | Phase::Normal | Phase::ShuttingDown | Phase::OnChain(_) | Phase::Closed => Vec::new(),
     }
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::Txid;
 use millrace_channel::phase::on_chain::SpendKind;
 use millrace_channel::{Fact, Side, Terms};
 use millrace_wire::ChannelId;
 use serde::{Deserialize, Serialize};
 
-use crate::happened::{ChannelOpening, CloseKind, Happened};
+use crate::happened::{ChannelOpening, CloseKind, ClosingTx, Happened};
 
 /// What is known of the closing of channels that are not closed yet.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -19,8 +18,9 @@ pub(crate) struct ChannelNews {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct Closing {
     kind: Option<CloseKind>,
-    txid: Option<Txid>,
-    is_told: bool,
+    close: Option<ClosingTx>,
+    /// Why, as it was told first: what follows from that is no other reason.
+    reason: Option<String>,
 }
 
 impl ChannelNews {
@@ -50,38 +50,41 @@ impl ChannelNews {
             }
             Fact::ShuttingDown | Fact::CloseAsked => {
                 let closing = self.closing.entry(channel_id).or_default();
-                if !closing.is_told {
-                    closing.is_told = true;
-                    let (kind, reason) = (CloseKind::Cooperative, "shutdown was said".to_owned());
-                    happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, txid: None });
+                if closing.reason.is_none() {
+                    let by = if matches!(fact, Fact::CloseAsked) { "the peer" } else { "a side" };
+                    let (kind, reason) = (CloseKind::Cooperative, format!("{by} said shutdown"));
+                    closing.reason = Some(reason.clone());
+                    happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, close: None });
                 }
             }
-            Fact::MutualCloseSigned { txid, .. } => {
-                let (kind, reason) = (CloseKind::Cooperative, "the closing transaction is signed".to_owned());
+            Fact::MutualCloseSigned { txid, fee, direct } => {
+                let close = Some(ClosingTx { txid: *txid, fee: *fee, direct: *direct, height: None });
+                let kind = CloseKind::Cooperative;
                 let closing = self.closing.entry(channel_id).or_default();
-                (closing.kind, closing.txid, closing.is_told) = (Some(kind), Some(*txid), true);
-                happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, txid: Some(*txid) });
+                (closing.kind, closing.close) = (Some(kind), close);
+                let reason = closing.reason_or("both sides signed the closing transaction");
+                happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, close });
             }
             Fact::Failed { reason } => {
                 let (kind, reason) = (CloseKind::Unknown, reason.clone());
-                let closing = self.closing.entry(channel_id).or_default();
-                closing.is_told = true;
-                happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, txid: None });
+                self.closing.entry(channel_id).or_default().reason = Some(reason.clone());
+                happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, close: None });
             }
-            Fact::FundingSpent { txid, what, .. } => {
+            Fact::FundingSpent { txid, height, what, fee, direct } => {
                 let (kind, reason) = spent(what);
+                let close = Some(ClosingTx { txid: *txid, fee: *fee, direct: *direct, height: Some(*height) });
                 let closing = self.closing.entry(channel_id).or_default();
-                let is_known = closing.kind == Some(kind) && closing.txid == Some(*txid);
-                (closing.kind, closing.txid) = (Some(kind), Some(*txid));
+                let is_known = closing.kind == Some(kind) && closing.close == close;
+                (closing.kind, closing.close) = (Some(kind), close);
                 if !is_known {
-                    let reason = reason.to_owned();
-                    happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, txid: Some(*txid) });
+                    let reason = closing.reason_or(reason);
+                    happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, close });
                 }
             }
             Fact::Closed => {
                 let closing = self.closing.remove(&channel_id).unwrap_or_default();
                 let kind = closing.kind.unwrap_or(CloseKind::NeverFunded);
-                happened.push(Happened::ChannelClosed { channel_id, peer, kind, txid: closing.txid });
+                happened.push(Happened::ChannelClosed { channel_id, peer, kind, close: closing.close });
             }
             Fact::FundingConfirmed { .. }
             | Fact::HtlcReceived { .. }
@@ -93,6 +96,12 @@ impl ChannelNews {
             | Fact::RemovalIrrevocable { .. }
             | Fact::PeerSaid { .. } => {}
         }
+    }
+}
+
+impl Closing {
+    fn reason_or(&mut self, reason: &str) -> String {
+        self.reason.get_or_insert_with(|| reason.to_owned()).clone()
     }
 }
 

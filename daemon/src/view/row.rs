@@ -1,10 +1,9 @@
 //! A channel as the view knows it: what was told of it, from its opening to its close.
 
-use bitcoin::Txid;
 use millrace_wire::Msat;
 use serde::{Deserialize, Serialize};
 
-use crate::happened::{ChannelOpening, CloseKind, Happened};
+use crate::happened::{ChannelOpening, CloseKind, ClosingTx, Happened};
 
 /// A channel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -20,7 +19,7 @@ pub struct ChannelRow {
     /// Why, in words.
     pub reason: String,
     /// The transaction that spends its funding.
-    pub txid: Option<Txid>,
+    pub close: Option<ClosingTx>,
     /// When everything was resolved.
     pub closed_ms: Option<u64>,
     /// What payments of ours have sent through it.
@@ -39,7 +38,7 @@ impl ChannelRow {
             was_ready: false,
             kind: None,
             reason: String::new(),
-            txid: None,
+            close: None,
             closed_ms: None,
             total_sent: Msat::ZERO,
             total_received: Msat::ZERO,
@@ -50,14 +49,14 @@ impl ChannelRow {
     pub fn apply(&mut self, what: &Happened, time_ms: u64) {
         match what {
             Happened::ChannelReady { .. } => self.was_ready = true,
-            Happened::ChannelClosing { kind, reason, txid, .. } => {
+            Happened::ChannelClosing { kind, reason, close, .. } => {
                 self.kind = Some(*kind);
                 self.reason.clone_from(reason);
-                self.txid = txid.or(self.txid);
+                self.close = close.or(self.close);
             }
-            Happened::ChannelClosed { kind, txid, .. } => {
+            Happened::ChannelClosed { kind, close, .. } => {
                 self.kind = Some(*kind);
-                self.txid = txid.or(self.txid);
+                self.close = close.or(self.close);
                 self.closed_ms = Some(time_ms);
             }
             Happened::PaymentSucceeded { amount, .. } => self.total_sent = sum(self.total_sent, *amount),

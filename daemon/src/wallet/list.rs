@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bdk_wallet::chain::{ChainPosition, ConfirmationBlockTime};
 use bitcoin::{Address, OutPoint, Transaction, Txid};
-use millrace_wire::Sat;
+use millrace_wire::{ChannelId, Sat};
 
 use super::codec::{Label, TxKind};
 use super::coin::{Coin, Reach};
@@ -125,12 +125,26 @@ impl Wallet {
         Some(self.describe(&known.tx_node.tx, &known.chain_position))
     }
 
+    /// What sweeps in blocks have brought back from each channel, less what they took out of the wallet for fees.
+    #[must_use]
+    pub fn swept(&self) -> BTreeMap<ChannelId, Sat> {
+        let mut swept: BTreeMap<ChannelId, (Sat, Sat)> = BTreeMap::new();
+        for tx in self.transactions().into_iter().filter(|tx| tx.height.is_some()) {
+            if let Label { kind: TxKind::Sweep, channel: Some(channel_id) } = tx.label {
+                let (received, sent) = swept.entry(channel_id).or_default();
+                *received = received.checked_add(tx.received).unwrap_or(*received);
+                *sent = sent.checked_add(tx.sent).unwrap_or(*sent);
+            }
+        }
+        swept.into_iter().map(|(channel_id, (received, sent))| (channel_id, received.saturating_sub(sent))).collect()
+    }
+
     /// Says what a transaction is for, such as a close that pays the wallet.
     pub fn set_label(&mut self, txid: Txid, label: Label) {
         self.label(txid, label);
     }
 
-    fn describe(&self, tx: &Transaction, position: &ChainPosition<ConfirmationBlockTime>) -> WalletTx {
+    pub(super) fn describe(&self, tx: &Transaction, position: &ChainPosition<ConfirmationBlockTime>) -> WalletTx {
         let mine = |outputs: &mut dyn Iterator<Item = bitcoin::TxOut>| -> Sat {
             outputs.filter(|output| self.is_mine(&output.script_pubkey)).map(|output| Sat::from(output.value)).sum()
         };

@@ -75,20 +75,28 @@ pub struct HtlcTxClaim {
 
 /// An output of the confirmed commitment, or of an HTLC transaction, that is still to be claimed: when the
 /// next block may hold its spend, or not yet.
-enum Due {
+pub(super) enum Due {
     Sweep(Sweep, BlockHeight),
     HtlcTx(HtlcTxClaim, BlockHeight),
 }
 
 impl Due {
     /// The first height whose block may hold the spend.
-    const fn height(&self) -> BlockHeight {
+    pub(super) const fn height(&self) -> BlockHeight {
         match self {
             Self::Sweep(_, height) | Self::HtlcTx(_, height) => *height,
         }
     }
 
-    fn outpoint(&self) -> OutPoint {
+    /// The height from which the peer may spend it too.
+    pub(super) const fn deadline(&self) -> Option<BlockHeight> {
+        match self {
+            Self::Sweep(sweep, _) => sweep.deadline,
+            Self::HtlcTx(claim, _) => claim.deadline,
+        }
+    }
+
+    pub(super) fn outpoint(&self) -> OutPoint {
         match self {
             Self::Sweep(sweep, _) => sweep.claim.outpoint,
             Self::HtlcTx(claim, _) => claim.htlc_tx.tx.input[0].previous_output,
@@ -209,7 +217,7 @@ impl Channel {
     }
 
     /// Every output that is ours to claim and not spent in a block.
-    fn due(&self, on_chain: &OnChain) -> Vec<Due> {
+    pub(super) fn due(&self, on_chain: &OnChain) -> Vec<Due> {
         let mut due = Vec::new();
         let Some(spend) = &on_chain.spend else { return due };
         match &spend.what {
@@ -226,7 +234,7 @@ impl Channel {
         due
     }
 
-    fn due_of_local(&self, on_chain: &OnChain, confirmed: BlockHeight, due: &mut Vec<Due>) {
+    pub(super) fn due_of_local(&self, on_chain: &OnChain, confirmed: BlockHeight, due: &mut Vec<Due>) {
         let terms = &self.state.terms;
         let keys = self.local_keys(self.state.local.number);
         let commitment = self.commitment(Which::Current(Side::Local));

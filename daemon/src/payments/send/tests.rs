@@ -57,7 +57,8 @@ fn channel(id: ChannelId, change: impl FnOnce(&mut ChannelSnapshot, &mut Terms))
         feerate: FeeratePerKw(1000),
         commitment_numbers: Both { local: CommitmentNumber(0), remote: CommitmentNumber(0) },
         htlcs: Vec::new(),
-        mutual_closes: Vec::new(),
+        awaits_revocation: false,
+        ending: None,
         last_error: None,
     };
     change(&mut snapshot, &mut terms);

@@ -1,0 +1,176 @@
+//! How a channel ends, for those who look on: the transaction that closes it, and what becomes of each of its outputs.
+//!
+//! Worked out from the state whenever somebody asks; nothing here is remembered and nothing depends on it.
+
+use bitcoin::{OutPoint, TxOut, Txid};
+use millrace_wire::{BlockHeight, PaymentHash, Sat};
+
+use super::claims::Due;
+use super::{OnChain, Spend, SpendKind, second_level_outpoint};
+use crate::channel::Channel;
+use crate::ledger::Which;
+use crate::phase::Phase;
+use crate::side::Side;
+use crate::tx::commitment::Commitment;
+
+/// The end of a channel, as far as it is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ending {
+    /// What it is closed by: in a block, or what this node broadcasts.
+    pub txid: Txid,
+    /// Its block.
+    pub height: Option<BlockHeight>,
+    /// What it pays the miners, HTLCs too small for an output included.
+    pub fee: Sat,
+    /// What it pays this node without further ado: our output of a mutual close, our main output of a commitment.
+    pub direct: Sat,
+    /// The outputs of a commitment, and of HTLC transactions of ours. Empty for a mutual close.
+    pub outputs: Vec<Output>,
+}
+
+/// One output.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Output {
+    /// Which.
+    pub outpoint: OutPoint,
+    /// What it holds.
+    pub amount: Sat,
+    /// What it is.
+    pub kind: OutputKind,
+    /// The height of the first block that may hold our claim, if we have one.
+    pub claimable: Option<BlockHeight>,
+    /// The height from which the peer may take it too.
+    pub deadline: Option<BlockHeight>,
+    /// Who spent it in a block, in which transaction, at which height.
+    pub spent: Option<(Side, Txid, BlockHeight)>,
+}
+
+/// What an output is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OutputKind {
+    /// A side's main output.
+    Balance(Side),
+    /// An HTLC.
+    Htlc {
+        /// By whom it was offered.
+        offered_by: Side,
+        /// Its hash.
+        payment_hash: PaymentHash,
+    },
+    /// Of an HTLC transaction of ours: ours after the delay.
+    SecondLevel,
+    /// A side's anchor.
+    Anchor(Side),
+}
+
+impl Output {
+    /// Whether this node may claim it now or later, as far as is known; anchors are not worth it.
+    #[must_use]
+    pub const fn is_ours(&self) -> bool {
+        self.claimable.is_some()
+    }
+
+    fn take_due(&mut self, due: &[Due]) {
+        if let Some(due) = due.iter().find(|due| due.outpoint() == self.outpoint) {
+            (self.claimable, self.deadline) = (Some(due.height()), due.deadline());
+        }
+    }
+}
+
+impl Channel {
+    /// How the channel ends. `None` while it does not, and once it is over: what was then known has been told.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        match &self.state.phase {
+            Phase::Closing(closes) => closes.last().map(|close| Ending {
+                txid: close.tx.compute_txid(),
+                height: None,
+                fee: close.fee,
+                direct: self.paid_directly(&close.tx.output),
+                outputs: Vec::new(),
+            }),
+            Phase::OnChain(on_chain) => match &on_chain.spend {
+                Some(spend) => Some(self.ending_in_block(on_chain, spend)),
+                None if on_chain.broadcast => Some(self.ending_alone(on_chain)),
+                None => None,
+            },
+            Phase::Opening | Phase::Normal | Phase::ShuttingDown | Phase::Closed => None,
+        }
+    }
+
+    /// What a closing transaction pays the script that this node named for it, in satoshi.
+    pub(in crate::phase) fn paid_directly(&self, outputs: &[TxOut]) -> Sat {
+        let script = self.state.shutdown.local.as_ref();
+        let ours = outputs.iter().filter(|output| Some(&output.script_pubkey) == script);
+        ours.map(|output| Sat::from(output.value)).sum()
+    }
+
+    fn ending_in_block(&self, on_chain: &OnChain, spend: &Spend) -> Ending {
+        let mut outputs = Vec::new();
+        if let Some(commitment) = self.confirmed_commitment() {
+            let due = self.due(on_chain);
+            outputs = outputs_of(&commitment);
+            outputs.extend(on_chain.spent.iter().filter_map(|spent| {
+                let (_, output) = spent.second_level.as_ref()?;
+                let outpoint = second_level_outpoint(spent)?;
+                Some(unspent(outpoint, output, OutputKind::SecondLevel))
+            }));
+            for output in &mut outputs {
+                output.take_due(&due);
+                let spend = on_chain.spend_of(output.outpoint);
+                output.spent = spend.map(|spend| (spend.by, spend.txid, spend.height));
+            }
+        } else if let SpendKind::Unknown { to_remote: Some((vout, output)) } = &spend.what {
+            let outpoint = OutPoint { txid: spend.txid, vout: *vout };
+            let due = self.due(on_chain);
+            let spent = on_chain.spend_of(outpoint);
+            outputs.push(Output {
+                claimable: due.first().map(Due::height),
+                spent: spent.map(|spend| (spend.by, spend.txid, spend.height)),
+                ..unspent(outpoint, output, OutputKind::Balance(Side::Local))
+            });
+        }
+        Ending { txid: spend.txid, height: Some(spend.height), fee: spend.fee, direct: spend.direct, outputs }
+    }
+
+    /// Our own commitment is on its way. Heights are those that hold if the next block has it.
+    fn ending_alone(&self, on_chain: &OnChain) -> Ending {
+        let commitment = self.commitment(Which::Current(Side::Local));
+        let direct = balance_of(&commitment, Side::Local);
+        let mut outputs = outputs_of(&commitment);
+        let mut due = Vec::new();
+        self.due_of_local(on_chain, BlockHeight(self.tip.0 + 1), &mut due);
+        outputs.iter_mut().for_each(|output| output.take_due(&due));
+        Ending { txid: commitment.txid, height: None, fee: commitment.fee, direct, outputs }
+    }
+}
+
+/// What a commitment pays a side's main output.
+pub(super) fn balance_of(commitment: &Commitment, side: Side) -> Sat {
+    let vout = if commitment.side == side { commitment.to_local } else { commitment.to_remote };
+    vout.map_or(Sat::ZERO, |vout| Sat::from(commitment.output(vout).value))
+}
+
+fn unspent(outpoint: OutPoint, output: &TxOut, kind: OutputKind) -> Output {
+    Output { outpoint, amount: Sat::from(output.value), kind, claimable: None, deadline: None, spent: None }
+}
+
+/// Every output, in its order in the transaction.
+fn outputs_of(commitment: &Commitment) -> Vec<Output> {
+    let holder = commitment.side;
+    let kind_of = |vout: u32| {
+        if commitment.to_local == Some(vout) {
+            return Some(OutputKind::Balance(holder));
+        }
+        if commitment.to_remote == Some(vout) {
+            return Some(OutputKind::Balance(holder.other()));
+        }
+        if let Some(side) = [Side::Local, Side::Remote].into_iter().find(|s| *commitment.anchors.of(*s) == Some(vout)) {
+            return Some(OutputKind::Anchor(side));
+        }
+        let htlc = commitment.htlcs.iter().find(|htlc| htlc.vout == vout)?;
+        Some(OutputKind::Htlc { offered_by: htlc.offered_by, payment_hash: htlc.payment_hash })
+    };
+    let described = |(vout, output): (u32, &TxOut)| Some(unspent(commitment.outpoint(vout), output, kind_of(vout)?));
+    (0..).zip(&commitment.tx.output).filter_map(described).collect()
+}
