@@ -78,14 +78,7 @@ async fn pay_both_ways_and_say_the_same_after_a_restart() {
     for (node, local) in [(&alice, 563_000_000), (&bob, 437_000_000)] {
         node.wait_until(channel_id, "balances", |snapshot| snapshot.balances.local.0 == local).await;
     }
-    let shown = |world: &World| {
-        let channels = world.channels();
-        async move {
-            let request = v1::ListChannelsRequest::default();
-            channels.await.list(request).await.unwrap().into_inner().channels.remove(0)
-        }
-    };
-    eventually_shown(&alice, 57_000_000, 20_000_000, &shown).await;
+    eventually_shown(&alice, 57_000_000, 20_000_000).await;
 
     let (events, bob_events) = (alice.events().await, bob.events().await);
     let lists = lists_of(&alice).await;
@@ -117,14 +110,11 @@ async fn pay_both_ways_and_say_the_same_after_a_restart() {
     bob.stop().await;
 }
 
-async fn eventually_shown<F: Future<Output = v1::Channel>>(
-    world: &World,
-    sent: u64,
-    received: u64,
-    shown: &impl Fn(&World) -> F,
-) {
+/// Waits until the only channel's sums, as the API shows them, are these.
+async fn eventually_shown(world: &World, sent: u64, received: u64) {
     for _ in 0..200 {
-        let channel = shown(world).await;
+        let request = v1::ListChannelsRequest::default();
+        let channel = world.channels().await.list(request).await.unwrap().into_inner().channels.remove(0);
         if (channel.total_sent_msat, channel.total_received_msat) == (sent, received) {
             assert!(channel.available_to_send_msat > 0 && channel.available_to_receive_msat > 0);
             assert_eq!(channel.offered_msat + channel.received_msat, 0);
@@ -395,5 +385,57 @@ async fn nobody_without_the_token_and_nothing_before_it_is_ready() {
     assert!(!world.shutdown.is_stopping());
     client.stop(v1::StopRequest { idempotency_key: "stop".to_owned() }).await.unwrap();
     eventually("it is told to stop", || world.shutdown.is_stopping().then_some(())).await;
+    world.stop().await;
+}
+
+/// gRPC's own services: what there is, described whole, and how the node is.
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_and_health() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let (chain, home) = (FakeChain::new(), tempfile::tempdir().unwrap());
+    let world = start_unready(home.path(), &chain).await;
+    let mut health = HealthClient::new(world.link().await);
+    let check = HealthCheckRequest { service: String::new() };
+    let answer = health.check(check.clone()).await.unwrap().into_inner();
+    assert_eq!(answer.status(), ServingStatus::NotServing);
+    let mut watched = health.watch(check.clone()).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    world.readiness.send_replace(Readiness::Ready);
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(health.check(check.clone()).await.unwrap().into_inner().status(), ServingStatus::Serving);
+    let stranger = HealthClient::with_interceptor(world.channel().await, Bearer(None)).check(check).await;
+    assert_eq!(stranger.unwrap_err().code(), Code::Unauthenticated);
+
+    let mut reflection = ServerReflectionClient::new(world.link().await);
+    let ask = |message_request| ServerReflectionRequest { host: String::new(), message_request: Some(message_request) };
+    let services = ["Node", "Wallet", "Peers", "Channels", "Invoices", "Payments", "Events"];
+    let mut requests = vec![ask(MessageRequest::ListServices(String::new()))];
+    requests
+        .extend(services.map(|service| ask(MessageRequest::FileContainingSymbol(format!("millrace.v1.{service}")))));
+    let mut answers =
+        reflection.server_reflection_info(tokio_stream::iter(requests.clone())).await.unwrap().into_inner();
+    let Some(MessageResponse::ListServicesResponse(list)) = answers.message().await.unwrap().unwrap().message_response
+    else {
+        panic!("no list of services")
+    };
+    let names: HashSet<String> = list.service.into_iter().map(|service| service.name).collect();
+    for service in services {
+        assert!(names.contains(&format!("millrace.v1.{service}")), "{service} is not in {names:?}");
+        let answer = answers.message().await.unwrap().unwrap().message_response;
+        let Some(MessageResponse::FileDescriptorResponse(files)) = answer else { panic!("{service}: {answer:?}") };
+        assert!(!files.file_descriptor_proto.is_empty(), "{service} is not described");
+    }
+    let mut stranger = ServerReflectionClient::with_interceptor(world.channel().await, Bearer(None));
+    let refused = stranger.server_reflection_info(tokio_stream::iter(requests)).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::Unauthenticated, ErrorReason::TokenInvalid));
+    // A connection that a client holds on to would outlive the server, in this process.
+    drop((health, watched, reflection, answers, stranger));
     world.stop().await;
 }

@@ -1,5 +1,6 @@
 //! Whole nodes with their API in one process: real journals, sockets and certificates; a chain and coins that are made up.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ use crate::support::{FakeChain, FakeWallet, PATIENCE, eventually};
 
 /// Puts the token on every call; with none, a client that has none.
 #[derive(Clone)]
-pub struct Bearer(pub Option<MetadataValue<Ascii>>);
+pub(crate) struct Bearer(pub(crate) Option<MetadataValue<Ascii>>);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -51,25 +52,25 @@ impl Interceptor for Bearer {
     }
 }
 
-pub type Link = InterceptedService<Channel, Bearer>;
+pub(crate) type Link = InterceptedService<Channel, Bearer>;
 
 /// A node with its API.
-pub struct World {
-    pub node: Node,
-    pub payments: Arc<Payments>,
-    pub serving: Serving,
-    pub readiness: watch::Sender<Readiness>,
-    pub sync: watch::Sender<SyncState>,
-    pub node_id: PublicKey,
-    pub lightning: SocketAddr,
-    pub shutdown: Shutdown,
-    pub certificate: String,
-    pub token: String,
-    _data_dir: DataDir,
+pub(crate) struct World {
+    pub(crate) node: Node,
+    pub(crate) payments: Arc<Payments>,
+    pub(crate) serving: Serving,
+    pub(crate) readiness: watch::Sender<Readiness>,
+    pub(crate) sync: watch::Sender<SyncState>,
+    pub(crate) node_id: PublicKey,
+    pub(crate) lightning: SocketAddr,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) certificate: String,
+    pub(crate) token: String,
+    data_dir: DataDir,
 }
 
 /// Starts a node on what is in a folder, and waits until it serves.
-pub async fn start(home: &Path, chain: &FakeChain) -> World {
+pub(crate) async fn start(home: &Path, chain: &FakeChain) -> World {
     let world = start_unready(home, chain).await;
     world.payments.start(world.node.registry().clone(), world.sync.subscribe(), world.serving.archive()).unwrap();
     world.readiness.send_replace(Readiness::Ready);
@@ -77,7 +78,7 @@ pub async fn start(home: &Path, chain: &FakeChain) -> World {
 }
 
 /// The same, but its API has not heard yet that it is ready.
-pub async fn start_unready(home: &Path, chain: &FakeChain) -> World {
+pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
     let mut config = Config::defaults(Network::Regtest, home);
     config.data_dir = home.to_path_buf();
     let prepared = prepare(config.clone()).unwrap();
@@ -177,46 +178,51 @@ pub async fn start_unready(home: &Path, chain: &FakeChain) -> World {
         shutdown,
         certificate: prepared.tls.certificate_pem,
         token,
-        _data_dir: data_dir,
+        data_dir,
     }
 }
 
 impl World {
-    pub async fn stop(self) {
+    /// Stops it, and waits until its last task has let go of the journal: a process would simply have ended.
+    pub(crate) async fn stop(self) {
         self.readiness.send_replace(Readiness::Stopping);
-        self.node.stop().await;
-        self.serving.stop().await;
+        let Self { node, serving, payments, data_dir, .. } = self;
+        node.stop().await;
+        serving.stop().await;
+        drop(payments);
+        let lock = File::open(data_dir.journal().join("lock")).unwrap();
+        eventually("the journal is free", || lock.try_lock().ok()).await;
     }
 
-    pub fn bearer(&self) -> Bearer {
+    pub(crate) fn bearer(&self) -> Bearer {
         Bearer(Some(format!("Bearer {}", self.token).parse().unwrap()))
     }
 
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         let tls =
             ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.certificate)).domain_name("localhost");
         let endpoint = Endpoint::from_shared(format!("https://{}", self.serving.address)).unwrap();
         endpoint.tls_config(tls).unwrap().connect().await.unwrap()
     }
 
-    pub async fn link(&self) -> Link {
+    pub(crate) async fn link(&self) -> Link {
         InterceptedService::new(self.channel().await, self.bearer())
     }
 
-    pub async fn invoices(&self) -> InvoicesClient<Link> {
+    pub(crate) async fn invoices(&self) -> InvoicesClient<Link> {
         InvoicesClient::new(self.link().await)
     }
 
-    pub async fn payments_client(&self) -> PaymentsClient<Link> {
+    pub(crate) async fn payments_client(&self) -> PaymentsClient<Link> {
         PaymentsClient::new(self.link().await)
     }
 
-    pub async fn channels(&self) -> ChannelsClient<Link> {
+    pub(crate) async fn channels(&self) -> ChannelsClient<Link> {
         ChannelsClient::new(self.link().await)
     }
 
     /// All events so far.
-    pub async fn events(&self) -> Vec<v1::Event> {
+    pub(crate) async fn events(&self) -> Vec<v1::Event> {
         let mut client = EventsClient::new(self.link().await);
         let request = v1::SubscribeRequest { from_cursor: Some(v1::Cursor::default()), stop_at_tip: true };
         let mut stream = client.subscribe(request).await.unwrap().into_inner();
@@ -228,7 +234,7 @@ impl World {
     }
 
     /// A new invoice as text.
-    pub async fn invoice(&self, msat: u64) -> String {
+    pub(crate) async fn invoice(&self, msat: u64) -> String {
         let request = v1::CreateInvoiceRequest {
             idempotency_key: hex::encode(rand_bytes()),
             amount_msat: Some(msat),
@@ -238,7 +244,7 @@ impl World {
     }
 
     /// Pays, and gives the outcome.
-    pub async fn pay(&self, request: v1::PayRequest) -> Result<v1::Payment, Status> {
+    pub(crate) async fn pay(&self, request: v1::PayRequest) -> Result<v1::Payment, Status> {
         let mut stream = self.payments_client().await.pay(request).await?.into_inner();
         let mut is_accepted = false;
         while let Some(message) = stream.message().await? {
@@ -254,18 +260,18 @@ impl World {
         panic!("the stream ended without an outcome");
     }
 
-    pub async fn connect(&self, other: &World) {
+    pub(crate) async fn connect(&self, other: &World) {
         self.node.peers().connect(other.node_id, &other.lightning.to_string()).await.unwrap();
     }
 
-    pub async fn wait_until(&self, id: ChannelId, what: &str, is_so: impl Fn(&ChannelSnapshot) -> bool) {
+    pub(crate) async fn wait_until(&self, id: ChannelId, what: &str, is_so: impl Fn(&ChannelSnapshot) -> bool) {
         let registry = self.node.registry();
         eventually(what, || registry.snapshot(id).filter(|snapshot| is_so(snapshot)).map(|_| ())).await;
     }
 }
 
 /// Opens a channel from `a` to `b` and waits until both can use it.
-pub async fn open_between(a: &World, b: &World, chain: &FakeChain, capacity: u64, push: u64) -> ChannelId {
+pub(crate) async fn open_between(a: &World, b: &World, chain: &FakeChain, capacity: u64, push: u64) -> ChannelId {
     let order = OpenOrder {
         peer: b.node_id,
         capacity: Sat(capacity),
@@ -295,12 +301,12 @@ pub async fn open_between(a: &World, b: &World, chain: &FakeChain, capacity: u64
     channel_id
 }
 
-pub fn rand_bytes() -> [u8; 16] {
+pub(crate) fn rand_bytes() -> [u8; 16] {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).unwrap();
     bytes
 }
 
-pub fn pay_request(bolt11: &str) -> v1::PayRequest {
+pub(crate) fn pay_request(bolt11: &str) -> v1::PayRequest {
     v1::PayRequest { bolt11: bolt11.to_owned(), ..v1::PayRequest::default() }
 }
