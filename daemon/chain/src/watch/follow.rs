@@ -301,7 +301,10 @@ impl<'a> Follower<'a> {
         if self.come_back().await == Step::ConsumerGone {
             return Ok(Step::ConsumerGone);
         }
-        self.publish(SyncState::Syncing { blocks: info.blocks, headers: info.headers, progress: info.progress });
+        // What we have seen is there as well, even if this bitcoind knows nothing of it (any more).
+        let seen = self.trail.newest().map_or(0, |last| last.height);
+        let (blocks, headers) = (info.blocks, info.headers.max(seen));
+        self.publish(SyncState::Syncing { blocks, headers, progress: info.progress });
         self.pause(ASK_AGAIN).await
     }
 

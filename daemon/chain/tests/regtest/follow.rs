@@ -106,9 +106,9 @@ mod reorg {
         let old: Vec<Cursor> = (9..=10).map(|height| cursor(&regtest, height)).collect();
         let address = regtest.new_address().unwrap();
         regtest.invalidate_block(&old[0].hash).unwrap();
-        consumer.until_state(|state| matches!(state, SyncState::Syncing { blocks: 8, .. })).await;
+        consumer.until_state(|state| matches!(state, SyncState::Syncing { blocks: 8, headers: 10, .. })).await;
         regtest.mine(1, &address).unwrap();
-        consumer.until_state(|state| matches!(state, SyncState::Syncing { blocks: 9, .. })).await;
+        consumer.until_state(|state| matches!(state, SyncState::Syncing { blocks: 9, headers: 10, .. })).await;
         assert!(consumer.events.try_recv().is_err());
         regtest.mine(2, &address).unwrap();
         assert_eq!(consumer.until_tip(11).await, [downs(&old), ups(&regtest, 9..=11)].concat());
