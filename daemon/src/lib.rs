@@ -18,6 +18,7 @@ pub mod entry;
 pub mod events;
 pub mod facts;
 mod feerate;
+mod gauges;
 pub mod happened;
 pub mod idempotency;
 mod keeper;

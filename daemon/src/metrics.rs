@@ -52,8 +52,10 @@ pub const PAYMENT_DURATION: &str = "millrace_payment_duration_seconds";
 pub const JOURNAL_FLUSHES: &str = "millrace_journal_flushes_total";
 /// Bytes written to the journal.
 pub const JOURNAL_BYTES: &str = "millrace_journal_written_bytes_total";
-/// What a flush took.
-pub const JOURNAL_FLUSH_DURATION: &str = "millrace_journal_flush_duration_seconds";
+/// What a flush took lately, on average.
+pub const JOURNAL_FLUSH_MEAN: &str = "millrace_journal_flush_mean_seconds";
+/// What the longest flush took.
+pub const JOURNAL_FLUSH_LONGEST: &str = "millrace_journal_flush_longest_seconds";
 /// Messages with peers, by `direction`.
 pub const PEER_MESSAGES: &str = "millrace_peer_messages_total";
 
@@ -77,7 +79,8 @@ const ROWS: &[Row] = &[
     (Kind::Histogram, PAYMENT_DURATION, Some(Unit::Seconds), "From a payment's acceptance to its outcome."),
     (Kind::Counter, JOURNAL_FLUSHES, None, "Frames written to the journal."),
     (Kind::Counter, JOURNAL_BYTES, Some(Unit::Bytes), "Bytes written to the journal."),
-    (Kind::Histogram, JOURNAL_FLUSH_DURATION, Some(Unit::Seconds), "What a flush of the journal took."),
+    (Kind::Gauge, JOURNAL_FLUSH_MEAN, Some(Unit::Seconds), "What a flush of the journal took lately, on average."),
+    (Kind::Gauge, JOURNAL_FLUSH_LONGEST, Some(Unit::Seconds), "What the longest flush since the start took."),
     (Kind::Counter, PEER_MESSAGES, None, "Messages with peers, by direction."),
 ];
 

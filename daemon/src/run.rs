@@ -17,6 +17,7 @@ use crate::chain_source::BitcoindSource;
 use crate::channels::{ChannelRules, KeysOf};
 use crate::coins::{self, Coins, WalletRecords};
 use crate::config::Config;
+use crate::gauges::Watched;
 use crate::keys::Keys;
 use crate::node::{self, Node, Origins, Surroundings};
 use crate::payments::{PaymentRules, Payments};
@@ -89,6 +90,11 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         }),
     })?;
 
+    if metrics_address.is_some() {
+        let (peers, journal) = (node.peers().clone(), Arc::clone(node.journal()));
+        let watched = Watched { registry: registry.clone(), peers, wallet: wallet.clone(), journal };
+        tokio::spawn(watched.tell());
+    }
     let (readiness, served) = watch::channel(Readiness::Recovering);
     let api = Api {
         config: config.clone(),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::inbox::{Inbox, MustEnd};
 use super::link::{Outgoing, Queued, weight};
 use super::wire::{WireError, WireReader, WireWriter};
+use crate::metrics;
 
 /// What is encrypted before it is written at once.
 const WRITE_BYTES: usize = 64 << 10;
@@ -82,7 +83,8 @@ pub(super) struct Ends {
 pub(super) async fn run(ends: Ends, mut inbox: Inbox) -> Closed {
     let Ends { mut reader, writer, outgoing, queued, pulse, pings } = ends;
     let link = inbox.link.clone();
-    let writing = Writing { writer, outgoing, queued, pulse: Arc::clone(&pulse), pings, ping: None };
+    let sent = ::metrics::counter!(metrics::PEER_MESSAGES, "direction" => "sent");
+    let writing = Writing { writer, outgoing, queued, pulse: Arc::clone(&pulse), pings, ping: None, sent };
     let mut writer = tokio::spawn(writing.run());
     tokio::select! {
         why = read(&mut reader, &mut inbox, &pulse) => {
@@ -97,6 +99,7 @@ pub(super) async fn run(ends: Ends, mut inbox: Inbox) -> Closed {
 }
 
 async fn read(reader: &mut WireReader, inbox: &mut Inbox, pulse: &Pulse) -> Closed {
+    let received = ::metrics::counter!(metrics::PEER_MESSAGES, "direction" => "received");
     loop {
         inbox.may_read().await;
         let bytes = match reader.next().await {
@@ -105,6 +108,7 @@ async fn read(reader: &mut WireReader, inbox: &mut Inbox, pulse: &Pulse) -> Clos
             Err(error) => return Closed(error.to_string()),
         };
         pulse.heard();
+        received.increment(1);
         if let Err(MustEnd(why)) = inbox.on_bytes(bytes).await {
             return Closed(why);
         }
@@ -119,6 +123,7 @@ struct Writing {
     pings: PingRules,
     /// When a ping was sent that nothing has come after.
     ping: Option<Instant>,
+    sent: ::metrics::Counter,
 }
 
 impl Writing {
@@ -169,6 +174,7 @@ impl Writing {
                 Outgoing::Message(message) => {
                     bytes += weight(&message);
                     self.writer.put(&message)?;
+                    self.sent.increment(1);
                 }
                 Outgoing::Close(why) => {
                     closed = Some(Closed(why));
@@ -198,6 +204,7 @@ impl Writing {
             Some(_) => {}
             None if silent > self.pings.after => {
                 self.writer.put(&Message::Ping(Ping { num_pong_bytes: 1, ignored_len: 0 }))?;
+                self.sent.increment(1);
                 self.flush().await?;
                 self.ping = Some(Instant::now());
             }
