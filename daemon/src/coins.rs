@@ -102,6 +102,12 @@ impl Coins {
         Arc::new(Self { runtime: Handle::current(), wallet, claimer, registry })
     }
 
+    /// Keeps back what the channels of this moment may need: after every block, and before the first call is answered.
+    pub async fn keep_reserve(&self) {
+        // A wallet that has stopped gives nothing away.
+        let _stopped = self.wallet.set_anchor_channels(self.anchor_channels()).await;
+    }
+
     /// How many channels with anchors may need coins for their commitment's child.
     fn anchor_channels(&self) -> u32 {
         let is_counted = |state: ChannelState| !matches!(state, ChannelState::Closed);
@@ -198,7 +204,7 @@ impl BlockFollower for Coins {
             if let Ok(Err(error)) = applied {
                 tracing::error!(height, %error, "the wallet cannot follow the chain");
             }
-            let _stopped = self.wallet.set_anchor_channels(self.anchor_channels()).await;
+            self.keep_reserve().await;
         })
     }
 

@@ -117,7 +117,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     tracing::info!(address = %rpc.address, "serving gRPC");
 
     let ended = tokio::select! {
-        result = become_ready(&node, &payments, rpc.archive(), sync.clone(), &readiness, |lightning| {
+        result = become_ready(&node, &payments, &coins, rpc.archive(), sync.clone(), &readiness, |lightning| {
             data_dir.write_rpc_info(rpc.address, lightning, metrics_address, config.network).map(|_| ())
         }) => match result {
             Err(fault) => Err(fault),
@@ -141,10 +141,11 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     ended
 }
 
-/// Follows the node's start, and calls it ready only when payments run and clients can find it.
+/// Follows the node's start, and calls it ready only when the reserve is kept, payments run and clients can find it.
 async fn become_ready(
     node: &Node,
     payments: &Payments,
+    coins: &Coins,
     past: Past,
     sync: watch::Receiver<millrace_chain::SyncState>,
     readiness: &watch::Sender<Readiness>,
@@ -159,6 +160,7 @@ async fn become_ready(
         readiness.send_replace(now);
         seen.changed().await?;
     }
+    coins.keep_reserve().await;
     if let Some(lightning) = *node.listening().borrow() {
         write_rpc_info(lightning)?;
     }
