@@ -167,7 +167,11 @@ impl ChannelsService {
         }
         let push = Msat(request.push_msat);
         if push > capacity.to_msat() {
-            return Err(fault::field("push_msat", "more than the capacity"));
+            return Err(ErrorDetail::new(ErrorReason::AmountAboveMaximum)
+                .fact("push_msat", push.0)
+                .fact("capacity_msat", capacity.to_msat().0)
+                .hint("Give the peer no more than the channel holds.")
+                .into_status(format!("push_msat: {push} is more than the channel's {capacity}")));
         }
         let delay = request.to_self_delay_blocks.map(u16::try_from).transpose();
         let to_self_delay = delay.map_err(|_| fault::field("to_self_delay_blocks", "65,535 blocks are the most"))?;

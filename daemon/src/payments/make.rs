@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use millrace_journal::Space;
 use millrace_routing::invoice::{Description, InvoiceError, NewInvoice};
 use millrace_routing::onion::FINAL_EXPIRY_MARGIN;
 use millrace_wire::{CltvDelta, Msat, PaymentSecret, Preimage};
@@ -78,6 +79,10 @@ impl Payments {
     ) -> Result<InvoiceRow, MakeError> {
         let stopping = || MakeError::NoNewWork(NoNewWork::Stopping);
         let journal = self.running.get().ok_or_else(stopping)?.journal.clone();
+        if let Space::Low { reason } = journal.space() {
+            // The reserve is for what was begun: a client that makes invoices must not use it up.
+            return Err(NoNewWork::DiskLow(reason).into());
+        }
         let unix_ms = clock::unix_ms();
         let made = self.draw(order, unix_ms)?;
         let payment_hash = made.created.payment_hash;
