@@ -31,12 +31,22 @@ pub enum Kind {
     Peer,
     /// Channel keys that may have been shown to somebody.
     Keys,
+    /// Connections that came about and ended.
+    Link,
 }
 
 impl Kind {
     /// Every kind, by its number.
-    pub const ALL: [Self; 7] =
-        [Self::Payment, Self::Invoice, Self::Wallet, Self::Idempotency, Self::ChainCursor, Self::Peer, Self::Keys];
+    pub const ALL: [Self; 8] = [
+        Self::Payment,
+        Self::Invoice,
+        Self::Wallet,
+        Self::Idempotency,
+        Self::ChainCursor,
+        Self::Peer,
+        Self::Keys,
+        Self::Link,
+    ];
 
     /// The number on disk; it never changes.
     #[must_use]
@@ -49,6 +59,7 @@ impl Kind {
             Self::ChainCursor => 6,
             Self::Peer => 7,
             Self::Keys => 8,
+            Self::Link => 9,
         }
     }
 

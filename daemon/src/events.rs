@@ -328,14 +328,16 @@ fn weight(what: &Happened) -> usize {
     200 + match what {
         Happened::PaymentStarted(started) => started.bolt11.len(),
         Happened::InvoiceCreated(created) => created.bolt11.len(),
-        Happened::ChannelClosing { reason, .. } => reason.len(),
+        Happened::ChannelClosing { reason, .. } | Happened::PeerDisconnected { reason, .. } => reason.len(),
         Happened::AttemptFailed { failure, .. } | Happened::PaymentFailed { failure, .. } => failure.message.len(),
         Happened::ChannelOpening(_)
         | Happened::ChannelReady { .. }
         | Happened::ChannelClosed { .. }
         | Happened::AttemptBegun { .. }
         | Happened::PaymentSucceeded { .. }
-        | Happened::InvoicePaid { .. } => 0,
+        | Happened::InvoicePaid { .. }
+        | Happened::WalletTransaction(_)
+        | Happened::PeerConnected { .. } => 0,
     }
 }
 

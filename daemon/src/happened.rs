@@ -10,6 +10,8 @@ use millrace_wire::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::wallet::Label;
+
 /// The version that this build writes.
 const VERSION: u8 = 1;
 
@@ -127,6 +129,45 @@ pub enum Happened {
         /// By which HTLC of it.
         htlc_id: HtlcId,
     },
+    /// A transaction of the wallet appeared, was confirmed, or went.
+    WalletTransaction(Box<WalletSeen>),
+    /// A connection came about.
+    PeerConnected {
+        /// With whom.
+        peer: PublicKey,
+        /// Where it is.
+        address: String,
+        /// It called us.
+        is_inbound: bool,
+    },
+    /// A connection has ended.
+    PeerDisconnected {
+        /// With whom.
+        peer: PublicKey,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// A transaction of the wallet, as it stood.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WalletSeen {
+    /// Which.
+    pub txid: Txid,
+    /// What it pays the wallet.
+    pub received: Sat,
+    /// What it takes from the wallet.
+    pub sent: Sat,
+    /// What it pays the miners, if all of its inputs are known.
+    pub fee: Option<Sat>,
+    /// Its block, if it is in one.
+    pub height: Option<u32>,
+    /// When it was seen, or mined, in seconds of the Unix epoch.
+    pub time_s: u64,
+    /// What it is for.
+    pub label: Label,
+    /// Another took its place, or a reorganisation took it out of the chain.
+    pub is_replaced: bool,
 }
 
 /// A channel that is being opened.

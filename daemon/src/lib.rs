@@ -23,6 +23,7 @@ pub mod happened;
 pub mod idempotency;
 mod keeper;
 pub mod keys;
+mod links;
 pub mod log;
 pub mod metrics;
 pub mod node;

@@ -28,6 +28,7 @@ use crate::channels::{ChannelRules, ChannelWallet, Registry, shard_of};
 use crate::checkpoint::{Checkpointer, NodeSection};
 use crate::facts::{Fold, Folds};
 use crate::feerate;
+use crate::links;
 use crate::peer::{PeerRules, Peers};
 use crate::readiness::Readiness;
 use crate::recovery::{RecoveryError, recover, trail_of};
@@ -434,11 +435,12 @@ impl Beginning {
         let rest = async {
             self.catch_up().await;
             self.resume().await;
+            let links = links::write_down(self.peers.events(), self.peers.clone(), self.registry.clone());
             self.open_doors().await?;
             self.readiness.send_replace(Readiness::Ready);
             let keys = self.fresh_keys.keep_up(self.registry.journal());
             let fees = feerate::follow(self.registry.clone(), self.fees.clone());
-            tokio::join!(keys, fees);
+            tokio::join!(keys, fees, links);
             std::future::pending().await
         };
         tokio::select! {

@@ -22,6 +22,7 @@ mod reserve;
 mod sign;
 mod spend;
 
+pub(crate) use codec::seen_in_record;
 pub use codec::{Label, TxKind};
 pub use coin::{AddressType, InputToAdd};
 pub use error::{LoadError, WalletError};

@@ -15,6 +15,7 @@ use super::payments::failure_message;
 use super::{Shared, fault, parse};
 use crate::events::Subscription;
 use crate::happened::{CloseKind, Happened, Happening};
+use crate::wallet::WalletTx;
 
 /// Events that are read at a time.
 const BATCH: usize = 512;
@@ -169,6 +170,27 @@ fn body(what: &Happened) -> Option<Body> {
             received_msat: received.0,
             preimage: preimage.as_bytes().to_vec(),
         }),
+        Happened::WalletTransaction(seen) => Body::WalletTransaction(v1::WalletTransactionSeen {
+            transaction: Some(super::wallet::transaction(&WalletTx {
+                txid: seen.txid,
+                received: seen.received,
+                sent: seen.sent,
+                fee: seen.fee,
+                height: seen.height,
+                confirmations: u32::from(seen.height.is_some()),
+                time_s: seen.time_s,
+                label: seen.label,
+            })),
+            replaced: seen.is_replaced,
+        }),
+        Happened::PeerConnected { peer, address, is_inbound } => Body::PeerConnected(v1::PeerConnected {
+            node_id: peer.serialize().to_vec(),
+            address: address.clone(),
+            inbound: *is_inbound,
+        }),
+        Happened::PeerDisconnected { peer, reason } => {
+            Body::PeerDisconnected(v1::PeerDisconnected { node_id: peer.serialize().to_vec(), reason: reason.clone() })
+        }
     })
 }
 

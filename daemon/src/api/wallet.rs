@@ -227,7 +227,7 @@ fn channel_balances(inner: &Shared) -> Vec<ChannelStateBalance> {
     by_state.into_values().collect()
 }
 
-fn transaction(tx: &WalletTx) -> v1::WalletTransaction {
+pub(super) fn transaction(tx: &WalletTx) -> v1::WalletTransaction {
     let kind = match tx.label.kind {
         TxKind::Deposit => v1::TransactionKind::Deposit,
         TxKind::Withdrawal => v1::TransactionKind::Withdrawal,

@@ -141,7 +141,11 @@ impl Core {
             }),
             Kind::Invoice => InvoiceEntry::decode(&entry.bytes).map(|entry| self.invoices.on_entry(entry, happened)),
             Kind::Idempotency => self.keys.apply(&entry.bytes, time_ms),
-            Kind::Wallet | Kind::ChainCursor | Kind::Peer | Kind::Keys => Ok(()),
+            Kind::Wallet => crate::wallet::seen_in_record(&entry.bytes).map(|seen| {
+                happened.extend(seen.into_iter().map(|seen| Happened::WalletTransaction(Box::new(seen))));
+            }),
+            Kind::Link => crate::links::happened(&entry.bytes).map(|what| happened.push(what)),
+            Kind::ChainCursor | Kind::Peer | Kind::Keys => Ok(()),
         };
         if let Err(reason) = result {
             let fault = format!("an entry of kind {:?}: {reason}", entry.kind);

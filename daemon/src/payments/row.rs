@@ -93,7 +93,10 @@ impl PaymentRow {
             | Happened::ChannelClosed { .. }
             | Happened::PaymentStarted(_)
             | Happened::InvoiceCreated(_)
-            | Happened::InvoicePaid { .. } => {}
+            | Happened::InvoicePaid { .. }
+            | Happened::WalletTransaction(_)
+            | Happened::PeerConnected { .. }
+            | Happened::PeerDisconnected { .. } => {}
         }
     }
 

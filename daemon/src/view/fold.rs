@@ -141,6 +141,10 @@ impl View {
             Happened::ChannelReady { channel_id, .. }
             | Happened::ChannelClosing { channel_id, .. }
             | Happened::ChannelClosed { channel_id, .. } => self.change_channel(*channel_id, happening, changes),
+            // No list is made of these.
+            Happened::WalletTransaction(_) | Happened::PeerConnected { .. } | Happened::PeerDisconnected { .. } => {
+                Ok(())
+            }
         }
     }
 

@@ -66,7 +66,10 @@ impl ChannelRow {
             | Happened::AttemptBegun { .. }
             | Happened::AttemptFailed { .. }
             | Happened::PaymentFailed { .. }
-            | Happened::InvoiceCreated(_) => {}
+            | Happened::InvoiceCreated(_)
+            | Happened::WalletTransaction(_)
+            | Happened::PeerConnected { .. }
+            | Happened::PeerDisconnected { .. } => {}
         }
     }
 }

@@ -12,6 +12,7 @@ use millrace_wire::ChannelId;
 use serde::{Deserialize, Serialize};
 
 use super::error::LoadError;
+use crate::happened::WalletSeen;
 
 /// The version of the records that are written.
 const VERSION: u8 = 1;
@@ -58,6 +59,31 @@ pub(super) struct Change {
     /// Labels that were given.
     #[serde(default)]
     pub(super) labels: BTreeMap<Txid, Label>,
+    /// Transactions that appeared, were confirmed or went, as they stood then: for the events, not for the wallet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) seen: Vec<WalletSeen>,
+}
+
+/// What the events take from a record.
+#[derive(Deserialize)]
+struct Seen {
+    #[serde(default)]
+    seen: Vec<WalletSeen>,
+}
+
+/// The transactions that a record of the wallet tells of.
+///
+/// # Errors
+/// In words, if it is no record of the wallet.
+pub(crate) fn seen_in_record(bytes: &[u8]) -> Result<Vec<WalletSeen>, String> {
+    match bytes.split_first() {
+        Some((&VERSION, json)) => {
+            let record: Result<Seen, _> = serde_json::from_slice(json);
+            record.map(|record| record.seen).map_err(|error| error.to_string())
+        }
+        Some((version, _)) => Err(format!("version {version} of the wallet's records")),
+        None => Err("an empty record".to_owned()),
+    }
 }
 
 impl Change {
@@ -65,6 +91,7 @@ impl Change {
         self.taproot.is_empty() && self.segwit.is_empty() && self.labels.is_empty()
     }
 
+    /// What was seen is not merged: it was told when it was recorded.
     pub(super) fn merge(&mut self, other: Self) {
         self.taproot.merge(other.taproot);
         self.segwit.merge(other.segwit);

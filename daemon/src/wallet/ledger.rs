@@ -78,7 +78,8 @@ impl Wallet {
     /// is on disk.
     pub fn take_staged(&mut self) -> Option<Vec<u8>> {
         self.stage();
-        let change = std::mem::take(&mut self.staged);
+        let mut change = std::mem::take(&mut self.staged);
+        change.seen = self.seen_in(&change);
         (!change.is_empty()).then(|| change.encode())
     }
 
@@ -131,7 +132,7 @@ impl Wallet {
         let change = Change {
             taproot: self.taproot.take_staged().unwrap_or_default(),
             segwit: self.segwit.take_staged().unwrap_or_default(),
-            labels: BTreeMap::new(),
+            ..Change::default()
         };
         self.record(change);
     }

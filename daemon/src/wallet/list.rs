@@ -6,9 +6,10 @@ use bdk_wallet::chain::{ChainPosition, ConfirmationBlockTime};
 use bitcoin::{Address, OutPoint, Transaction, Txid};
 use millrace_wire::{ChannelId, Sat};
 
-use super::codec::{Label, TxKind};
+use super::codec::{Change, Label, TxKind};
 use super::coin::{Coin, Reach};
 use super::ledger::Wallet;
+use crate::happened::WalletSeen;
 
 /// What the wallet owns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -144,7 +145,40 @@ impl Wallet {
         self.label(txid, label);
     }
 
-    pub(super) fn describe(&self, tx: &Transaction, position: &ChainPosition<ConfirmationBlockTime>) -> WalletTx {
+    /// What a change says of transactions: which appeared, were confirmed, or went.
+    pub(super) fn seen_in(&self, change: &Change) -> Vec<WalletSeen> {
+        let mut touched: BTreeMap<Txid, bool> = BTreeMap::new();
+        for (change, recorded) in [(&change.taproot, &self.recorded.taproot), (&change.segwit, &self.recorded.segwit)] {
+            let graph = &change.tx_graph;
+            for txid in graph.txs.iter().map(|tx| tx.compute_txid()) {
+                touched.entry(txid).or_default();
+            }
+            for (_, txid) in &graph.anchors {
+                touched.entry(*txid).or_default();
+            }
+            touched.extend(graph.last_evicted.keys().map(|txid| (*txid, true)));
+            // A block that went takes its transactions along.
+            let gone = |height: &u32| change.local_chain.blocks.get(height) == Some(&None);
+            let unsettled = recorded.tx_graph.anchors.iter().filter(|(anchor, _)| gone(&anchor.block_id.height));
+            touched.extend(unsettled.map(|(_, txid)| (*txid, true)));
+        }
+        touched.into_iter().filter_map(|(txid, is_gone)| self.seen(&txid, is_gone)).collect()
+    }
+
+    /// None of what is not the wallet's.
+    fn seen(&self, txid: &Txid, is_gone: bool) -> Option<WalletSeen> {
+        let known = self.transaction(txid).or_else(|| {
+            // What was evicted is in the graph still.
+            let tx = [&self.taproot, &self.segwit].into_iter().find_map(|account| account.tx_graph().get_tx(*txid))?;
+            Some(self.describe(&tx, &ChainPosition::Unconfirmed { first_seen: None, last_seen: None }))
+        })?;
+        let WalletTx { txid, received, sent, fee, height, confirmations: _, time_s, label } = known;
+        let is_ours = received != Sat::ZERO || sent != Sat::ZERO;
+        let is_replaced = is_gone && height.is_none();
+        is_ours.then_some(WalletSeen { txid, received, sent, fee, height, time_s, label, is_replaced })
+    }
+
+    fn describe(&self, tx: &Transaction, position: &ChainPosition<ConfirmationBlockTime>) -> WalletTx {
         let mine = |outputs: &mut dyn Iterator<Item = bitcoin::TxOut>| -> Sat {
             outputs.filter(|output| self.is_mine(&output.script_pubkey)).map(|output| Sat::from(output.value)).sum()
         };

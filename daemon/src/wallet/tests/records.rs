@@ -54,6 +54,25 @@ fn a_snapshot_stands_for_all_records_and_bears_older_ones_again() {
 }
 
 #[test]
+fn records_tell_of_what_appears_is_confirmed_and_goes() {
+    let seen = |records: &[Vec<u8>]| -> Vec<_> {
+        let all = records.iter().flat_map(|bytes| crate::wallet::seen_in_record(bytes).unwrap());
+        all.map(|seen| (seen.sent != Sat::ZERO, seen.label.kind, seen.height.is_some(), seen.is_replaced)).collect()
+    };
+    let (mut world, records) = eventful();
+    let deposit = (false, TxKind::Deposit, true, false);
+    let sent = |is_mined, is_replaced| (true, TxKind::Withdrawal, is_mined, is_replaced);
+    let gift = (false, TxKind::Deposit, false, false);
+    let mut told = seen(&records);
+    assert_eq!(told[..3], [deposit, deposit, sent(false, false)]);
+    told[3..].sort_unstable();
+    assert_eq!(told[3..], [gift, sent(true, false)]);
+    world.unmine();
+    assert_eq!(seen(&[world.wallet.take_staged().unwrap()]), [sent(false, true)], "a reorganisation took it");
+    assert_eq!(seen(&[world.wallet.snapshot()]), [], "a snapshot tells nothing again");
+}
+
+#[test]
 fn nothing_new_is_nothing_to_write() {
     let (mut world, records) = eventful();
     assert_eq!(world.wallet.take_staged(), None);
