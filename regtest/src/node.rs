@@ -51,6 +51,8 @@ pub struct Node {
     programs: Programs,
     data_dir: PathBuf,
     arguments: Vec<OsString>,
+    /// The program that starts the daemon, and its arguments; nothing if it is started by itself.
+    starter: Vec<OsString>,
     process: Option<Supervised>,
     client: Option<Client>,
     info: Option<RpcInfo>,
@@ -70,13 +72,28 @@ impl Node {
         arguments.extend(["--listen".into(), format!("127.0.0.1:{}", free_port()).into()]);
         arguments.extend(["--rpc-listen".into(), "127.0.0.1:0".into()]);
         let programs = programs.clone();
-        let name = name.to_owned();
-        Self { name, programs, data_dir, arguments, process: None, client: None, info: None, node_id: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            programs,
+            data_dir,
+            arguments,
+            starter: Vec::new(),
+            process: None,
+            client: None,
+            info: None,
+            node_id: Vec::new(),
+        }
     }
 
     /// A further argument for every start from now on.
     pub fn argument(&mut self, argument: &str) {
         self.arguments.push(argument.into());
+    }
+
+    /// Starts it, from now on, by a program that becomes the daemon (`exec`): these words, then the daemon's program and
+    /// its arguments. Without words, by itself again.
+    pub fn start_by(&mut self, words: &[&str]) {
+        self.starter = words.iter().map(OsString::from).collect();
     }
 
     /// Starts it and waits until it is ready.
@@ -94,8 +111,12 @@ impl Node {
     /// If the program cannot be started.
     pub fn launch(&mut self) -> Result<(), Error> {
         std::fs::create_dir_all(&self.data_dir).map_err(|source| Error::io("make", &self.data_dir, source))?;
-        let process = Supervised::start(&self.programs.millraced, &self.arguments, &self.log_path())
-            .map_err(|source| Error::io("start", &self.programs.millraced, source))?;
+        let own = std::iter::once(self.programs.millraced.clone().into_os_string());
+        let mut words = self.starter.iter().cloned().chain(own).chain(self.arguments.iter().cloned());
+        let program = words.next().map(PathBuf::from).unwrap_or_default();
+        let arguments: Vec<OsString> = words.collect();
+        let process = Supervised::start(&program, &arguments, &self.log_path())
+            .map_err(|source| Error::io("start", &program, source))?;
         self.process = Some(process);
         Ok(())
     }

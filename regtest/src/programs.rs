@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use crate::network::Error;
 
@@ -31,12 +32,25 @@ fn profile_folder() -> Result<PathBuf, Error> {
     Ok(if is_deeper { folder.parent().unwrap_or(&folder).to_owned() } else { folder })
 }
 
+/// Found once for the whole process: its networks all run the same build, whatever becomes of the sources meanwhile.
+static FOUND: Mutex<Option<Programs>> = Mutex::new(None);
+
 impl Programs {
     /// Builds them if this is a checkout, and finds them.
     ///
     /// # Errors
     /// If they cannot be built, or are not there.
     pub fn find() -> Result<Self, Error> {
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(programs) = &*found {
+            return Ok(programs.clone());
+        }
+        let programs = Self::build_and_find()?;
+        *found = Some(programs.clone());
+        Ok(programs)
+    }
+
+    fn build_and_find() -> Result<Self, Error> {
         let folder = profile_folder()?;
         if let Some(root) = checkout() {
             build(&root, &folder)?;

@@ -16,11 +16,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The shell's part. The reader is a process of its own, so that the shell can wait for the program
-/// at the same time; it runs in the background, where a shell gives no standard input unless told.
+/// at the same time; it runs in the background, where a shell gives no standard input unless told. What the shell itself
+/// has to say, such as that the program was killed, does not belong into the program's output.
 const SCRIPT: &str = r#"
 exec 3<&0
 "$@" 3<&- </dev/null &
 program=$!
+exec 2>/dev/null
 {
     while read -r signal <&3; do
         [ "$signal" = LEAVE ] && exit
@@ -164,6 +166,14 @@ mod tests {
         child.terminate();
         assert_eq!(child.wait_for(LIMIT).unwrap().unwrap().code(), Some(3));
         assert!(!is_alive(&pid));
+    }
+
+    #[test]
+    fn output_of_a_killed_one_is_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut child, _pid) = sleeper(folder.path(), "echo word >&2");
+        child.kill().unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join("out")).unwrap(), "word\n");
     }
 
     #[test]
