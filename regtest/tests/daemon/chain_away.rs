@@ -1,5 +1,5 @@
-//! A bitcoind that is away: at the start the daemon waits and says so; later, payments go on or are refused clearly; and
-//! when bitcoind is back, with another cookie, everything goes on.
+//! A bitcoind that is away, or behind: at the start the daemon waits and says so; later, what needs the chain is refused
+//! clearly; and when bitcoind is back, with another cookie, everything goes on.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use millrace_regtest::network::random_key;
 use millrace_regtest::network::wait_for;
 use millrace_regtest::node::{Node, RpcInfo};
 use millrace_rpc::v1::{
-    ErrorReason, GetInfoRequest, GetStatusRequest, NewAddressRequest, PaymentStatus, SendRequest, StartStage,
-    SyncState, send_request,
+    ErrorReason, GetInfoRequest, GetStatusRequest, NewAddressRequest, OpenChannelRequest, PaymentStatus, SendRequest,
+    StartStage, SyncState, send_request,
 };
 use tokio::task::block_in_place;
 
-use super::support::{ALICE, BOB, LIMIT, Pair, network, pair, payments, refused};
+use super::support::{ALICE, BOB, LIMIT, Pair, check_refusal, network, pair, payments, refused};
 
 /// A connection with a daemon that is not ready.
 async fn early_client(node: &Node) -> Option<Client> {
@@ -98,7 +98,7 @@ async fn in_the_middle() {
                 Ok(())
             }
             Err(status) => {
-                super::support::check_refusal(&status, ErrorReason::ChainAway);
+                check_refusal(&status, ErrorReason::ChainAway);
                 Err(status.message().to_owned())
             }
         })
@@ -107,5 +107,67 @@ async fn in_the_middle() {
     assert_eq!(payments(&pair.client(ALICE)).await.len(), 2);
     pair.client(ALICE).wallet.send(send).await.unwrap();
     pair.network.wait_for_mempool(1).await.unwrap();
+    pair.stop().await;
+}
+
+/// A bitcoind that lacks blocks which the daemons have seen: it is waited for, not followed down.
+#[tokio::test(flavor = "multi_thread")]
+async fn still_syncing() {
+    let mut pair = pair().await;
+    let bolt11 = pair.invoice(BOB, 10_000).await;
+    let to = block_in_place(|| pair.network.bitcoind.new_address()).unwrap().to_string();
+    let height = block_in_place(|| pair.network.bitcoind.height()).unwrap();
+    let lacking = block_in_place(|| pair.network.bitcoind.block_hash(height - 1)).unwrap();
+    block_in_place(|| pair.network.bitcoind.invalidate_block(&lacking)).unwrap();
+    for node in [ALICE, BOB] {
+        let mut client = pair.client(node).node;
+        let said = pair.network.wait("the node says that bitcoind is syncing", async || {
+            let info = client.get_info(GetInfoRequest {}).await.unwrap().into_inner();
+            let says_so = info.sync_state() == SyncState::Syncing && info.chain_height == height - 2;
+            Ok(if says_so { Ok(()) } else { Err(format!("{info:?}")) })
+        });
+        said.await.unwrap();
+    }
+    let standing = pair.standing().await;
+    let refusal = pair.pay(ALICE, &bolt11).await.unwrap_err();
+    check_refusal(&refusal, ErrorReason::ChainSyncing);
+    assert!(refusal.message().contains(&format!("{} of {height} blocks", height - 2)), "{}", refusal.message());
+    let send = SendRequest {
+        idempotency_key: random_key(),
+        address: to,
+        amount: Some(send_request::Amount::AmountSat(50_000)),
+        fee: None,
+    };
+    refused(pair.client(ALICE).wallet.send(send.clone()).await, ErrorReason::ChainSyncing);
+    let open = OpenChannelRequest {
+        idempotency_key: random_key(),
+        node_id: pair.network.nodes[BOB].node_id().to_vec(),
+        capacity_sat: 100_000,
+        ..OpenChannelRequest::default()
+    };
+    refused(pair.client(ALICE).channels.open(open).await, ErrorReason::ChainSyncing);
+    assert_eq!(pair.standing().await, standing);
+
+    // Started now, the daemon waits for bitcoind and says how far it is.
+    pair.network.nodes[ALICE].stop().await.unwrap();
+    pair.network.nodes[ALICE].launch().unwrap();
+    let node = &pair.network.nodes[ALICE];
+    let waits = wait_for("a status that says how far it is", LIMIT, async || {
+        let Some(mut client) = early_client(node).await else { return Ok(Err("no gRPC yet".to_owned())) };
+        let status = client.node.get_status(GetStatusRequest {}).await.unwrap().into_inner();
+        let blocks = format!("{} of {height} blocks", height - 2);
+        let says_so = status.stage() == StartStage::Chain && status.message.contains(&blocks);
+        Ok(if says_so { Ok(()) } else { Err(format!("{status:?}")) })
+    });
+    waits.await.unwrap();
+    let mut early = early_client(node).await.unwrap();
+    refused(early.wallet.send(send.clone()).await, ErrorReason::NotReady);
+
+    block_in_place(|| pair.network.bitcoind.reconsider_block(&lacking)).unwrap();
+    pair.network.nodes[ALICE].wait_until_ready().await.unwrap();
+    pair.network.mine(1).await.unwrap();
+    pair.wait_until_usable().await;
+    assert_eq!(pair.pay(ALICE, &bolt11).await.unwrap().status(), PaymentStatus::Succeeded);
+    pair.client(ALICE).wallet.send(send).await.unwrap();
     pair.stop().await;
 }

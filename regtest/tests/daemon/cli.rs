@@ -77,6 +77,13 @@ async fn from_an_empty_node_to_a_payment() {
     assert_eq!(answer["utxos"].as_array().unwrap().len(), 1, "{answer}");
     let answer = done(&pair.network.nodes[ALICE], &["wallet", "list"]).await;
     assert_eq!(answer["transactions"].as_array().unwrap().len(), 1, "{answer}");
+    let to = pair.network.bitcoind.new_address().unwrap().to_string();
+    let sent = done(&pair.network.nodes[ALICE], &["wallet", "send", &to, "0.001btc"]).await;
+    assert_eq!(sent["amount_sat"], 100_000, "{sent}");
+    pair.network.wait_for_mempool(1).await.unwrap();
+    pair.network.mine(1).await.unwrap();
+    let answer = done(&pair.network.nodes[ALICE], &["wallet", "balance"]).await;
+    assert_eq!(answer["confirmed_sat"], 2_900_000 - sent["fee_sat"].as_u64().unwrap(), "{answer}");
 
     // A peer and a channel.
     let target = format!("{bob_id}@{}", pair.network.nodes[BOB].lightning_address().unwrap());
@@ -101,7 +108,7 @@ async fn from_an_empty_node_to_a_payment() {
     assert_eq!((text(&answer, "state"), &answer["funder"]), ("normal", &Value::from(true)), "{answer}");
 
     // An invoice, and its payment.
-    let made = done(&pair.network.nodes[BOB], &["invoice", "create", "21sat", "--description", "coffee"]).await;
+    let made = done(&pair.network.nodes[BOB], &["invoice", "create", "21000msat", "--description", "coffee"]).await;
     let (bolt11, payment_hash) = (text(&made, "bolt11").to_owned(), text(&made, "payment_hash").to_owned());
     let read = done(&pair.network.nodes[ALICE], &["invoice", "decode", &bolt11]).await;
     assert_eq!((&read["amount_msat"], text(&read, "description")), (&Value::from(21_000), "coffee"));
@@ -137,6 +144,11 @@ async fn from_an_empty_node_to_a_payment() {
     pair.network.mine(110).await.unwrap();
     let ended = end(close).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    let answer = done(&pair.network.nodes[ALICE], &["channel", "list", "--all"]).await;
+    assert_eq!(text(&answer["channels"][0], "state"), "closed", "{answer}");
+    done(&pair.network.nodes[ALICE], &["peer", "disconnect", &bob_id]).await;
+    let answer = done(&pair.network.nodes[ALICE], &["peer", "list"]).await;
+    assert_eq!(answer["peers"], Value::Array(Vec::new()), "{answer}");
     let answer = done(&pair.network.nodes[ALICE], &["node", "stop"]).await;
     assert_eq!(answer["stopping"], true);
     let stopped = pair.network.wait("the daemon gone", async || {

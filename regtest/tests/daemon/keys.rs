@@ -106,8 +106,11 @@ async fn an_opening_by_its_key() {
         let mut progress = pair.client(ALICE).channels.open(request.clone()).await.unwrap().into_inner();
         loop {
             let step = progress.message().await.unwrap().unwrap();
-            if matches!(step.stage, Some(open_channel_progress::Stage::FundingBroadcast(_))) {
-                return step.channel_id;
+            match step.stage.unwrap() {
+                open_channel_progress::Stage::FundingBroadcast(_) => return step.channel_id,
+                // Of an opening that has come to its end only the end is told.
+                open_channel_progress::Stage::Ready(channel) => return channel.channel_id,
+                open_channel_progress::Stage::Negotiated(_) | open_channel_progress::Stage::Confirmations(_) => {}
             }
         }
     };

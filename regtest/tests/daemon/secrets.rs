@@ -14,9 +14,10 @@ use millrace_channel::keys::ChannelKeys;
 use millrace_regtest::network::random_key;
 use millrace_rpc::v1::{CreateInvoiceRequest, PaymentStatus};
 use secp256k1::SECP256K1;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::support::{ALICE, BOB, Pair, check_refusal, invoices, order, pair_with, pay, payments};
+use super::support::{
+    ALICE, BOB, Pair, check_refusal, invoices, metrics_page, order, pair_with, pay, payments, turn_metrics_on,
+};
 
 /// "MILL", under which the node's own keys are derived.
 const PURPOSE: u32 = 0x4d49_4c4c;
@@ -152,19 +153,6 @@ fn cookie(pair: &Pair) -> Secret {
     Secret { what: "bitcoind's cookie".to_owned(), forms: vec![password.into(), header.into_bytes()] }
 }
 
-async fn metrics(address: &str) -> Vec<u8> {
-    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).await.unwrap();
-    answer
-}
-
-fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 /// Payments both ways, a failed call, a kill, a start, and a close: everything that writes log lines.
 async fn story(pair: &mut Pair) {
     for (from, to) in [(ALICE, BOB), (BOB, ALICE), (ALICE, BOB), (BOB, ALICE)] {
@@ -199,7 +187,6 @@ async fn story(pair: &mut Pair) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_told_holds_a_secret() {
-    let metrics_address = free_address();
     let mut pair = pair_with(
         |node| {
             node.argument("--log-level");
@@ -207,15 +194,14 @@ async fn nothing_that_is_told_holds_a_secret() {
             node.argument("--log");
             node.argument(if node.name == "alice" { "text" } else { "json" });
             if node.name == "alice" {
-                node.argument("--metrics-listen");
-                node.argument(&metrics_address);
+                turn_metrics_on(node);
             }
         },
         |_| {},
     )
     .await;
     story(&mut pair).await;
-    let page = metrics(&metrics_address).await;
+    let page = metrics_page(&pair.network.nodes[ALICE]).await.into_bytes();
     assert!(find(&page, b"millrace_").is_some(), "{}", String::from_utf8_lossy(&page));
 
     for node in [ALICE, BOB] {
@@ -227,8 +213,12 @@ async fn nothing_that_is_told_holds_a_secret() {
         let rpc_json = fs::read(folder.join("rpc.json")).unwrap();
         pair.network.nodes[node].stop().await.unwrap();
         let log = fs::read(pair.network.nodes[node].log_path()).unwrap();
-        // The log is one, at its loudest, and speaks of this run.
+        // The log is one, at its loudest, in its form, and speaks of this run.
         assert!(find(&log, b"TRACE").is_some());
+        let is_json = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok_and(|json| json.is_object());
+        for line in String::from_utf8(log.clone()).unwrap().lines() {
+            assert_eq!(is_json(line), node == BOB, "{line}");
+        }
         assert!(find(&log, hex::encode(&node_id).as_bytes()).is_some());
         let told = [("the log", &log), ("rpc.json", &rpc_json), ("the metrics", &page)];
         check_silent(&told, &secrets);

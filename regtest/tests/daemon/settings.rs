@@ -82,6 +82,17 @@ async fn values_that_make_no_sense_name_their_place() {
     }
 }
 
+/// Nobody but this machine reaches gRPC or a peer's port unless the owner says so; metrics are off.
+#[tokio::test]
+async fn listens_on_loopback_by_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = run(&millraced(), &["--print-config", "--data-dir", folder.path().to_str().unwrap()]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for line in ["rpc_listen = \"127.0.0.1:9737\"", "listen = \"127.0.0.1:9735\"", "# metrics_listen ="] {
+        assert!(ended.out.lines().any(|found| found.starts_with(line)), "`{line}` is not in: {}", ended.out);
+    }
+}
+
 #[tokio::test]
 async fn real_money_needs_a_second_word() {
     let (program, folder) = (millraced(), tempfile::tempdir().unwrap());

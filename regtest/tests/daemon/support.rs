@@ -14,6 +14,8 @@ use millrace_rpc::v1::{
     ListPaymentsRequest, OpenChannelRequest, PayRequest, Payment, SubscribeRequest, open_channel_progress,
     pay_progress,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::timeout;
 use tonic::Status;
@@ -204,6 +206,25 @@ pub(crate) async fn events(client: &Client, from: Cursor) -> Vec<Event> {
         events.push(event);
     }
     events
+}
+
+/// Turns a daemon's metrics on, from its next start on.
+pub(crate) fn turn_metrics_on(node: &mut Node) {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    node.argument("--metrics-listen");
+    node.argument(&free.to_string());
+}
+
+/// What Prometheus gets from a daemon.
+pub(crate) async fn metrics_page(node: &Node) -> String {
+    let url = node.rpc_info().unwrap().metrics.clone().expect("its metrics are on");
+    let address = url.strip_prefix("http://").unwrap().strip_suffix("/metrics").unwrap();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// A payment with a key of its own and the usual limits.
