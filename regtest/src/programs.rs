@@ -35,6 +35,12 @@ fn profile_folder() -> Result<PathBuf, Error> {
 /// Found once for the whole process: its networks all run the same build, whatever becomes of the sources meanwhile.
 static FOUND: Mutex<Option<Programs>> = Mutex::new(None);
 
+/// Where cargo builds into, so that whatever else is built for a test lies beside it, and goes with `cargo clean`.
+pub(crate) fn target_folder() -> Result<PathBuf, Error> {
+    let profile = profile_folder()?;
+    Ok(profile.parent().unwrap_or(&profile).to_owned())
+}
+
 impl Programs {
     /// Builds them if this is a checkout, and finds them.
     ///
