@@ -55,6 +55,23 @@ impl ClosingTx {
         Self::build(terms, outputs, Sequence::MAX, 0)
     }
 
+    /// As [`ClosingTx::legacy`], but with outputs of *exactly* the signer's dust limit left out as well: not BOLT 3's
+    /// form, but LDK's. `None` also if it is not another one.
+    #[must_use]
+    pub fn legacy_above_limit(
+        terms: &Terms,
+        signer: Side,
+        balances: &Both<Msat>,
+        scripts: &Both<ScriptBuf>,
+        fee: Sat,
+    ) -> Option<Self> {
+        let outputs = legacy_outputs(terms, signer, balances, scripts, fee)?;
+        let limit = terms.party(signer).dust_limit.to_amount();
+        let above = |side| outputs.of(side).clone().filter(|output| output.value > limit);
+        let above = Both { local: above(Side::Local), remote: above(Side::Remote) };
+        if above == outputs { None } else { Self::build(terms, above, Sequence::MAX, 0) }
+    }
+
     fn build(terms: &Terms, outputs: Both<Option<TxOut>>, sequence: Sequence, lock_time: u32) -> Option<Self> {
         let mut output: Vec<TxOut> = [outputs.local, outputs.remote].into_iter().flatten().collect();
         if output.is_empty() {

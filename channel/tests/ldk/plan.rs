@@ -84,6 +84,16 @@ impl Plan {
             is_ending_early: dice.chance(60),
         }
         .consistent()
+        .at_edge(dice)
+    }
+
+    /// Now and then, an idle channel that closes together while one side has exactly LDK's dust limit.
+    fn at_edge(mut self, dice: &mut Dice) -> Self {
+        if matches!(self.ending, Ending::Mutual(_)) && !self.is_full && dice.chance(6) {
+            self.push = Msat(354_000 + dice.below(1_000));
+            self.actions = 0;
+        }
+        self
     }
 
     /// What neither side refuses, whatever was planned.

@@ -18,6 +18,9 @@ const RULE: &str = "BOLT 2, \"Legacy Closing Negotiation: `closing_signed`\"";
 /// `fee_range` needs two.
 const ROUNDS_MAX: u32 = 64;
 
+/// LDK's dust limit, in every channel; also ours, as a rule.
+const LDK_DUST_LIMIT: Sat = Sat(354);
+
 /// What was said on this connection.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Legacy {
@@ -85,8 +88,24 @@ impl Channel {
         ClosingTx::legacy(&self.state.terms, signer, &balances, &scripts, fee)
     }
 
+    /// What `signer` would sign if it were LDK, where that is something else.
+    ///
+    /// BOLT 3 leaves out outputs *below* the signer's dust limit, LDK also those of exactly the limit. LDK takes no
+    /// signature for a transaction that has them, and closes alone over it; its own is for one that has not. Nothing
+    /// that is signed there is right by both, and another peer with a limit of 354 sat that keeps to BOLT 3 will not
+    /// take LDK's form: but it does not close alone.
+    fn ldks_close(&self, signer: Side, fee: Sat) -> Option<ClosingTx> {
+        let terms = &self.state.terms;
+        if [Side::Local, Side::Remote].iter().any(|side| terms.party(*side).dust_limit != LDK_DUST_LIMIT) {
+            return None;
+        }
+        let (balances, scripts) = (self.state.ledger.settled(), self.legacy_scripts()?);
+        ClosingTx::legacy_above_limit(terms, signer, &balances, &scripts, fee)
+    }
+
     fn propose_legacy_close(&mut self, fee: Sat, range: FeeRange, fx: &mut Effects) {
-        let Some(close) = self.legacy_close(Side::Local, fee) else { return };
+        let close = self.ldks_close(Side::Local, fee).or_else(|| self.legacy_close(Side::Local, fee));
+        let Some(close) = close else { return };
         let signature = self.sign_close(&close, fx);
         self.send_closing_signed(fee, range, signature, fx);
     }
@@ -125,17 +144,18 @@ impl Channel {
         Ok(())
     }
 
-    /// The transaction that the peer signed: the one it builds, that without its own output, or the one we build.
+    /// The transaction that the peer signed: the one it builds, that without its own output, the one we build, or LDK's.
     ///
     /// Each has our output to the satoshi, unless that is below a dust limit: ours or, as BOLT 3 has it, the signer's,
-    /// which was held to 546 sat at opening.
+    /// which was held to 546 sat at opening. (LDK's may be without it at 354 sat.)
     fn signed_by_remote(&self, message: &ClosingSigned) -> Result<ClosingTx, PeerFault> {
         let fee = message.fee;
         let (balances, scripts) = (self.state.ledger.settled(), self.legacy_scripts());
         let without = scripts.and_then(|scripts| {
             ClosingTx::legacy_without_signer(&self.state.terms, Side::Remote, &balances, &scripts, fee)
         });
-        let candidates = [self.legacy_close(Side::Remote, fee), without, self.legacy_close(Side::Local, fee)];
+        let (theirs, ours) = (self.legacy_close(Side::Remote, fee), self.legacy_close(Side::Local, fee));
+        let candidates = [theirs, without, ours, self.ldks_close(Side::Remote, fee)];
         let is_signed = |close: &ClosingTx| close.is_signed_by_remote(&self.state.terms, &message.signature);
         candidates.into_iter().flatten().find(is_signed).ok_or_else(|| {
             PeerFault::disconnect(

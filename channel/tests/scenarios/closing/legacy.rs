@@ -186,6 +186,88 @@ fn the_peer_may_leave_out_its_own_output() {
     assert_eq!((paid(tx, &to_alice()), paid(tx, &to_bob())), (Some(5_000_000 - fee.0), None));
 }
 
+/// Both with LDK's dust limit, and asked to close; `push` is what the side that did not fund has.
+fn shut_down_at_ldks_limit(funder: Side, push: Msat) -> (Node, Node) {
+    let (mut alice, mut bob) = pair_with(Options { funder, push, ..Options::default() }, |terms| {
+        terms.parties.local.dust_limit = Sat(354);
+        terms.parties.remote.dust_limit = Sat(354);
+    });
+    reconnect(&mut alice, &mut bob, LEGACY);
+    try_close(&mut alice, to_alice(), 500).unwrap();
+    alice.commit();
+    let asked = alice.outbox.pop_front().unwrap();
+    bob.receive(asked).unwrap();
+    try_close(&mut bob, to_bob(), 500).unwrap();
+    bob.commit();
+    let answer = bob.outbox.pop_front().unwrap();
+    alice.receive(answer).unwrap();
+    bob.outbox.clear();
+    alice.commit();
+    (alice, bob)
+}
+
+/// What LDK in Bob's place would sign at this fee, where it is not BOLT 3's form.
+fn ldks_close(bob: &Node, fee: u64) -> ClosingTx {
+    let scripts = Both { local: to_bob(), remote: to_alice() };
+    let (terms, balances) = (bob.channel.terms(), bob.balances());
+    ClosingTx::legacy_above_limit(terms, Side::Local, &balances, &scripts, Sat(fee)).expect("another form")
+}
+
+fn closing_signed_by_ldk(bob: &Node, fee: u64, close: &ClosingTx) -> Message {
+    let signature = close.sign(bob.channel.terms(), &bob.keys);
+    let fee_range = Some(FeeRange { min: Sat(100), max: Sat(9_000_000) });
+    Message::ClosingSigned(ClosingSigned { channel_id: bob.channel.id(), fee: Sat(fee), signature, fee_range })
+}
+
+#[test]
+fn an_output_of_ldk_of_exactly_its_dust_limit() {
+    for push in [354_000, 354_999] {
+        let (mut alice, bob) = shut_down_at_ldks_limit(Side::Local, Msat(push));
+        let Some(Message::ClosingSigned(ours)) = alice.outbox.pop_front() else { panic!("nothing proposed") };
+        let without = ldks_close(&bob, fee(500));
+        assert!(without.is_signed_by_remote(bob.channel.terms(), &ours.signature), "LDK would close alone over it");
+        let answer = closing_signed_by_ldk(&bob, fee(1000), &ldks_close(&bob, fee(1000)));
+        alice.receive(answer).unwrap();
+        let [tx] = &complete(&alice)[..] else { panic!("no agreement") };
+        assert_eq!(
+            (paid(tx, &to_bob()), paid(tx, &to_alice())),
+            (None, Some((10_000_000_000 - push) / 1_000 - fee(1000)))
+        );
+    }
+}
+
+#[test]
+fn one_satoshi_above_or_below_ldks_dust_limit() {
+    for (push, to_bob_sat) in [(353_999, None), (355_000, Some(355))] {
+        let (mut alice, bob) = shut_down_at_ldks_limit(Side::Local, Msat(push));
+        let answer = closing_signed(&bob, fee(500), Some((100, 9_000_000)));
+        alice.receive(answer).unwrap();
+        let [tx] = &complete(&alice)[..] else { panic!("no agreement") };
+        assert_eq!(paid(tx, &to_bob()), to_bob_sat);
+    }
+}
+
+#[test]
+fn our_output_of_exactly_the_dust_limit_that_ldk_leaves_out() {
+    let (mut alice, bob) = shut_down_at_ldks_limit(Side::Remote, Msat(354_000));
+    let proposal = closing_signed_by_ldk(&bob, fee(500), &ldks_close(&bob, fee(500)));
+    alice.receive(proposal).unwrap();
+    let [tx] = &complete(&alice)[..] else { panic!("no agreement") };
+    assert_eq!((paid(tx, &to_alice()), paid(tx, &to_bob())), (None, Some(9_999_646 - fee(500))));
+}
+
+#[test]
+fn the_rest_of_a_funder_that_is_exactly_the_dust_limit() {
+    // What our own order proposes leaves us 354 sat, and so does the fee that LDK picks.
+    let rest = 354 + fee(1000);
+    let (mut alice, bob) = shut_down_at_ldks_limit(Side::Local, Msat((10_000_000 - rest) * 1_000));
+    alice.outbox.clear();
+    let answer = closing_signed_by_ldk(&bob, fee(1000), &ldks_close(&bob, fee(1000)));
+    alice.receive(answer).unwrap();
+    let [tx] = &complete(&alice)[..] else { panic!("no agreement") };
+    assert_eq!((paid(tx, &to_alice()), paid(tx, &to_bob())), (None, Some(10_000_000 - rest)));
+}
+
 #[test]
 fn rounds_are_bounded() {
     let (mut alice, bob) = proposed(500);
