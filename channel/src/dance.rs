@@ -6,12 +6,12 @@ use millrace_wire::{CommitmentNumber, HtlcId, Message};
 
 use crate::channel::Channel;
 use crate::curve::Curve;
-use crate::effect::Effects;
+use crate::effect::{Effect, Effects};
 use crate::fault::PeerFault;
 use crate::input::Millis;
 use crate::ledger::Which;
 use crate::ledger::htlc::Status;
-use crate::ledger::limits::{is_dust_exposed, is_dust_somewhere};
+use crate::ledger::limits::{check_proposals, is_dust_exposed, is_dust_somewhere};
 use crate::ledger::stage::Stage;
 use crate::record::{CommitmentReceived, Record, Secret, Signature64};
 use crate::side::Side;
@@ -24,7 +24,10 @@ impl Channel {
     /// The end of a batch of inputs: one `commitment_signed` for everything proposed, if one may be sent.
     pub fn commit(&mut self, now: Millis, curve: &impl Curve, fx: &mut Effects) {
         if self.may_sign() {
-            self.sign_remote(curve, fx);
+            match check_proposals(&self.state.ledger, &self.state.terms) {
+                Ok(()) => self.sign_remote(curve, fx),
+                Err(short_msat) => self.withdraw_proposals(short_msat, fx),
+            }
         }
         if self.link.is_up() && self.state.remote.is_revoke_outstanding() {
             let due = now.plus(self.policy.revoke_timeout_ms);
@@ -38,6 +41,14 @@ impl Channel {
             && self.may_dance()
             && !self.state.remote.is_revoke_outstanding()
             && (self.state.ledger.has_proposals(Side::Local) || self.state.ledger.owes_cross_commit())
+    }
+
+    /// Nothing that was proposed can be taken back but by a new connection, on which it is forgotten.
+    fn withdraw_proposals(&mut self, short_msat: u64, fx: &mut Effects) {
+        self.on_link_down(fx);
+        fx.list.push(Effect::Disconnect(format!(
+            "proposals of both sides have crossed, and the funder is {short_msat} msat short of paying for all: ours are withdrawn"
+        )));
     }
 
     fn sign_remote(&mut self, curve: &impl Curve, fx: &mut Effects) {

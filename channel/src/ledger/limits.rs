@@ -12,6 +12,7 @@ use crate::ledger::stage::Stage;
 use crate::ledger::{Ledger, Which};
 use crate::side::{Both, Side};
 use crate::terms::{CommitmentFormat, Terms};
+use crate::tx::commitment::CommitmentHtlc;
 use crate::tx::weight::{commit_fee, is_trimmed};
 
 /// BOLT 2's bound on `max_accepted_htlcs`: with it, two full sides still fit a commitment and its penalty into a
@@ -328,6 +329,30 @@ pub(crate) fn check_update_fee(
         return Err(Refusal::FeerateTurnsHtlcsIntoDust { feerate });
     }
     Ok(())
+}
+
+/// Whether the funder could still pay for what we have proposed if it were all sent again, after all that the peer has
+/// proposed and we have acknowledged since. What is missing, in msat.
+///
+/// Adds and fees of both sides cross. The peer takes each as it comes, and the commitment that holds them all is built
+/// with the fee clipped to what the funder has. But once our signature covers them they may have to be sent again, and
+/// then they meet a commitment that holds the other side's already: BOLT 2 lets no funder offer or raise what it cannot
+/// pay for there, and LDK closes also where it is the funder itself.
+pub(crate) fn check_proposals(ledger: &Ledger, terms: &Terms) -> Result<(), u64> {
+    let is_fee_ours = terms.funder == Side::Local && ledger.proposed_fee().is_some();
+    if ledger.proposed(Side::Local).is_empty() && !is_fee_ours {
+        return Ok(());
+    }
+    let view = ledger.view(Which::Next(Side::Remote)).map_err(|overdrawn| overdrawn.missing_msat)?;
+    let outputs = |broadcaster| {
+        let is_output =
+            |htlc: &&CommitmentHtlc| !trimmed_in(terms, broadcaster, view.feerate, htlc.offered_by, htlc.amount);
+        view.htlcs.iter().filter(is_output).count()
+    };
+    let cost = funder_cost(terms.format(), view.feerate, outputs(Side::Local).max(outputs(Side::Remote)));
+    let needed = cost + i128::from(terms.reserve_of(terms.funder).to_msat().0);
+    let short = needed - i128::from(view.balances.of(terms.funder).0);
+    if short > 0 { Err(u64::try_from(short).unwrap_or(u64::MAX)) } else { Ok(()) }
 }
 
 /// Whether the peer, who funded, can pay the feerate that it proposes on our commitment. What is missing, in msat.

@@ -196,9 +196,15 @@ impl World {
 
     // --- one step at a time ---
 
-    /// The end of a batch of ours.
+    /// The end of a batch of ours. Proposals that cannot be signed any more are withdrawn, and the connection with them.
     pub(crate) fn commit(&mut self) {
         self.node.commit();
+        let is_withdrawal = |why: &String| why.contains("ours are withdrawn");
+        if let Some(at) = self.node.disconnects.iter().position(is_withdrawal) {
+            let why = self.node.disconnects.remove(at);
+            self.say(format!("we disconnect: {why}"));
+            self.cut();
+        }
     }
 
     /// LDK lets out what it has.

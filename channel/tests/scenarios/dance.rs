@@ -222,6 +222,103 @@ mod update_fee {
     }
 }
 
+/// Both sides propose what each could pay for, and together it is too much: the funder would be below its reserve.
+mod proposals_that_cross {
+    use super::*;
+    use crate::support::node::{Node, connect, disconnect};
+
+    /// Alice funds, and has 20,000 sat besides reserve and anchors: at 1,000 sat/kw she offers all but 2,936 of them,
+    /// and can carry 10 HTLCs. Whatever `propose` brings to Bob crosses that.
+    fn crossed(propose: impl FnOnce(&mut Node)) -> (Node, Node) {
+        let options = Options { push: Msat(9_969_340_000), ..Options::default() };
+        let (mut alice, mut bob) = pair_with(options, |_| {});
+        propose(&mut bob);
+        let available = alice.available();
+        assert_eq!(available, Msat(20_000_000 - 2_936_000));
+        alice.offer(available, 100);
+        (alice, bob)
+    }
+
+    fn offer_many(bob: &mut Node, count: u8) {
+        for seed in 0..count {
+            bob.offer(Msat(1_000_000), seed);
+        }
+    }
+
+    fn dropped(node: &Node) -> usize {
+        node.facts.iter().filter(|fact| matches!(fact, Fact::OfferDropped { .. })).count()
+    }
+
+    fn hand_over(from: &mut Node, to: &mut Node) {
+        for message in std::mem::take(&mut from.outbox) {
+            to.receive(message).unwrap();
+        }
+    }
+
+    fn begin_anew(alice: &mut Node, bob: &mut Node) {
+        disconnect(alice, bob);
+        bob.restart();
+        connect(alice, bob);
+        exchange(alice, bob);
+    }
+
+    #[test]
+    fn as_many_adds_as_the_funder_can_carry_are_signed() {
+        let (mut alice, mut bob) = crossed(|bob| offer_many(bob, 9));
+        exchange(&mut alice, &mut bob);
+        assert_eq!((alice.channel.ledger().htlcs(Side::Remote).len(), dropped(&bob)), (9, 0));
+    }
+
+    #[test]
+    fn one_add_more_is_withdrawn_with_all_others() {
+        let (mut alice, mut bob) = crossed(|bob| offer_many(bob, 10));
+        alice.commit();
+        hand_over(&mut alice, &mut bob);
+        let records = bob.journal.len();
+        bob.commit();
+        assert_eq!((bob.disconnects.len(), bob.journal.len(), dropped(&bob)), (1, records, 10));
+        begin_anew(&mut alice, &mut bob);
+        assert_eq!(alice.channel.ledger().htlcs(Side::Local).len(), 1);
+        assert_eq!(bob.try_offer(Msat(1_000_000), 1), Ok(HtlcId(0)), "its id is used again");
+    }
+
+    #[test]
+    fn the_funders_own_add_is_withdrawn() {
+        let (mut alice, mut bob) = crossed(|bob| offer_many(bob, 10));
+        bob.commit();
+        hand_over(&mut bob, &mut alice);
+        alice.commit();
+        assert_eq!((alice.disconnects.len(), dropped(&alice)), (1, 1));
+        begin_anew(&mut alice, &mut bob);
+        assert_eq!(alice.channel.ledger().htlcs(Side::Remote).len(), 10);
+    }
+
+    #[test]
+    fn a_feerate_that_the_funder_cannot_pay_any_more_is_withdrawn() {
+        // 4,340 sat for (1124 + 10 × 172) weight at 1,526 sat/kw.
+        let options = Options { push: Msat(9_985_000_000), ..Options::default() };
+        let (mut alice, mut bob) = pair_with(options, |_| {});
+        alice.command(Command::UpdateFee(FeeratePerKw(1_526))).unwrap();
+        offer_many(&mut bob, 11);
+        bob.commit();
+        hand_over(&mut bob, &mut alice);
+        alice.commit();
+        assert_eq!(alice.disconnects.len(), 1);
+        begin_anew(&mut alice, &mut bob);
+        assert_eq!(alice.channel.ledger().htlcs(Side::Remote).len(), 11);
+        assert_eq!(alice.channel.ledger().feerate_max(), FeeratePerKw(1_000));
+    }
+
+    #[test]
+    fn what_removes_and_acknowledges_is_signed_all_the_same() {
+        let (mut alice, mut bob) = crossed(|_| ());
+        exchange(&mut alice, &mut bob);
+        bob.fulfill(HtlcId(0), 100);
+        exchange(&mut alice, &mut bob);
+        assert!(alice.channel.is_at_rest() && bob.channel.is_at_rest());
+    }
+}
+
 mod faults {
     use super::*;
     use millrace_channel::Reaction;
