@@ -19,6 +19,9 @@ use secp256k1::{Secp256k1, SecretKey};
 use crate::peer::Claimable;
 use crate::world::World;
 
+/// The highest feerate that either side takes.
+const FEERATE_MOST: u32 = 250_000;
+
 /// What is wrong with an onion of ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Onion {
@@ -335,12 +338,14 @@ impl World {
 
     fn any_feerate(&mut self) -> u32 {
         let now = self.node.channel.ledger().feerate_max().0;
-        match self.dice.below(4) {
-            0 => 253,
-            1 => now + 1,
-            2 => now.saturating_mul(2),
+        let feerate = match self.dice.below(9) {
+            0 | 1 => 253,
+            2 | 3 => now + 1,
+            4 | 5 => now.saturating_mul(2),
+            6 => self.dice.between(6_000, u64::from(FEERATE_MOST)) as u32,
             _ => self.dice.between(253, 6_000) as u32,
-        }
+        };
+        feerate.min(FEERATE_MOST)
     }
 
     fn change_fee(&mut self) {

@@ -4,8 +4,8 @@
 use std::io::Write as _;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::bites::Tamper;
 use crate::tally::Tally;
@@ -30,12 +30,11 @@ pub(crate) struct Failure {
 /// Plays one seed to its end.
 pub(crate) fn play(seed: u64, tamper: Tamper) -> Result<Tally, Failure> {
     let story = Story::default();
-    let log = Mutex::new(Vec::new());
+    let mut log = None;
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::open(seed, &story, tamper)?;
-        let result = world.play();
-        *log.lock().unwrap() = world.ldk.parts.log.lines();
-        result.map(|()| world.tally)
+        log = Some(Arc::clone(&world.ldk.parts.log));
+        world.play().map(|()| world.tally)
     }));
     let what = match result {
         Ok(Ok(tally)) => return Ok(tally),
@@ -43,7 +42,7 @@ pub(crate) fn play(seed: u64, tamper: Tamper) -> Result<Tally, Failure> {
         Err(panic) => format!("panic: {}", panic_text(&*panic)),
     };
     let story = story.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-    Err(Failure { what, story, ldk_log: log.into_inner().unwrap_or_default() })
+    Err(Failure { what, story, ldk_log: log.map(|log| log.lines()).unwrap_or_default() })
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
