@@ -1,10 +1,13 @@
 //! Alone: a commitment of either side confirms, and everyone claims what is his until nothing is left.
 
+use std::collections::BTreeSet;
+
 use bitcoin::{OutPoint, Transaction};
 use millrace_channel::input::Command;
 use millrace_channel::phase::Phase;
 use millrace_channel::phase::on_chain::SpendKind;
 use millrace_channel::side::Side;
+use millrace_wire::CltvExpiry;
 
 use super::our_wallet;
 use crate::world::{MayEnd, World};
@@ -78,9 +81,23 @@ impl World {
         self.ldk.think();
         if self.dice.chance(50) {
             self.decide_all();
-        } else {
+        } else if self.may_ldk_claim() {
             self.ldk_decide_all();
         }
+    }
+
+    /// Once its commitment has confirmed, LDK 0.2.7 asks for *all* of that commitment's claims again when it learns a
+    /// preimage. Claims that wait for the same expiry have been put together by then; it compares them with single ones,
+    /// takes them for new, and at their expiry a debug build asserts that no claim is made twice. Nothing of ours has a
+    /// part in it: LDK's user is then too late, and the HTLC goes back to us.
+    fn may_ldk_claim(&self) -> bool {
+        let is_ldks = match self.node.channel.phase() {
+            Phase::OnChain(on_chain) => on_chain.spend.as_ref().is_some_and(|spend| spend.what != SpendKind::Local),
+            _ => false,
+        };
+        let offered = self.node.channel.ledger().htlcs(Side::Remote);
+        let expiries: BTreeSet<CltvExpiry> = offered.iter().map(|htlc| htlc.add.cltv_expiry).collect();
+        !is_ldks || expiries.len() == offered.len()
     }
 
     /// What either wallet would broadcast.
