@@ -26,8 +26,11 @@ use crate::plan::Plan;
 use crate::support::chain::{Chain, anyones_input};
 use crate::support::node::{HEIGHT, Node};
 
-/// Coins of LDK's wallet, for the fees of its claims.
+/// Coins of LDK's wallet, for the fees of its claims. It asks its user to have enough: HTLCs may expire one by one.
 const LDK_COINS: usize = 40;
+
+/// As many when every slot is filled.
+const LDK_COINS_FULL: usize = 500;
 
 /// Why there is no channel.
 #[derive(Debug)]
@@ -275,7 +278,7 @@ impl Table<'_> {
         node.drain();
         node.tip(HEIGHT);
         let value = Amount::from_sat(1_000_000);
-        for _ in 0..LDK_COINS {
+        for _ in 0..if self.plan.is_full { LDK_COINS_FULL } else { LDK_COINS } {
             let outpoint = self.chain.coin(value);
             self.ldk.give_coin(outpoint, TxOut { value, script_pubkey: anyones().to_p2wsh() });
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bitcoin::{OutPoint, Transaction};
+use lightning::chain::channelmonitor::Balance;
 use millrace_channel::input::Command;
 use millrace_channel::phase::Phase;
 use millrace_channel::phase::on_chain::SpendKind;
@@ -131,8 +132,12 @@ impl World {
     }
 
     fn is_over(&self) -> bool {
-        let balances = self.ldk.claimable_balances();
-        if balances.iter().any(|balance| balance.claimable_amount_satoshis() > WORTHLESS_SAT) {
+        let left = |balance: &Balance| match balance {
+            // LDK counts it as nothing, since we may take it: until one of the two has.
+            Balance::MaybeTimeoutClaimableHTLC { amount_satoshis, .. } => *amount_satoshis,
+            other => other.claimable_amount_satoshis(),
+        };
+        if self.ldk.claimable_balances().iter().any(|balance| left(balance) > WORTHLESS_SAT) {
             return false;
         }
         let is_worthless = |outpoint: &OutPoint| self.chain.value_of(*outpoint).is_none_or(|sat| sat <= WORTHLESS_SAT);
