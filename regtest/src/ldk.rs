@@ -396,6 +396,48 @@ impl LdkNode {
         Ok(bolt11)
     }
 
+    /// Makes an invoice whose preimage it does not know; a payment of it is held from [`LdkNode::wait_until_held`] on.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn receive_held(&self, payment_hash: &str, amount_msat: u64) -> Result<String, Error> {
+        let (payment_hash, description) = (payment_hash.to_owned(), "held".to_owned());
+        let command = Command::ReceiveHeld { payment_hash, amount_msat, description, expiry_s: 3600 };
+        let Reply::Invoice(bolt11) = self.call(command).await? else { return Err(self.odd_answer()) };
+        Ok(bolt11)
+    }
+
+    /// Waits until a payment has arrived for an invoice of [`LdkNode::receive_held`].
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn wait_until_held(&self, payment_hash: &str) -> Result<(), Error> {
+        wait_for(&format!("payment {payment_hash} held by {}", self.name), SOON, async || {
+            let is_it =
+                |event: &Event| matches!(event, Event::PaymentHeld { payment_id, .. } if payment_id == payment_hash);
+            let events = self.events();
+            Ok(if events.iter().any(is_it) { Ok(()) } else { Err(format!("{events:?}")) })
+        })
+        .await
+    }
+
+    /// Claims a held payment.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn claim_held(&self, preimage: &str, payment_hash: &str, amount_msat: u64) -> Result<(), Error> {
+        let (preimage, payment_hash) = (preimage.to_owned(), payment_hash.to_owned());
+        self.order(Command::ClaimHeld { preimage, payment_hash, amount_msat }).await
+    }
+
+    /// Fails a held payment.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn fail_held(&self, payment_hash: &str) -> Result<(), Error> {
+        self.order(Command::FailHeld { payment_hash: payment_hash.to_owned() }).await
+    }
+
     /// Begins a payment; returns its id, the payment hash. [`LdkNode::wait_until_paid`] waits for its outcome.
     ///
     /// # Errors

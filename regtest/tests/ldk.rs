@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "ldk/in_flight.rs"]
+mod in_flight;
 #[path = "ldk/itself.rs"]
 mod itself;
 #[path = "ldk/mixed.rs"]

@@ -8,6 +8,7 @@ use ldk_node::bitcoin::Network;
 use ldk_node::bitcoin::secp256k1::PublicKey;
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::ln::msgs::SocketAddress;
+use ldk_node::lightning::types::payment::{PaymentHash, PaymentPreimage};
 use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description};
 use ldk_node::payment::PaymentKind;
 use ldk_node::{Builder, Node, UserChannelId};
@@ -81,6 +82,22 @@ impl Driver {
             Command::Receive { amount_msat, description, expiry_s } => {
                 self.receive(amount_msat, description, expiry_s).map(Reply::Invoice)
             }
+            Command::ReceiveHeld { payment_hash, amount_msat, description, expiry_s } => {
+                let (hash, description) = (hash(&payment_hash)?, direct(description)?);
+                let payments = self.node()?.bolt11_payment();
+                let invoice = payments.receive_for_hash(amount_msat, &description, expiry_s, hash);
+                Ok(Reply::Invoice(invoice.map_err(refused("no invoice"))?.to_string()))
+            }
+            Command::ClaimHeld { preimage, payment_hash, amount_msat } => {
+                let preimage = PaymentPreimage(bytes_32(&preimage, "a preimage")?);
+                let payments = self.node()?.bolt11_payment();
+                let claimed = payments.claim_for_hash(hash(&payment_hash)?, amount_msat, preimage);
+                claimed.map(|()| Reply::Nothing).map_err(refused("cannot claim"))
+            }
+            Command::FailHeld { payment_hash } => {
+                let failed = self.node()?.bolt11_payment().fail_for_hash(hash(&payment_hash)?);
+                failed.map(|()| Reply::Nothing).map_err(refused("cannot fail"))
+            }
             Command::Pay { bolt11, amount_msat } => self.pay(&bolt11, amount_msat).map(Reply::PaymentId),
             Command::Payments => {
                 let payments =
@@ -88,8 +105,7 @@ impl Driver {
                 Ok(Reply::Payments(payments.iter().map(translate::payment).collect()))
             }
             Command::Payment { payment_id } => {
-                let id =
-                    translate::bytes_32(&payment_id).ok_or_else(|| format!("{payment_id} is not a payment's id"))?;
+                let id = bytes_32(&payment_id, "a payment's id")?;
                 Ok(Reply::Payment(self.node()?.payment(&PaymentId(id)).as_ref().map(translate::payment)))
             }
             Command::Stop => {
@@ -142,8 +158,7 @@ impl Driver {
     }
 
     fn receive(&self, amount_msat: Option<u64>, description: String, expiry_s: u32) -> Result<String, Reason> {
-        let description = Description::new(description).map_err(|error| format!("bad description: {error}"))?;
-        let description = Bolt11InvoiceDescription::Direct(description);
+        let description = direct(description)?;
         let payments = self.node()?.bolt11_payment();
         let invoice = match amount_msat {
             Some(amount_msat) => payments.receive(amount_msat, &description, expiry_s),
@@ -173,6 +188,19 @@ fn tell_events(node: &Node) {
             eprintln!("event not ticked off: {error}");
         }
     }
+}
+
+fn direct(description: String) -> Result<Bolt11InvoiceDescription, Reason> {
+    let description = Description::new(description).map_err(|error| format!("bad description: {error}"))?;
+    Ok(Bolt11InvoiceDescription::Direct(description))
+}
+
+fn bytes_32(text: &str, what: &str) -> Result<[u8; 32], Reason> {
+    translate::bytes_32(text).ok_or_else(|| format!("{text} is not {what}"))
+}
+
+fn hash(text: &str) -> Result<PaymentHash, Reason> {
+    bytes_32(text, "a payment hash").map(PaymentHash)
 }
 
 fn key(text: &str) -> Result<PublicKey, Reason> {

@@ -4,7 +4,7 @@ use ldk_node::bitcoin::OutPoint;
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::logger::LogLevel;
 use ldk_node::payment::{PaymentDetails, PaymentDirection, PaymentStatus};
-use ldk_node::{BalanceDetails, ChannelDetails, Event};
+use ldk_node::{BalanceDetails, ChannelDetails, Event, PendingSweepBalance};
 
 use crate::protocol;
 
@@ -50,7 +50,12 @@ pub(crate) fn balances(details: &BalanceDetails) -> protocol::Balances {
         anchor_reserve_sat: details.total_anchor_channels_reserve_sats,
         lightning_sat: details.total_lightning_balance_sats,
         claims: details.lightning_balances.iter().map(|claim| format!("{claim:?}")).collect(),
-        sweeps: details.pending_balances_from_channel_closures.iter().map(|sweep| format!("{sweep:?}")).collect(),
+        sweeps: details
+            .pending_balances_from_channel_closures
+            .iter()
+            .filter(|sweep| !matches!(sweep, PendingSweepBalance::AwaitingThresholdConfirmations { .. }))
+            .map(|sweep| format!("{sweep:?}"))
+            .collect(),
     }
 }
 
@@ -113,9 +118,11 @@ pub(crate) fn event(event: &Event) -> protocol::Event {
             let reason = reason.as_ref().map(ToString::to_string).unwrap_or_default();
             protocol::Event::ChannelClosed { channel_id: hex(&channel_id.0), reason }
         }
-        Event::PaymentForwarded { .. }
-        | Event::PaymentClaimable { .. }
-        | Event::SplicePending { .. }
-        | Event::SpliceFailed { .. } => protocol::Event::Other { text: format!("{event:?}") },
+        Event::PaymentClaimable { payment_id, claimable_amount_msat, .. } => {
+            protocol::Event::PaymentHeld { payment_id: hex(&payment_id.0), amount_msat: *claimable_amount_msat }
+        }
+        Event::PaymentForwarded { .. } | Event::SplicePending { .. } | Event::SpliceFailed { .. } => {
+            protocol::Event::Other { text: format!("{event:?}") }
+        }
     }
 }

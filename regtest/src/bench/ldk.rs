@@ -343,6 +343,7 @@ impl Turn {
                 false
             }
             Event::PaymentReceived { .. }
+            | Event::PaymentHeld { .. }
             | Event::ChannelPending { .. }
             | Event::ChannelReady { .. }
             | Event::ChannelClosed { .. }

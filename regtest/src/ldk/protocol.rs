@@ -82,6 +82,31 @@ pub enum Command {
         /// How long it can be paid, in seconds.
         expiry_s: u32,
     },
+    /// Makes an invoice whose preimage the node does not know: a payment of it is held until it is claimed or failed.
+    ReceiveHeld {
+        /// Its payment hash.
+        payment_hash: String,
+        /// Its amount.
+        amount_msat: u64,
+        /// What it is for.
+        description: String,
+        /// How long it can be paid, in seconds.
+        expiry_s: u32,
+    },
+    /// Claims a held payment, over the channel or on the chain.
+    ClaimHeld {
+        /// The payment hash's preimage.
+        preimage: String,
+        /// Its payment hash.
+        payment_hash: String,
+        /// What must have arrived.
+        amount_msat: u64,
+    },
+    /// Fails a held payment.
+    FailHeld {
+        /// Its payment hash.
+        payment_hash: String,
+    },
     /// Pays an invoice. The answer comes before anything is paid: the outcome is an event, and in [`Payment::status`].
     Pay {
         /// The invoice.
@@ -192,7 +217,7 @@ pub enum Reply {
     UserChannelId(String),
     /// Of `Channels`.
     Channels(Vec<Channel>),
-    /// Of `Receive`.
+    /// Of `Receive` and `ReceiveHeld`.
     Invoice(String),
     /// Of `Pay`.
     PaymentId(String),
@@ -215,7 +240,8 @@ pub struct Balances {
     pub lightning_sat: u64,
     /// The claims one by one, as LDK prints them.
     pub claims: Vec<String>,
-    /// Outputs of closed channels that are on their way to the wallet, as LDK prints them.
+    /// Outputs of closed channels that are on their way to the wallet, as LDK prints them. LDK watches one for a month
+    /// after its sweep is in a block; by then the wallet has it, and it is not told here.
     pub sweeps: Vec<String>,
 }
 
@@ -313,6 +339,13 @@ pub enum Event {
     },
     /// An invoice of its own was paid.
     PaymentReceived {
+        /// Which.
+        payment_id: String,
+        /// What arrived.
+        amount_msat: u64,
+    },
+    /// A payment has arrived for an invoice whose preimage the node does not know.
+    PaymentHeld {
         /// Which.
         payment_id: String,
         /// What arrived.

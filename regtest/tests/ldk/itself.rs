@@ -59,11 +59,17 @@ impl Pair {
         channel_id
     }
 
-    /// Both sides' balances, once nothing is in flight.
-    async fn local_sat(&self, channel_id: &str) -> (u64, u64) {
-        let alice = self.alice.channel(channel_id).await.unwrap().local_msat().unwrap();
-        let bob = self.bob.channel(channel_id).await.unwrap().local_msat().unwrap();
-        (alice / 1000, bob / 1000)
+    /// Both sides' balances, in satoshi, are these as soon as nothing is in flight: a payment is complete before its
+    /// HTLC has left the commitments.
+    async fn check_sums(&self, channel_id: &str, wanted: (u64, u64)) {
+        let both = async || {
+            let alice = self.alice.channel(channel_id).await?.local_msat();
+            let bob = self.bob.channel(channel_id).await?.local_msat();
+            let has = (alice, bob);
+            let is_so = has == (Some(wanted.0 * 1000), Some(wanted.1 * 1000));
+            Ok(if is_so { Ok(()) } else { Err(format!("they have {has:?} msat")) })
+        };
+        wait_for(&format!("{wanted:?} sat"), SOON, both).await.unwrap();
     }
 }
 
@@ -71,7 +77,7 @@ impl Pair {
 async fn ldk_talks_to_itself() {
     let mut pair = Pair::start().await;
     let channel_id = pair.open().await;
-    assert_eq!(pair.local_sat(&channel_id).await, (900_000, 100_000));
+    pair.check_sums(&channel_id, (900_000, 100_000)).await;
 
     // The amount in the invoice, and the amount left open; both ways.
     let invoice = pair.bob.receive(Some(50_000_000), "a test").await.unwrap();
@@ -89,7 +95,7 @@ async fn ldk_talks_to_itself() {
     let (id, address) = (pair.alice.node_id().to_owned(), pair.alice.lightning_address().unwrap());
     pair.bob.connect(&id, &address).await.unwrap();
     pair.bob.wait_until_usable(&channel_id).await.unwrap();
-    assert_eq!(pair.local_sat(&channel_id).await, (870_000, 130_000));
+    pair.check_sums(&channel_id, (870_000, 130_000)).await;
     let payments = pair.bob.payments().await.unwrap();
     assert_eq!(payments.iter().filter(|payment| payment.status == PaymentStatus::Succeeded).count(), 2);
 

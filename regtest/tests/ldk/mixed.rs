@@ -1,26 +1,32 @@
 //! One `millraced` and one ldk-node on one chain, and what the tests ask of both.
 
+use std::time::Duration;
+
 use bitcoin::Amount;
+use bitcoin::hashes::{Hash, sha256};
 use millrace_regtest::ldk::protocol::PaymentStatus;
 use millrace_regtest::ldk::{self, LdkNode};
 use millrace_regtest::network::{Error, Network, SOON, random_key, wait_for};
 use millrace_regtest::pay_stream::{Outcome, PayStream, make_invoices};
 use millrace_rpc::v1::{
-    Channel, ChannelState, CloseChannelRequest, ConnectRequest, OpenChannelRequest, close_channel_progress,
-    open_channel_progress,
+    Channel, ChannelState, CloseChannelRequest, ConnectRequest, DisconnectRequest, OpenChannelRequest,
+    close_channel_progress, open_channel_progress,
 };
 
 /// Index of the `millraced`.
 pub(crate) const OURS: usize = 0;
 /// What each side is given, in two coins: the reserve for anchors must not lock all there is.
-pub(crate) const GIVEN_SAT: u64 = 5_000_000;
+pub(crate) const GIVEN_SAT: u64 = 30_000_000;
 /// Of every channel.
-pub(crate) const CAPACITY_SAT: u64 = 2_000_000;
+pub(crate) const CAPACITY_SAT: u64 = 10_000_000;
 /// An anchor's value (BOLT 3).
 const ANCHOR_SAT: u64 = 330;
 /// Blocks mined between two looks at what is still unresolved, and how often.
 const ROUND_BLOCKS: u32 = 24;
 const ROUNDS_MAX: u32 = 60;
+/// Blocks in which HTLCs on the chain are claimed, mined so slowly that both sides can answer each with a transaction.
+const SLOW_BLOCKS: u32 = 40;
+const BLOCK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Both, connected.
 pub(crate) struct Mixed {
@@ -37,6 +43,14 @@ pub(crate) struct Orders {
     /// From LDK: the payment's id.
     from_ldk: Vec<String>,
     amount_msat: u64,
+}
+
+/// A payment from us that LDK does not claim by itself.
+pub(crate) struct Held {
+    preimage: String,
+    pub(crate) payment_hash: String,
+    amount_msat: u64,
+    order: (String, String),
 }
 
 impl Mixed {
@@ -64,6 +78,15 @@ impl Mixed {
     pub(crate) async fn mine(&mut self, blocks: u32) {
         self.network.mine(blocks).await.unwrap();
         self.ldk.sync_to(self.network.bitcoind.height().unwrap()).await.unwrap();
+    }
+
+    /// Mines past the expiry of every HTLC that we have offered, block by block: a race that real blocks would not bring
+    /// about shall not decide who gets it.
+    pub(crate) async fn mine_slowly(&mut self) {
+        for _ in 0..SLOW_BLOCKS {
+            self.mine(1).await;
+            tokio::time::sleep(BLOCK_PAUSE).await;
+        }
     }
 
     /// Mines until neither side has anything left to do on the chain.
@@ -128,6 +151,11 @@ impl Mixed {
         self.network.nodes[OURS].client().unwrap().peers.connect(request).await.unwrap();
     }
 
+    pub(crate) async fn disconnect_from_us(&self) {
+        let request = DisconnectRequest { idempotency_key: random_key(), node_id: self.ldk_id(), force: true };
+        self.network.nodes[OURS].client().unwrap().peers.disconnect(request).await.unwrap();
+    }
+
     /// After a restart or a cut: LDK calls, unless we have called already.
     pub(crate) async fn connect_again(&self, channel_id: &[u8]) {
         self.connect_from_ldk().await;
@@ -147,8 +175,7 @@ impl Mixed {
         let mut progress =
             self.network.nodes[OURS].client().unwrap().channels.open(request).await.unwrap().into_inner();
         let channel_id = loop {
-            let step = progress.message().await.unwrap_or_else(|status| self.give_up(&status.to_string()));
-            let step = step.expect("an opening says when its funding is broadcast");
+            let step = self.next(progress.message()).await.expect("an opening says when its funding is broadcast");
             if let Some(open_channel_progress::Stage::FundingBroadcast(_)) = step.stage {
                 break step.channel_id;
             }
@@ -225,13 +252,21 @@ impl Mixed {
         let mut progress =
             self.network.nodes[OURS].client().unwrap().channels.close(request).await.unwrap().into_inner();
         loop {
-            let step = progress.message().await.unwrap_or_else(|status| self.give_up(&status.to_string()));
-            let step = step.expect("a closing says when it is broadcast");
+            let step = self.next(progress.message()).await.expect("a closing says when it is broadcast");
             if let Some(close_channel_progress::Stage::Broadcast(_)) = step.stage {
                 break;
             }
         }
         self.wait_for_closing_transaction().await;
+    }
+
+    /// The next step of something under way.
+    async fn next<T>(&self, step: impl Future<Output = Result<T, tonic::Status>>) -> T {
+        match tokio::time::timeout(SOON, step).await {
+            Ok(Ok(step)) => step,
+            Ok(Err(status)) => self.give_up(&status.to_string()),
+            Err(_) => self.give_up("no progress is told"),
+        }
     }
 
     pub(crate) async fn wait_for_closing_transaction(&self) {
@@ -264,6 +299,31 @@ impl Mixed {
         let id = self.ldk.pay(&invoices.unwrap()[0], None).await.unwrap();
         let paid = self.ldk.wait_until_paid(&id).await;
         paid.unwrap_or_else(|error| self.give_up(&format!("{amount_msat} msat: {error}")));
+    }
+
+    /// Begins a payment from us that LDK holds, and waits until it does.
+    pub(crate) async fn hold(&self, stream: &mut PayStream, number: u8, amount_msat: u64) -> Held {
+        let preimage = [number; 32];
+        let payment_hash = sha256::Hash::hash(&preimage).to_string();
+        let invoice = self.ldk.receive_held(&payment_hash, amount_msat).await.unwrap();
+        let order = (invoice.clone(), random_key());
+        stream.pay(u64::from(number), invoice, order.1.clone()).await.unwrap();
+        let held = self.ldk.wait_until_held(&payment_hash).await;
+        held.unwrap_or_else(|error| self.give_up(&error.to_string()));
+        Held { preimage: hex::encode(preimage), payment_hash, amount_msat, order }
+    }
+
+    pub(crate) async fn claim(&self, held: &Held) {
+        self.ldk.claim_held(&held.preimage, &held.payment_hash, held.amount_msat).await.unwrap();
+    }
+
+    /// What became of a held payment, by our word; paid must be what LDK says too.
+    pub(crate) async fn is_paid(&self, held: &Held) -> bool {
+        let outcomes = self.outcomes_of(std::slice::from_ref(&held.order)).await;
+        let is_paid = outcomes == [Outcome::Paid];
+        let has_it = self.ldk.payment(&held.payment_hash).await.unwrap().status == PaymentStatus::Succeeded;
+        assert_eq!(is_paid, has_it, "we say {outcomes:?}");
+        is_paid
     }
 
     /// Begins `count` payments each way at once and waits for none. Asks our side through `stream`.
