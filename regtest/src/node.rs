@@ -96,6 +96,13 @@ impl Node {
         self.starter = words.iter().map(OsString::from).collect();
     }
 
+    /// Serves metrics from the next start on; their address is in [`Node::rpc_info`]. The daemon takes no port 0 for
+    /// them, which would be another one at every start.
+    pub fn serve_metrics(&mut self) {
+        self.argument("--metrics-listen");
+        self.argument(&format!("127.0.0.1:{}", free_port()));
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Errors

@@ -206,8 +206,7 @@ async fn start(arguments: Arguments) -> Result<Network, Error> {
     let mut network = tokio::task::block_in_place(Network::start)?;
     for name in ["payer", "payee"] {
         let index = network.add(name);
-        network.nodes[index].argument("--metrics-listen");
-        network.nodes[index].argument("127.0.0.1:0");
+        network.nodes[index].serve_metrics();
         network.nodes[index].start().await?;
     }
     // All payments go one way: a channel must hold its part of them, and a half more for reserve and chance.
