@@ -67,6 +67,8 @@ async fn new_work_is_refused_and_the_rest_comes_to_its_end() {
     let first = pair.invoice(BOB, 10_000).await;
     assert_eq!(pair.pay(ALICE, &first).await.unwrap().status(), PaymentStatus::Succeeded);
 
+    pair.wait_until_at_rest().await;
+
     // A payment is under way when the daemon starts again, without room.
     let second = pair.invoice(BOB, 20_000).await;
     let bob_pid = pair.network.nodes[BOB].rpc_info().unwrap().pid;
@@ -87,9 +89,9 @@ async fn new_work_is_refused_and_the_rest_comes_to_its_end() {
     signal("CONT", bob_pid).await;
     pair.wait_until_usable().await;
     pair.wait_until_at_rest().await;
-    let succeeded =
-        payments(&pair.client(ALICE)).await.iter().filter(|one| one.status() == PaymentStatus::Succeeded).count();
-    assert_eq!(succeeded, 2, "what was accepted has not come to its end");
+    let made = payments(&pair.client(ALICE)).await;
+    let statuses: Vec<_> = made.iter().map(|payment| payment.status()).collect();
+    assert_eq!(statuses, [PaymentStatus::Succeeded; 2], "what was accepted has not come to its end: {made:?}");
 
     // New work.
     let third = pair.invoice(BOB, 30_000).await;
