@@ -73,6 +73,12 @@ fn build(root: &Path, profile_folder: &Path) -> Result<(), Error> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root).args(["build", "--quiet", "--bin", "millraced", "--bin", "millrace"]);
+    // What cargo tells a program that it runs is not meant for another cargo: build scripts that look at it would take it
+    // for a change, and half of the crates would be compiled again.
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        command.env_remove(name);
+    }
     if profile_folder.file_name().is_some_and(|name| name == "release") {
         command.arg("--release");
     }
