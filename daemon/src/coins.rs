@@ -13,13 +13,15 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::chain_feed::{BlockFollower, BroadcastOrder, Following, MempoolNews};
-use crate::channels::{ChannelState, ChannelWallet, DestinationReply, FundingRequest, FundingTransaction, Registry};
+use crate::channels::{
+    ChannelSnapshot, ChannelState, ChannelWallet, DestinationReply, FundingRequest, FundingTransaction, Registry,
+};
 use crate::claims::Claimer;
 use crate::clock;
 use crate::entry::{Entry, Kind};
 use crate::facts::{Fold, Item, News, Telling};
 use crate::steps::JournalHandle;
-use crate::wallet::{Label, TxKind, Wallet, WalletHandle};
+use crate::wallet::{Label, TxKind, WalletHandle};
 
 const LOCK: &str = "nothing panics while the wallet's records are locked";
 
@@ -104,19 +106,7 @@ impl Coins {
 
     /// Keeps back what the channels of this moment may need: after every block, and before the first call is answered.
     pub async fn keep_reserve(&self) {
-        // A wallet that has stopped gives nothing away.
-        let _stopped = self.wallet.set_anchor_channels(self.anchor_channels()).await;
-    }
-
-    /// How many channels with anchors may need coins for their commitment's child.
-    fn anchor_channels(&self) -> u32 {
-        let is_counted = |state: ChannelState| !matches!(state, ChannelState::Closed);
-        let counted = self
-            .registry
-            .snapshots()
-            .into_iter()
-            .filter(|snapshot| snapshot.terms.format() == CommitmentFormat::Anchors && is_counted(snapshot.state));
-        u32::try_from(counted.count()).unwrap_or(u32::MAX)
+        keep_reserve(&self.wallet, &self.registry).await;
     }
 
     /// Broadcasts of channels pass here, so that the wallet knows its own money when it goes out.
@@ -160,10 +150,21 @@ impl Coins {
     }
 }
 
+/// Keeps back what the channels of this moment may need to get their commitments confirmed: before anything is spent.
+pub(crate) async fn keep_reserve(wallet: &WalletHandle, registry: &Registry) {
+    let is_counted = |snapshot: &ChannelSnapshot| {
+        snapshot.terms.format() == CommitmentFormat::Anchors && snapshot.state != ChannelState::Closed
+    };
+    let channels = registry.snapshots().iter().filter(|snapshot| is_counted(snapshot)).count();
+    // A wallet that has stopped gives nothing away.
+    let _stopped = wallet.set_anchor_channels(u32::try_from(channels).unwrap_or(u32::MAX)).await;
+}
+
 impl ChannelWallet for Coins {
     fn fund(&self, request: FundingRequest) {
-        let wallet = self.wallet.clone();
+        let (wallet, registry) = (self.wallet.clone(), self.registry.clone());
         self.runtime.spawn(async move {
+            keep_reserve(&wallet, &registry).await;
             let FundingRequest { script_pubkey, amount, feerate, has_anchors, reply } = request;
             let made = wallet.fund_channel(script_pubkey, amount, feerate, has_anchors).await;
             reply.answer(match made {
@@ -222,12 +223,5 @@ impl BlockFollower for Coins {
             let gone: Vec<Txid> = news.gone;
             let _stopped = self.wallet.mempool(arrived, gone, clock::unix_ms() / 1000).await;
         })
-    }
-}
-
-/// Coins that funding transactions not yet in the mempool rest on: kept from other uses.
-pub fn lock_inputs(wallet: &mut Wallet, transactions: impl IntoIterator<Item = Transaction>) {
-    for transaction in transactions {
-        wallet.lock_inputs(&transaction);
     }
 }

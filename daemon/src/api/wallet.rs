@@ -19,6 +19,7 @@ use super::channel_text::state_message;
 use super::once::{self, Finished, Once, Stored, once};
 use super::{Shared, fault, parse};
 use crate::clock;
+use crate::coins::keep_reserve;
 use crate::wallet::{AddressType, Amount, Label, Made, TxKind, Utxo, WalletTx};
 
 pub(super) struct WalletService(pub(super) Shared);
@@ -60,6 +61,7 @@ impl Wallet for WalletService {
     async fn balance(&self, _: Request<v1::BalanceRequest>) -> Result<Response<BalanceResponse>, Status> {
         self.0.ready()?;
         let inner = &self.0;
+        keep_reserve(&inner.api.wallet, &inner.api.registry).await;
         let balance = inner.api.wallet.balance().await.map_err(|_| fault::stopping())?;
         let claimable = inner.api.claimer.status().borrow().claimable();
         Ok(Response::new(BalanceResponse {
@@ -91,6 +93,7 @@ impl Wallet for WalletService {
             if let Err(why) = inner.api.registry.check_new_work() {
                 return (once, Err(fault::no_new_work(&why)));
             }
+            keep_reserve(&inner.api.wallet, &inner.api.registry).await;
             let made = inner.api.wallet.send(address, amount, feerate).await;
             let result = match made {
                 Ok(Ok(made)) => {
@@ -121,6 +124,7 @@ impl Wallet for WalletService {
             if let Err(why) = inner.api.registry.check_new_work() {
                 return (once, Err(fault::no_new_work(&why)));
             }
+            keep_reserve(&inner.api.wallet, &inner.api.registry).await;
             let result = match inner.api.wallet.bump_fee(txid, feerate).await {
                 Ok(Ok(made)) => {
                     let answer = BumpFeeResponse {

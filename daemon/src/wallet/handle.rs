@@ -211,14 +211,6 @@ impl WalletHandle {
         self.ask(move |wallet| wallet.release(&txid)).await
     }
 
-    /// [`Wallet::lock_inputs`].
-    ///
-    /// # Errors
-    /// [`Closed`].
-    pub async fn lock_inputs(&self, tx: Transaction) -> Result<(), Closed> {
-        self.ask(move |wallet| wallet.lock_inputs(&tx)).await
-    }
-
     /// [`Wallet::mark_broadcast`].
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bdk_wallet::chain::Merge;
 use bdk_wallet::{KeychainKind, LocalOutput};
 use bitcoin::constants::COINBASE_MATURITY;
-use bitcoin::{Address, OutPoint, ScriptBuf, Transaction, TxOut, Txid};
+use bitcoin::{Address, OutPoint, ScriptBuf, TxOut, Txid};
 use millrace_wire::Sat;
 
 use super::codec::{Change, Label};
@@ -112,19 +112,6 @@ impl Wallet {
     pub fn release(&mut self, txid: &Txid) {
         self.locks.retain(|_, owner| owner != txid);
         self.drafts.remove(txid);
-    }
-
-    /// Promises the coins that a transaction spends to it: the funding transaction of a channel that a restart finds
-    /// opening, until it is broadcast, or [`Wallet::release`]d.
-    pub fn lock_inputs(&mut self, tx: &Transaction) {
-        let txid = tx.compute_txid();
-        let mine = tx
-            .input
-            .iter()
-            .map(|input| input.previous_output)
-            .filter(|outpoint| self.prevout(outpoint).is_some_and(|output| self.is_mine(&output.script_pubkey)));
-        let mine: Vec<OutPoint> = mine.collect();
-        self.locks.extend(mine.into_iter().map(|outpoint| (outpoint, txid)));
     }
 
     /// Moves what BDK has staged to where it is kept and to where it is waiting to be taken.

@@ -96,6 +96,10 @@ impl Pair {
             }
         };
         self.network.wait_for_mempool(1).await.unwrap();
+        for node in [ALICE, BOB] {
+            let balance = self.client(node).wallet.balance(BalanceRequest {}).await.unwrap().into_inner();
+            assert!(balance.anchor_reserve_sat > 0, "coins are kept for the channel before any block counts it");
+        }
         self.network.mine(6).await.unwrap();
         self.wait_until_usable().await;
     }

@@ -174,19 +174,6 @@ fn promised_coins_are_not_promised_again_until_released() {
 }
 
 #[test]
-fn after_a_restart_the_channels_record_locks_its_inputs_again() {
-    let mut world = world_with(&[100_000]);
-    let made = world.wallet.fund_channel(p2wsh(7), Sat(50_000), FEERATE, false).unwrap();
-    let mut again = Wallet::load([world.wallet.snapshot()], keys().wallet().clone(), RESERVE).unwrap();
-    assert_eq!(again.balance().locked, Sat::ZERO);
-    again.lock_inputs(&made.tx);
-    assert_eq!(again.balance().locked, Sat(100_000));
-    again.send(STRANGER, Amount::Exactly(Sat(1000)), FEERATE).unwrap_err();
-    again.mark_broadcast(&made.tx, FUNDING, world.now);
-    assert_eq!((again.balance().locked, again.balance().confirmed), (Sat::ZERO, Sat::ZERO));
-}
-
-#[test]
 fn change_of_a_broadcast_transaction_can_be_used_and_a_strangers_coins_only_when_confirmed() {
     let mut world = world_with(&[100_000]);
     let first = world.wallet.fund_channel(p2wsh(7), Sat(30_000), FEERATE, false).unwrap();
