@@ -58,6 +58,8 @@ pub const JOURNAL_FLUSH_MEAN: &str = "millrace_journal_flush_mean_seconds";
 pub const JOURNAL_FLUSH_LONGEST: &str = "millrace_journal_flush_longest_seconds";
 /// Messages with peers, by `direction`.
 pub const PEER_MESSAGES: &str = "millrace_peer_messages_total";
+/// Signatures of HTLC transactions that peers were sent.
+pub const HTLC_SIGNATURES: &str = "millrace_htlc_signatures_total";
 
 /// From 0.1 ms to a minute.
 const DURATION_BUCKETS: &[f64] =
@@ -82,6 +84,7 @@ const ROWS: &[Row] = &[
     (Kind::Gauge, JOURNAL_FLUSH_MEAN, Some(Unit::Seconds), "What a flush of the journal took lately, on average."),
     (Kind::Gauge, JOURNAL_FLUSH_LONGEST, Some(Unit::Seconds), "What the longest flush since the start took."),
     (Kind::Counter, PEER_MESSAGES, None, "Messages with peers, by direction."),
+    (Kind::Counter, HTLC_SIGNATURES, None, "Signatures of HTLC transactions that peers were sent."),
 ];
 
 /// Why there are no metrics.

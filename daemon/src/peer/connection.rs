@@ -84,7 +84,10 @@ pub(super) async fn run(ends: Ends, mut inbox: Inbox) -> Closed {
     let Ends { mut reader, writer, outgoing, queued, pulse, pings } = ends;
     let link = inbox.link.clone();
     let sent = ::metrics::counter!(metrics::PEER_MESSAGES, "direction" => "sent");
-    let writing = Writing { writer, outgoing, queued, pulse: Arc::clone(&pulse), pings, ping: None, sent };
+    let htlc_signatures = ::metrics::counter!(metrics::HTLC_SIGNATURES);
+    let pulse_of_writer = Arc::clone(&pulse);
+    let writing =
+        Writing { writer, outgoing, queued, pulse: pulse_of_writer, pings, ping: None, sent, htlc_signatures };
     let mut writer = tokio::spawn(writing.run());
     tokio::select! {
         why = read(&mut reader, &mut inbox, &pulse) => {
@@ -124,6 +127,8 @@ struct Writing {
     /// When a ping was sent that nothing has come after.
     ping: Option<Instant>,
     sent: ::metrics::Counter,
+    /// Of `commitment_signed`: what an HTLC costs most.
+    htlc_signatures: ::metrics::Counter,
 }
 
 impl Writing {
@@ -175,6 +180,9 @@ impl Writing {
                     bytes += weight(&message);
                     self.writer.put(&message)?;
                     self.sent.increment(1);
+                    if let Message::CommitmentSigned(signed) = &*message {
+                        self.htlc_signatures.increment(signed.htlc_signatures.len() as u64);
+                    }
                 }
                 Outgoing::Close(why) => {
                     closed = Some(Closed(why));
