@@ -28,8 +28,8 @@ pub(super) const OUTSTANDING_PER_CHANNEL: usize = 50;
 const TURN_MAX: usize = 2_000;
 /// Without a payment for so long, the benchmark has failed.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
-/// Between two tries of a payment that LDK could not send at once.
-const TRY_AGAIN: Duration = Duration::from_millis(10);
+/// Nothing is asked for so long after LDK had no room for a payment: it takes about that to take HTLCs out.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// What two ldk-nodes came to.
 #[derive(Clone, Debug, Serialize)]
@@ -41,7 +41,7 @@ pub struct Peer {
     pub setting: &'static str,
     /// Where they keep their data.
     pub store: Store,
-    /// Payments outstanding at once.
+    /// Payments outstanding at once: as asked for, or as many as they took in the end.
     pub outstanding: usize,
     /// Payments in all.
     pub payments: usize,
@@ -166,10 +166,11 @@ impl Pair {
         let cpu = || pids.iter().map(|pid| cpu_us(*pid)).sum::<u64>();
         let (cpu_before, begun) = (cpu(), Instant::now());
         let turn = Turn::new(self.payer.clone(), waiting, self.outstanding);
-        let (latencies, retried) = turn.run().await?;
+        let Ended { latencies, retried, limit } = turn.run().await?;
         self.turns_per_s.push(latencies.len() as f64 / begun.elapsed().as_secs_f64());
         self.cpu_us += cpu() - cpu_before;
         self.latencies.extend(latencies);
+        self.outstanding = limit;
         self.retried += retried;
         Ok(())
     }
@@ -233,6 +234,8 @@ struct Turn {
     payer: Arc<LdkNode>,
     waiting: VecDeque<String>,
     limit: usize,
+    /// The end of the last pause.
+    resumes: Option<Instant>,
     asking: JoinSet<(String, Instant, Result<String, Error>)>,
     begun: HashMap<String, Instant>,
     invoices: HashMap<String, String>,
@@ -243,6 +246,16 @@ struct Turn {
     next_event: usize,
 }
 
+/// What a turn came to.
+struct Ended {
+    /// How long each payment took.
+    latencies: Vec<Duration>,
+    /// How often one was asked for again.
+    retried: usize,
+    /// How many were outstanding at once in the end.
+    limit: usize,
+}
+
 impl Turn {
     fn new(payer: Arc<LdkNode>, waiting: VecDeque<String>, limit: usize) -> Self {
         let next_event = payer.events().len();
@@ -250,6 +263,7 @@ impl Turn {
             payer,
             waiting,
             limit,
+            resumes: None,
             asking: JoinSet::new(),
             begun: HashMap::new(),
             invoices: HashMap::new(),
@@ -261,17 +275,17 @@ impl Turn {
         }
     }
 
-    /// Pays everything; how long each took, and how often one was asked for again.
-    async fn run(mut self) -> Result<(Vec<Duration>, usize), Error> {
+    /// Pays everything.
+    async fn run(mut self) -> Result<Ended, Error> {
         let total = self.waiting.len();
         let payer = self.payer.clone();
         let mut last_progress = Instant::now();
         while self.done.len() < total || self.begun.len() < total {
             self.ask();
-            let number = self.next_event;
+            let (number, idle) = (self.next_event, self.pause().unwrap_or(STALL_LIMIT));
             tokio::select! {
                 Some(asked) = self.asking.join_next() => {
-                    self.asked(asked.map_err(|error| Error::Wrong(error.to_string()))?).await;
+                    self.asked(asked.map_err(|error| Error::Wrong(error.to_string()))?);
                 }
                 event = payer.event(number) => {
                     let (at, event) = event.ok_or_else(|| Error::Wrong("the payer's ldk-node ended".to_owned()))?;
@@ -280,7 +294,7 @@ impl Turn {
                         last_progress = Instant::now();
                     }
                 }
-                () = tokio::time::sleep(STALL_LIMIT) => {}
+                () = tokio::time::sleep(idle) => {}
             }
             if last_progress.elapsed() >= STALL_LIMIT {
                 let (done, complaints) = (self.done.len(), payer.complaints());
@@ -289,11 +303,17 @@ impl Turn {
             }
         }
         let took = |(id, at): (&String, &Instant)| at.saturating_duration_since(self.begun[id]);
-        Ok((self.done.iter().map(took).collect(), self.retried))
+        Ok(Ended { latencies: self.done.iter().map(took).collect(), retried: self.retried, limit: self.limit })
+    }
+
+    /// How long nothing is to be asked for.
+    fn pause(&self) -> Option<Duration> {
+        let rest = self.resumes?.saturating_duration_since(Instant::now());
+        (!rest.is_zero()).then_some(rest)
     }
 
     fn ask(&mut self) {
-        while self.outstanding < self.limit {
+        while self.outstanding < self.limit && self.pause().is_none() {
             let Some(invoice) = self.waiting.pop_front() else { return };
             self.outstanding += 1;
             let payer = self.payer.clone();
@@ -305,7 +325,7 @@ impl Turn {
         }
     }
 
-    async fn asked(&mut self, (invoice, begun, answer): (String, Instant, Result<String, Error>)) {
+    fn asked(&mut self, (invoice, begun, answer): (String, Instant, Result<String, Error>)) {
         if let Ok(id) = answer {
             self.begun.entry(id.clone()).or_insert(begun);
             if self.failed_early.remove(&id) {
@@ -314,13 +334,17 @@ impl Turn {
                 self.invoices.insert(id, invoice);
             }
         } else {
-            // No room in the channel yet: an HTLC is paid before it has left.
             self.again(invoice);
-            tokio::time::sleep(TRY_AGAIN).await;
         }
     }
 
+    /// There was no room in the channel: a payment is complete before its HTLC has left. Every try in vain costs them
+    /// work, so there is a pause, and one less is outstanding from now on, until they refuse none.
     fn again(&mut self, invoice: String) {
+        if self.pause().is_none() {
+            self.resumes = Some(Instant::now() + TRY_AGAIN);
+            self.limit = self.limit.saturating_sub(1).max(1);
+        }
         self.outstanding = self.outstanding.saturating_sub(1);
         self.retried += 1;
         self.waiting.push_back(invoice);

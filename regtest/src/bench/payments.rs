@@ -43,6 +43,9 @@ pub enum Implementation {
 /// Turns that each side has in a comparison: what else the machine does should not meet one side only.
 const TURNS: usize = 3;
 
+/// The daemon looks at its journal's counters for its metrics every two seconds.
+const METRICS_LAG: Duration = Duration::from_millis(2500);
+
 /// What it came to.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcomes {
@@ -228,8 +231,8 @@ async fn start(arguments: Arguments) -> Result<Network, Error> {
 async fn measure(network: &Network, arguments: Arguments, invoices: Vec<String>) -> Result<Outcomes, Error> {
     let pids: Vec<u32> = network.nodes.iter().filter_map(|node| node.rpc_info().map(|info| info.pid)).collect();
     let own = std::process::id();
-    let (cpu_before, own_before) = (pids.iter().map(|pid| cpu_us(*pid)).sum::<u64>(), cpu_us(own));
     let counters_before = counters(network).await;
+    let (cpu_before, own_before) = (pids.iter().map(|pid| cpu_us(*pid)).sum::<u64>(), cpu_us(own));
     let mut stream = PayStream::open(&network.nodes[0]).await?;
     let mut latencies = Vec::with_capacity(invoices.len());
     let mut waiting = (0_u64..).zip(invoices);
@@ -289,8 +292,9 @@ pub(super) fn percentiles(latencies: &mut [Duration]) -> Latency {
     Latency { p50: at(50), p95: at(95), p99: at(99) }
 }
 
-/// The counters of both daemons, from their metrics.
+/// The counters of both daemons, from their metrics, once those tell all that was done.
 async fn counters(network: &Network) -> Counters {
+    tokio::time::sleep(METRICS_LAG).await;
     let mut sum = Counters { signatures: Some(0.0), flushes: Some(0.0), bytes: Some(0.0) };
     for node in &network.nodes {
         let text = match node.rpc_info().and_then(|info| info.metrics.clone()) {
