@@ -317,7 +317,6 @@ impl Demo {
     /// Closes, and waits until the closing transaction is in the mempool. Returns its fee in sat.
     async fn close(&mut self, request: CloseChannelRequest) -> Result<u64, Error> {
         let node = &self.network.nodes[ALICE];
-        let is_forced = request.force;
         let answer = node.client()?.channels.close(request).await;
         let mut progress = answer.map_err(|status| node.call_failed(&status))?.into_inner();
         let fee = loop {
@@ -325,11 +324,8 @@ impl Demo {
             let step = step.map_err(|_| Error::Wrong("closing makes no progress".to_owned()))?;
             let step = step.map_err(|status| node.call_failed(&status))?;
             let Some(step) = step else { return Err(Error::Wrong("closing ended without a word".to_owned())) };
-            match step.stage {
-                Some(close_channel_progress::Stage::Broadcast(broadcast)) => break broadcast.fee_sat,
-                // Our commitment is on its way; its own transaction is named once it is in a block.
-                Some(close_channel_progress::Stage::Resolving(_)) if is_forced => break 0,
-                _ => {}
+            if let Some(close_channel_progress::Stage::Broadcast(broadcast)) = step.stage {
+                break broadcast.fee_sat;
             }
         };
         self.network.wait_for_mempool(1).await?;
