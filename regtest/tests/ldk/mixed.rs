@@ -26,7 +26,7 @@ const ROUND_BLOCKS: u32 = 24;
 const ROUNDS_MAX: u32 = 60;
 /// Blocks in which HTLCs on the chain are claimed, mined so slowly that both sides can answer each with a transaction.
 const SLOW_BLOCKS: u32 = 40;
-const BLOCK_PAUSE: Duration = Duration::from_millis(500);
+const BLOCK_PAUSE: Duration = Duration::from_millis(300);
 
 /// Both, connected.
 pub(crate) struct Mixed {
