@@ -227,10 +227,15 @@ fn channel_rules(config: &Config) -> ChannelRules {
         policy,
         limits,
         zero_conf_peers: channel.zero_conf_peers.clone(),
-        openings_per_peer_max: usize::from(config.peers.max_channels_per_peer),
+        openings_per_peer_max: usize::from(config.peers.max_openings_per_peer),
         to_self_delay: channel.to_self_delay_blocks,
         htlc_minimum: channel.htlc_minimum,
-        minimum_depth: Some(u32::from(channel.minimum_depth)),
+        reserve_ppm: channel.reserve_ppm,
+        max_accepted_htlcs: channel.max_accepted_htlcs,
+        max_in_flight_percent: channel.max_in_flight_percent,
+        minimum_depth: u32::from(channel.minimum_depth),
+        minimum_depth_large: u32::from(channel.minimum_depth_large),
+        large_channel: channel.large_channel,
         shards: config.shard_count(),
         ..ChannelRules::usual(ChainHash::using_genesis_block_const(config.network))
     }

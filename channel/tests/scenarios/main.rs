@@ -7,6 +7,7 @@ mod support;
 mod closing;
 mod dance;
 mod ending;
+mod faults;
 mod limits;
 mod on_chain;
 mod reconnect;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use bitcoin::Transaction;
 use millrace_channel::phase::opening::{
-    AcceptParams, LocalParams, OpenRequest, Opening, OpeningEvent, OpeningFeatures, Surroundings, minimum_depth_for,
+    AcceptParams, LocalParams, OpenRequest, Opening, OpeningEvent, OpeningFeatures, Surroundings,
 };
 use millrace_channel::{Channel, ChannelType, CommitmentFormat, Effect, Effects, Millis, PeerFault, Refusal};
 use millrace_wire::message::OpenChannel;
@@ -190,15 +190,11 @@ impl Openings {
         shared.check_new_work().map_err(|why| refuse(format!("no new channel now: {why}")))?;
         let keys_index = shared.fresh_keys.take().ok_or_else(|| refuse("too many channels at once".to_owned()))?;
         let is_zero_conf_allowed = shared.rules.zero_conf_peers.contains(&link.peer);
-        let depth = shared.rules.minimum_depth.unwrap_or_else(|| minimum_depth_for(open.funding));
+        let depth = shared.rules.depth_of(open.funding);
         let params = AcceptParams {
             remote_node: link.peer,
             chain_hash: shared.rules.chain_hash,
-            local: LocalParams {
-                to_self_delay: shared.rules.to_self_delay,
-                htlc_minimum: shared.rules.htlc_minimum,
-                ..LocalParams::usual_for(open.funding)
-            },
+            local: shared.rules.local_params(open.funding),
             limits: shared.rules.limits,
             features: OpeningFeatures::negotiated(&link.ours, &link.theirs),
             minimum_depth: if is_zero_conf_allowed { 0 } else { depth },
@@ -355,7 +351,7 @@ fn request_of(
     shared: &Shared,
 ) -> Result<OpenRequest, OpenFailure> {
     shared.check_new_work()?;
-    let usual = LocalParams::usual_for(order.capacity);
+    let usual = shared.rules.local_params(order.capacity);
     let busy = Refusal::NotUsable("too many channels are being opened at once");
     let keys_index = shared.fresh_keys.take().ok_or(busy)?;
     let format = if features.anchors { CommitmentFormat::Anchors } else { CommitmentFormat::StaticRemotekey };
@@ -369,8 +365,8 @@ fn request_of(
         channel_type: ChannelType { format, scid_alias: features.scid_alias, zero_conf: order.zero_conf },
         announce: false,
         local: LocalParams {
-            to_self_delay: order.to_self_delay.unwrap_or(shared.rules.to_self_delay),
-            htlc_minimum: order.htlc_minimum.unwrap_or(shared.rules.htlc_minimum),
+            to_self_delay: order.to_self_delay.unwrap_or(usual.to_self_delay),
+            htlc_minimum: order.htlc_minimum.unwrap_or(usual.htlc_minimum),
             max_htlc_value_in_flight: order.max_in_flight.unwrap_or(usual.max_htlc_value_in_flight),
             upfront_shutdown_script: order.upfront_shutdown_script.clone(),
             ..usual

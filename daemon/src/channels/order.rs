@@ -1,6 +1,7 @@
 //! What the rest of the node asks of the channels, and what it is answered.
 
 use bitcoin::{OutPoint, ScriptBuf};
+use millrace_channel::phase::opening::LocalParams;
 use millrace_channel::{Policy, Refusal};
 use millrace_wire::{ChannelId, FeeratePerKw, HtlcId, Msat, PublicKey, Sat};
 use tokio::sync::{mpsc, oneshot};
@@ -185,8 +186,18 @@ pub struct ChannelRules {
     pub to_self_delay: u16,
     /// The smallest HTLC that is taken.
     pub htlc_minimum: Msat,
-    /// Confirmations for channels that peers fund; absent: by size.
-    pub minimum_depth: Option<u32>,
+    /// The part of a channel that the peer must keep as its own, in millionths.
+    pub reserve_ppm: u32,
+    /// The most HTLCs that are taken at once.
+    pub max_accepted_htlcs: u16,
+    /// The part of a channel that may be in flight towards us, in percent.
+    pub max_in_flight_percent: u8,
+    /// Confirmations for channels that peers fund.
+    pub minimum_depth: u32,
+    /// The same from `large_channel` on.
+    pub minimum_depth_large: u32,
+    /// What is large.
+    pub large_channel: Sat,
     /// Shard threads.
     pub shards: usize,
 }
@@ -204,8 +215,65 @@ impl ChannelRules {
             openings_max: 200,
             to_self_delay: 720,
             htlc_minimum: Msat(1),
-            minimum_depth: None,
+            reserve_ppm: 10_000,
+            max_accepted_htlcs: 483,
+            max_in_flight_percent: 100,
+            minimum_depth: 3,
+            minimum_depth_large: 6,
+            large_channel: Sat(16_777_216),
             shards: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
         }
+    }
+
+    /// What this node asks of a channel of this size.
+    #[must_use]
+    pub fn local_params(&self, capacity: Sat) -> LocalParams {
+        let usual = LocalParams::usual_for(capacity);
+        let usual_minimum = LocalParams::usual_for(Sat::ZERO).channel_reserve;
+        let part = |of: u64, parts: u64, whole: u64| {
+            u64::try_from(u128::from(of) * u128::from(parts) / u128::from(whole)).unwrap_or(of)
+        };
+        let reserve = Sat(part(capacity.0, self.reserve_ppm.into(), 1_000_000));
+        let in_flight = Msat(part(capacity.to_msat().0, self.max_in_flight_percent.into(), 100));
+        LocalParams {
+            // BOLT 2: never below the other side's dust limit.
+            channel_reserve: reserve.max(usual_minimum),
+            max_accepted_htlcs: self.max_accepted_htlcs,
+            max_htlc_value_in_flight: in_flight,
+            to_self_delay: self.to_self_delay,
+            htlc_minimum: self.htlc_minimum,
+            ..usual
+        }
+    }
+
+    /// The confirmations that a channel of this size needs, if a peer funds it.
+    #[must_use]
+    pub fn depth_of(&self, capacity: Sat) -> u32 {
+        if capacity < self.large_channel { self.minimum_depth } else { self.minimum_depth_large }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> ChannelRules {
+        ChannelRules::usual(millrace_wire::ChainHash::REGTEST)
+    }
+
+    #[test]
+    fn a_large_channel_needs_more_confirmations() {
+        let rules = ChannelRules { minimum_depth: 2, minimum_depth_large: 9, large_channel: Sat(5_000_000), ..rules() };
+        assert_eq!([4_999_999, 5_000_000].map(|capacity| rules.depth_of(Sat(capacity))), [2, 9]);
+    }
+
+    #[test]
+    fn what_the_owner_asks_for_is_asked_of_the_peer() {
+        let rules = ChannelRules { reserve_ppm: 20_000, max_accepted_htlcs: 30, max_in_flight_percent: 45, ..rules() };
+        let asked = rules.local_params(Sat(1_000_000));
+        assert_eq!((asked.channel_reserve, asked.max_accepted_htlcs), (Sat(20_000), 30));
+        assert_eq!(asked.max_htlc_value_in_flight, Msat(450_000_000));
+        // No reserve is below the highest dust limit that a peer may have.
+        assert_eq!(rules.local_params(Sat(20_000)).channel_reserve, Sat(546));
     }
 }

@@ -1,25 +1,17 @@
 //! Whether settings that are each well written make sense, alone and together.
 
-use bitcoin::Network;
-use millrace_wire::FeeratePerKw;
-
 use super::Config;
 
 /// The most that BOLT 2 lets a side accept at once.
 const HTLCS_MAX: u16 = 483;
 /// Two weeks: an output locked for longer is as good as lost to its owner.
 const DELAY_BLOCKS_MAX: u16 = 2016;
-/// The smallest CLTV delta with which an onion can be peeled for forwarding.
-const CLTV_DELTA_MIN: u16 = 48;
 /// The smallest final delta with which an onion can be peeled at its end.
 const FINAL_CLTV_DELTA_MIN: u16 = 42;
 /// BOLT 7, `node_announcement`: the bytes of an alias.
 const ALIAS_BYTES_MAX: usize = 32;
 /// What a channel must be able to carry: anchors, fee, reserve and dust.
 const FUNDING_SAT_MIN: u64 = 10_000;
-
-/// 1,000 sat/vB: above it, somebody has mistaken the unit.
-const FEERATE_MAX: FeeratePerKw = FeeratePerKw(250_000);
 
 /// The first thing wrong: the key, and why.
 pub(super) fn check(config: &Config) -> Result<(), (&'static str, String)> {
@@ -57,13 +49,6 @@ fn node(config: &Config) -> Result<(), (&'static str, String)> {
         return Err(("bitcoind.url", "must begin with http:// (bitcoind's RPC has no TLS)".to_owned()));
     }
     within("journal.segment_mib", config.journal.segment_mib, 1, 1024)?;
-    if config.fees.fallback.is_some() && config.network == Network::Bitcoin {
-        let reason = "is for networks without a fee market; on bitcoin the estimate must come from bitcoind";
-        return Err(("fees.fallback_sat_per_kw", reason.to_owned()));
-    }
-    if let Some(fallback) = config.fees.fallback {
-        within("fees.fallback_sat_per_kw", fallback.0, FeeratePerKw::FLOOR.0, FEERATE_MAX.0)?;
-    }
     Ok(())
 }
 
@@ -85,26 +70,16 @@ fn payments(config: &Config) -> Result<(), (&'static str, String)> {
     let payments = &config.payments;
     let furthest = payments.max_cltv_expiry_blocks;
     within("payments.max_cltv_expiry_blocks", furthest, 144, 2 * DELAY_BLOCKS_MAX)?;
-    within("payments.cltv_expiry_delta_blocks", payments.cltv_expiry_delta.0, CLTV_DELTA_MIN, furthest)?;
     within("payments.final_cltv_delta_blocks", payments.final_cltv_delta.0, FINAL_CLTV_DELTA_MIN, furthest)?;
     within("payments.invoice_expiry_s", payments.invoice_expiry_s, 1, 31_536_000)?;
-    within("payments.idempotency_hours", payments.idempotency_hours, 1, 8760)?;
-    let both = u32::from(config.channel.received_margin_blocks) + u32::from(config.channel.offered_grace_blocks);
-    if both >= u32::from(payments.cltv_expiry_delta.0) {
-        let reason = format!(
-            "{} leaves no time between giving up an offered HTLC ({} blocks after) and saving the received one ({} before)",
-            payments.cltv_expiry_delta.0, config.channel.offered_grace_blocks, config.channel.received_margin_blocks
-        );
-        return Err(("payments.cltv_expiry_delta_blocks", reason));
-    }
-    Ok(())
+    within("payments.idempotency_hours", payments.idempotency_hours, 1, 8760)
 }
 
 fn peers(config: &Config) -> Result<(), (&'static str, String)> {
     let peers = &config.peers;
     within("peers.max_connections", peers.max_connections, 1, 10_000)?;
     within("peers.max_without_channels", peers.max_without_channels, 0, peers.max_connections)?;
-    within("peers.max_channels_per_peer", peers.max_channels_per_peer, 1, 10_000)?;
+    within("peers.max_openings_per_peer", peers.max_openings_per_peer, 1, 10_000)?;
     within("peers.handshake_timeout_s", peers.handshake_timeout_s, 1, 600)?;
     within("peers.ping_interval_s", peers.ping_interval_s, 1, 3600)?;
     within("peers.ping_timeout_s", peers.ping_timeout_s, 1, 600)?;

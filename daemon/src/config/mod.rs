@@ -14,11 +14,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use bitcoin::Network;
-use millrace_wire::{CltvDelta, FeeratePerKw, Msat, Sat};
+use millrace_wire::{CltvDelta, Msat, Sat};
 use secp256k1::PublicKey;
 
 pub use load::{Action, ConfigError, Loaded, Source, Surroundings, load};
-pub use setting::{Color, LogFormat, Secret};
+pub use setting::{LogFormat, Secret};
 
 /// All settings of one node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,8 +39,6 @@ pub struct Config {
     pub log_level: String,
     /// The node's name, at most 32 bytes. Default: empty.
     pub alias: String,
-    /// The node's colour. Default: `#3b7ea1`.
-    pub color: Color,
     /// Consent to run with real money. Default: no.
     pub accepts_risk: bool,
     /// Threads that channels run on; 0 is one for each core. Default: 0.
@@ -51,8 +49,6 @@ pub struct Config {
     pub channel: ChannelConfig,
     /// What is asked of payments.
     pub payments: PaymentsConfig,
-    /// Feerates.
-    pub fees: FeesConfig,
     /// The on-chain wallet.
     pub wallet: WalletConfig,
     /// The journal.
@@ -112,27 +108,14 @@ pub struct ChannelConfig {
 /// What this node asks of payments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PaymentsConfig {
-    /// Blocks between an incoming expiry and the outgoing one. Default: 80.
-    pub cltv_expiry_delta: CltvDelta,
     /// Blocks that our invoices ask of the last hop. Default: 42.
     pub final_cltv_delta: CltvDelta,
     /// The furthest expiry we accept or offer, in blocks from now. Default: 2,016.
     pub max_cltv_expiry_blocks: u16,
-    /// Forwarding: what each HTLC costs. Default: 1,000 msat.
-    pub fee_base: Msat,
-    /// Forwarding: what its amount costs, in millionths. Default: 100.
-    pub fee_proportional_millionths: u32,
     /// Life of an invoice that does not say. Default: 3,600 s.
     pub invoice_expiry_s: u32,
     /// How long idempotency keys are remembered. Default: 24 hours.
     pub idempotency_hours: u16,
-}
-
-/// Feerates.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct FeesConfig {
-    /// Used when bitcoind has no estimate. Default: 1,000 sat/kw on regtest, otherwise none.
-    pub fallback: Option<FeeratePerKw>,
 }
 
 /// The on-chain wallet.
@@ -149,8 +132,6 @@ pub struct WalletConfig {
 pub struct JournalConfig {
     /// Size of a segment file. Default: 64 MiB.
     pub segment_mib: u32,
-    /// How long past events are kept; 0 is for ever. Default: 0.
-    pub history_retention_days: u32,
 }
 
 /// Limits on peers.
@@ -160,8 +141,8 @@ pub struct PeersConfig {
     pub max_connections: u16,
     /// Most connections with peers that have no channel with us. Default: 100.
     pub max_without_channels: u16,
-    /// Most channels with one peer, openings included. Default: 20.
-    pub max_channels_per_peer: u16,
+    /// Most openings under way with one peer, its unconfirmed channels included. Default: 20.
+    pub max_openings_per_peer: u16,
     /// Time for the handshake and `init`. Default: 10 s.
     pub handshake_timeout_s: u16,
     /// Silence after which a ping is sent. Default: 60 s.
@@ -183,15 +164,13 @@ impl Config {
             log: LogFormat::Text,
             log_level: "info".to_owned(),
             alias: String::new(),
-            color: Color([0x3b, 0x7e, 0xa1]),
             accepts_risk: false,
             shards: 0,
             bitcoind: BitcoindConfig::defaults(network, home),
             channel: ChannelConfig::default(),
             payments: PaymentsConfig::default(),
-            fees: FeesConfig { fallback: (network == Network::Regtest).then_some(FeeratePerKw(1000)) },
             wallet: WalletConfig::default(),
-            journal: JournalConfig { segment_mib: 64, history_retention_days: 0 },
+            journal: JournalConfig { segment_mib: 64 },
             peers: PeersConfig::default(),
         }
     }
@@ -246,12 +225,6 @@ impl Default for ChannelConfig {
 }
 
 impl ChannelConfig {
-    /// The confirmations that a channel of this size needs.
-    #[must_use]
-    pub fn minimum_depth_of(&self, capacity: Sat) -> u16 {
-        if capacity < self.large_channel { self.minimum_depth } else { self.minimum_depth_large }
-    }
-
     /// Whether this peer's channels may be used unconfirmed.
     #[must_use]
     pub fn is_zero_conf_peer(&self, peer: &PublicKey) -> bool {
@@ -262,11 +235,8 @@ impl ChannelConfig {
 impl Default for PaymentsConfig {
     fn default() -> Self {
         Self {
-            cltv_expiry_delta: CltvDelta(80),
             final_cltv_delta: CltvDelta(42),
             max_cltv_expiry_blocks: 2016,
-            fee_base: Msat(1000),
-            fee_proportional_millionths: 100,
             invoice_expiry_s: 3600,
             idempotency_hours: 24,
         }
@@ -284,7 +254,7 @@ impl Default for PeersConfig {
         Self {
             max_connections: 500,
             max_without_channels: 100,
-            max_channels_per_peer: 20,
+            max_openings_per_peer: 20,
             handshake_timeout_s: 10,
             ping_interval_s: 60,
             ping_timeout_s: 30,
@@ -309,27 +279,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn minimum_depth_by_size() {
-        let channel = ChannelConfig::default();
-        assert_eq!(channel.minimum_depth_of(Sat(20_000)), 3);
-        assert_eq!(channel.minimum_depth_of(Sat(16_777_215)), 3);
-        assert_eq!(channel.minimum_depth_of(Sat(16_777_216)), 6);
-    }
-
-    #[test]
     fn shards_follow_the_cores_unless_told() {
         let mut config = Config::defaults(Network::Regtest, Path::new("/home/alice"));
         assert!(config.shard_count() >= 1);
         config.shards = 7;
         assert_eq!(config.shard_count(), 7);
-    }
-
-    #[test]
-    fn a_fallback_feerate_exists_on_regtest_only() {
-        for (network, expected) in
-            [(Network::Regtest, Some(FeeratePerKw(1000))), (Network::Signet, None), (Network::Bitcoin, None)]
-        {
-            assert_eq!(Config::defaults(network, Path::new("/")).fees.fallback, expected);
-        }
     }
 }

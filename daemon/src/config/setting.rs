@@ -50,10 +50,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// A colour, red, green, blue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Color(pub [u8; 3]);
-
 /// A text that is never shown, and wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
@@ -208,20 +204,6 @@ impl Setting for LogFormat {
     }
 }
 
-impl Setting for Color {
-    const CLASS: Class = Class::Text;
-    const EXPECTED: &'static str = "a colour such as #3b7ea1";
-
-    fn parse(text: &str) -> Option<Self> {
-        let bytes = hex::decode(text.strip_prefix('#')?).ok()?;
-        bytes.try_into().ok().map(Self)
-    }
-
-    fn text(&self) -> Option<String> {
-        Some(format!("#{}", hex::encode(self.0)))
-    }
-}
-
 impl Setting for Vec<PublicKey> {
     const CLASS: Class = Class::List;
     const EXPECTED: &'static str = "node ids of 66 hex digits each";
@@ -270,7 +252,6 @@ mod tests {
         round::<SocketAddr>("[::1]:0");
         round::<Network>("testnet4");
         round::<LogFormat>("json");
-        round::<Color>("#00ff7f");
         let key = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
         round::<Vec<PublicKey>>(&format!("{key}, {key}"));
         round::<Vec<PublicKey>>("");
@@ -283,8 +264,6 @@ mod tests {
         assert_eq!(Sat::parse("1.5"), None);
         assert_eq!(Network::parse("testnet"), None);
         assert_eq!(Network::parse("mainnet"), None);
-        assert_eq!(Color::parse("3b7ea1"), None);
-        assert_eq!(Color::parse("#3b7e"), None);
         assert_eq!(SocketAddr::parse("localhost:1"), None);
         assert_eq!(Vec::<PublicKey>::parse("02abc"), None);
         assert_eq!(PathBuf::parse(""), None);

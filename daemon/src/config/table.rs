@@ -104,7 +104,6 @@ fn node() -> Vec<Field> {
             "Which lines are logged: error, warn, info, debug, trace or a filter.",
         ),
         field("alias", |c| &mut c.alias, "The node's name for others, at most 32 bytes."),
-        field("color", |c| &mut c.color, "The node's colour for others."),
         field(
             "i_accept_the_risk_of_losing_money",
             |c| &mut c.accepts_risk,
@@ -178,11 +177,6 @@ fn channel() -> Vec<Field> {
 fn payments() -> Vec<Field> {
     vec![
         field(
-            "payments.cltv_expiry_delta_blocks",
-            |c| &mut c.payments.cltv_expiry_delta,
-            "Blocks between an incoming expiry and the outgoing one.",
-        ),
-        field(
             "payments.final_cltv_delta_blocks",
             |c| &mut c.payments.final_cltv_delta,
             "Blocks that our invoices ask of the last hop.",
@@ -191,12 +185,6 @@ fn payments() -> Vec<Field> {
             "payments.max_cltv_expiry_blocks",
             |c| &mut c.payments.max_cltv_expiry_blocks,
             "The furthest expiry accepted or offered, in blocks from now.",
-        ),
-        field("payments.fee_base_msat", |c| &mut c.payments.fee_base, "What forwarding an HTLC costs."),
-        field(
-            "payments.fee_proportional_millionths",
-            |c| &mut c.payments.fee_proportional_millionths,
-            "What forwarding costs of the amount.",
         ),
         field("payments.invoice_expiry_s", |c| &mut c.payments.invoice_expiry_s, "Life of an invoice, in seconds."),
         field(
@@ -209,19 +197,9 @@ fn payments() -> Vec<Field> {
 
 fn rest() -> Vec<Field> {
     vec![
-        local(field(
-            "fees.fallback_sat_per_kw",
-            |c| &mut c.fees.fallback,
-            "Feerate when bitcoind has no estimate (on regtest 1000, else none).",
-        )),
         field("wallet.anchor_reserve_sat", |c| &mut c.wallet.anchor_reserve, "Kept back for each anchor channel."),
         field("wallet.anchor_reserve_max_sat", |c| &mut c.wallet.anchor_reserve_max, "The most that is kept back."),
         field("journal.segment_mib", |c| &mut c.journal.segment_mib, "Size of a segment of the journal, in MiB."),
-        field(
-            "journal.history_retention_days",
-            |c| &mut c.journal.history_retention_days,
-            "How long past events are kept; 0 is for ever.",
-        ),
         field("peers.max_connections", |c| &mut c.peers.max_connections, "Most connections with peers."),
         field(
             "peers.max_without_channels",
@@ -229,9 +207,9 @@ fn rest() -> Vec<Field> {
             "Most connections with peers that have no channel with us.",
         ),
         field(
-            "peers.max_channels_per_peer",
-            |c| &mut c.peers.max_channels_per_peer,
-            "Most channels with one peer, openings included.",
+            "peers.max_openings_per_peer",
+            |c| &mut c.peers.max_openings_per_peer,
+            "Most openings under way with one peer, its unconfirmed channels included.",
         ),
         field("peers.handshake_timeout_s", |c| &mut c.peers.handshake_timeout_s, "Time for handshake and init."),
         field("peers.ping_interval_s", |c| &mut c.peers.ping_interval_s, "Silence after which a ping is sent."),

@@ -13,6 +13,6 @@ async fn six_kills_lose_double_and_stick_nothing() {
     assert_eq!(outcomes.channels_closed, 0, "{outcomes:?}");
     assert_eq!(outcomes.mismatched, 0, "{outcomes:?}");
     assert!(outcomes.paid > 0, "{outcomes:?}");
-    // A kill while nothing is under way shows nothing.
-    assert!(outcomes.in_flight_median > 0, "{outcomes:?}");
+    // At least 50 in flight at the median kill, or the run does not count.
+    assert!(outcomes.ok && outcomes.in_flight_median >= 50, "{outcomes:?}");
 }

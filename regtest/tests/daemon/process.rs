@@ -41,8 +41,21 @@ pub(crate) async fn run(program: &Path, arguments: &[impl AsRef<OsStr>]) -> Ende
     end(begin(program, arguments)).await
 }
 
-/// Sends a signal, by its name.
+/// Sends a signal, by its name. A process that is to be held still stands still when this returns.
 pub(crate) async fn signal(name: &str, pid: u32) {
     let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status().await.unwrap();
     assert!(status.success());
+    while name == "STOP" && !stands_still(pid) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether every thread of it has stopped: a signal says when it was sent, not when it was obeyed.
+fn stands_still(pid: u32) -> bool {
+    // Elsewhere than on Linux it is taken at its word.
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default()).all(|stat| {
+        // The state follows the name, which stands in brackets and may hold anything.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
 }

@@ -92,7 +92,6 @@ fn every_kind_of_value_by_flag() {
     assert_eq!(config.bitcoind.cookie, machine.home.path().join("cookie"));
     assert_eq!(config.data_dir, machine.home.path().join("here"));
     assert!(config.accepts_risk);
-    assert_eq!(config.fees.fallback, None);
 }
 
 #[test]
@@ -158,14 +157,10 @@ fn a_broken_file_names_the_line_but_does_not_show_it() {
 fn senseless_values_say_why() {
     for (flags, expected) in [
         (vec!["--channel-max-accepted-htlcs=484"], "484 is not within 1 and 483"),
-        (vec!["--payments-cltv-expiry-delta-blocks=47"], "47 is not within 48"),
         (vec!["--bitcoind-user=bob"], "needs bitcoind.password"),
         (vec!["--metrics-listen=127.0.0.1:0"], "needs a port other than 0"),
         (vec!["--bitcoind-url=https://x"], "must begin with http://"),
         (vec!["--channel-min-funding-sat=2000000000"], "is not within"),
-        (vec!["--network=bitcoin", "--fees-fallback-sat-per-kw=300"], "networks without a fee market"),
-        (vec!["--fees-fallback-sat-per-kw=252"], "252 is not within 253"),
-        (vec!["--channel-offered-grace-blocks=70"], "leaves no time between"),
         (vec!["--alias=123456789012345678901234567890123"], "33 bytes are more than 32"),
     ] {
         let error = machine(&flags).error();
