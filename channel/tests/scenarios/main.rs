@@ -9,5 +9,6 @@ mod dance;
 mod ending;
 mod faults;
 mod limits;
+mod lossy;
 mod on_chain;
 mod reconnect;

@@ -3,6 +3,7 @@
 use bitcoin::{OutPoint, ScriptBuf, Transaction};
 use millrace_channel::effect::Purpose;
 use millrace_channel::phase::Phase;
+use millrace_channel::phase::on_chain::SpendKind;
 use millrace_channel::side::Side;
 use millrace_channel::terms::CommitmentFormat;
 use millrace_channel::{Command, Fact};
@@ -301,4 +302,29 @@ fn a_reorg_takes_the_close_back_and_our_own_commitment_goes_out() {
     assert!(on_chain.spend.is_none());
     commitment_of(&alice);
     alice.restart();
+}
+
+/// What a commitment holds that this node does not know is not known: no HTLC may be called failed over it.
+#[test]
+fn an_unknown_commitment_fails_no_htlc() {
+    let (mut alice, mut bob) = pair_with(Options::default(), |_| {});
+    alice.offer(Msat(50_000_000), 1);
+    exchange(&mut alice, &mut bob);
+    let mut old = bob.replayed(bob.journal.len());
+    let mut fx = millrace_channel::Effects::default();
+    old.on_command(Command::ForceClose { reason: "with an old state".to_owned() }, &mut fx).unwrap();
+    let broadcast = fx.list.iter().find_map(|effect| match effect {
+        millrace_channel::Effect::Broadcast(broadcast) => Some(broadcast.tx.clone()),
+        _ => None,
+    });
+    alice.offer(Msat(60_000_000), 2);
+    exchange(&mut alice, &mut bob);
+    let mut chain = Chain::with_funding(&alice);
+    chain.mine(&[broadcast.expect("its commitment")], &mut [&mut alice]);
+    for _ in 0..200 {
+        chain.mine(&[], &mut [&mut alice]);
+    }
+    let is_known = |fact: &Fact| matches!(fact, Fact::FundingSpent { what: SpendKind::Unknown { .. }, .. });
+    assert!(alice.facts.iter().any(is_known));
+    assert!(!alice.facts.iter().any(|fact| matches!(fact, Fact::OfferTimedOut { .. })), "{:?}", alice.facts);
 }
