@@ -2,8 +2,8 @@
 
 use millrace_channel::side::Side;
 use millrace_channel::terms::CommitmentFormat;
-use millrace_channel::{Policy, Reaction, Refusal};
-use millrace_wire::{CltvExpiry, FeeratePerKw, Message, Msat, Sat};
+use millrace_channel::{Command, Policy, Reaction, Refusal};
+use millrace_wire::{CltvExpiry, FeeratePerKw, HtlcId, Message, Msat, Sat};
 use proptest::prelude::*;
 
 use crate::support::node::{HEIGHT, Node, Options, exchange, normal_pair, offer, pair_with};
@@ -151,6 +151,39 @@ mod the_receiver {
             assert_eq!(receive(&mut bob, Msat(amount), 140).is_some(), refused);
         }
     }
+}
+
+/// What the peer can still take back is not spent: an HTLC that we fulfilled counts once the peer has revoked for it.
+#[test]
+fn credit_counts_once_the_peer_has_acknowledged_it() {
+    let (mut alice, mut bob) = normal_pair();
+    bob.offer(Msat(1_000_000_000), 1);
+    exchange(&mut alice, &mut bob);
+    let before = alice.available();
+    alice.fulfill(HtlcId(0), 1);
+    alice.commit();
+    assert_eq!(alice.available(), before, "our signature is out, and the peer has revoked nothing");
+    for message in std::mem::take(&mut alice.outbox) {
+        bob.receive(message).unwrap();
+    }
+    assert!(matches!(bob.outbox.front(), Some(Message::RevokeAndAck(_))));
+    alice.receive(bob.outbox.pop_front().unwrap()).unwrap();
+    assert!(alice.available() >= before.checked_add(Msat(1_000_000_000)).unwrap());
+}
+
+#[test]
+fn a_feerate_that_turns_htlcs_into_too_much_dust_is_refused() {
+    let policy = Policy { max_dust_exposure: Msat(1_000_000), ..Policy::default() };
+    let options = Options { format: CommitmentFormat::StaticRemotekey, policy, ..Options::default() };
+    let (mut alice, mut bob) = pair_with(options, |_| {});
+    alice.offer(Msat(2_000_000), 1);
+    exchange(&mut alice, &mut bob);
+    let feerate = FeeratePerKw(5_000);
+    let refusal = alice.command(Command::UpdateFee(feerate)).unwrap_err();
+    assert_eq!(refusal, Refusal::FeerateTurnsHtlcsIntoDust { feerate });
+    bob.fulfill(HtlcId(0), 1);
+    exchange(&mut alice, &mut bob);
+    alice.command(Command::UpdateFee(feerate)).unwrap();
 }
 
 proptest! {
