@@ -112,7 +112,7 @@ impl Channel {
                 self.link.may_repeat_adds = true;
                 self.retransmit_ready(message, fx);
                 self.retransmit(lacks_commitment, lacks_revocation, curve, fx);
-                self.retransmit_shutdown(fx);
+                self.send_shutdown_if_clean(fx);
                 self.propose_removals(fx);
                 self.on_depth(fx);
                 Ok(())

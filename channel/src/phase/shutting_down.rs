@@ -105,18 +105,14 @@ impl Channel {
         }
     }
 
-    /// BOLT 2: not while an update waits for our signature.
+    /// BOLT 2: not while an update waits for our signature; so also on a new connection. (LDK, as the funder, takes its
+    /// `update_fee` to be settled before we have signed it back, and would answer with `closing_signed`.)
     pub(crate) fn send_shutdown_if_clean(&mut self, fx: &mut Effects) {
         let ledger = &self.state.ledger;
         let is_clean = !ledger.has_proposals(Side::Local) && !ledger.owes_cross_commit();
         if is_clean && self.link.is_up() && self.link.negotiation.told_script.is_none() {
             self.send_shutdown(fx);
         }
-    }
-
-    /// After `channel_reestablish`: `shutdown` again.
-    pub(crate) fn retransmit_shutdown(&mut self, fx: &mut Effects) {
-        self.send_shutdown(fx);
     }
 
     fn send_shutdown(&mut self, fx: &mut Effects) {

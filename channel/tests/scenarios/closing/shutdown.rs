@@ -67,6 +67,26 @@ fn the_answer_waits_for_a_signature_over_what_is_proposed() {
     assert_eq!(paid(&complete(&bob)[0], &to_bob()), Some(3_000_000));
 }
 
+/// Decided before the cut, and never sent: the new connection does not send it earlier than the old one would have.
+#[test]
+fn not_on_a_new_connection_before_what_is_owed_is_signed() {
+    let (mut alice, mut bob) = pair(Options { funder: Side::Remote, ..Options::default() }, LEGACY);
+    bob.command(Command::UpdateFee(FeeratePerKw(2_000))).unwrap();
+    bob.commit();
+    for message in std::mem::take(&mut bob.outbox) {
+        alice.receive(message).unwrap();
+    }
+    try_close(&mut alice, to_alice(), 500).unwrap();
+    disconnect(&mut alice, &mut bob);
+    alice.link(LinkEvent::Up { features: LEGACY });
+    bob.link(LinkEvent::Up { features: LEGACY });
+    let reestablish = bob.outbox.pop_front().unwrap();
+    alice.receive(reestablish).unwrap();
+    assert_eq!(names(&alice), ["channel_reestablish", "revoke_and_ack"]);
+    alice.commit();
+    assert_eq!(names(&alice), ["channel_reestablish", "revoke_and_ack", "commitment_signed", "shutdown"]);
+}
+
 #[test]
 fn both_at_once() {
     for features in [SIMPLE, LEGACY] {
