@@ -53,6 +53,8 @@ pub struct End {
     pub is_told_old: bool,
     /// HTLCs of the peer that the node holds back its decision on.
     pub held: BTreeSet<HtlcId>,
+    /// The peer wants to close together, and has had no answer: there may be no connection just then.
+    pub is_close_asked: bool,
 }
 
 pub fn policy() -> Policy {
@@ -74,6 +76,7 @@ impl End {
             arrived_removals: Vec::new(),
             is_told_old: false,
             held: BTreeSet::new(),
+            is_close_asked: false,
         }
     }
 

@@ -119,8 +119,8 @@ impl World {
             }
             Fact::RemovalIrrevocable { id, .. } => self.on_removed(node, link, id),
             Fact::CloseAsked => {
-                let order = self.close_order(node);
-                let _ = self.command(node, link, Command::Close(order));
+                self.end_mut(node, link).is_close_asked = true;
+                self.answer_close(node, link);
             }
             Fact::OfferCommitted { .. }
             | Fact::Opened { .. }
@@ -132,6 +132,15 @@ impl World {
             | Fact::FundingSpent { .. }
             | Fact::Closed
             | Fact::PeerSaid { .. } => {}
+        }
+    }
+
+    /// Answers the peer's wish to close, if it can be told now.
+    pub fn answer_close(&mut self, node: usize, link: usize) {
+        if self.end(node, link).is_close_asked {
+            let order = self.close_order(node);
+            let is_answered = self.command(node, link, Command::Close(order)).is_ok();
+            self.end_mut(node, link).is_close_asked = !is_answered;
         }
     }
 

@@ -248,6 +248,7 @@ fn quiet(world: &mut World) -> bool {
                 while world.decide(node, link) {
                     moved = true;
                 }
+                world.answer_close(node, link);
                 world.commit(node, link);
             }
         }
