@@ -192,7 +192,7 @@ async fn too_many_half_open_handshakes_are_turned_away_and_time_out() {
     let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
     let mut setup = Setup::new(1);
     setup.peers.max_handshakes = 4;
-    setup.peers.handshake_timeout = Duration::from_millis(400);
+    setup.peers.handshake_timeout = Duration::from_secs(3);
     let node = start(&setup, &chain, dir.path()).await;
     let mut sockets = Vec::new();
     for _ in 0..20 {
@@ -333,18 +333,31 @@ async fn eventually_connects(node: &TestNode) -> Wild {
     Wild::connect(node, key(5)).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_silent_peer_is_pinged_and_given_up() {
-    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
+/// A node that pings a silent peer soon and gives it up after `timeout`.
+async fn pinging_node(chain: &FakeChain, dir: &tempfile::TempDir, timeout: Duration) -> TestNode {
     let mut setup = Setup::new(1);
     setup.peers.ping_after = Duration::from_millis(300);
-    setup.peers.ping_timeout = Duration::from_millis(700);
-    let node = start(&setup, &chain, dir.path()).await;
+    setup.peers.ping_timeout = timeout;
+    start(&setup, chain, dir.path()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_peer_that_answers_its_ping_is_kept_and_pinged_again() {
+    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
+    let node = pinging_node(&chain, &dir, PATIENCE).await;
     let mut wild = Wild::connect(&node, key(5)).await;
     let Some(Message::Ping(ping)) = wild.hear().await else { panic!("not pinged") };
     wild.say(&Message::Pong(ping.pong().unwrap())).await;
     assert!(matches!(wild.hear().await, Some(Message::Ping(_))), "alive, and pinged again");
     assert!(node.node.peers().list()[0].ping_us.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_peer_that_does_not_answer_its_ping_is_given_up() {
+    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
+    let node = pinging_node(&chain, &dir, Duration::from_millis(700)).await;
+    let mut wild = Wild::connect(&node, key(5)).await;
+    assert!(matches!(wild.hear().await, Some(Message::Ping(_))), "pinged");
     assert_eq!(wild.hear().await, None, "and given up");
 }
 

@@ -119,7 +119,7 @@ fn check_goes_on(before: &[v1::Event], after: &[v1::Event]) {
 
 /// Waits until the only channel's sums, as the API shows them, are these.
 async fn eventually_shown(world: &World, sent: u64, received: u64) {
-    for _ in 0..200 {
+    for _ in 0..1200 {
         let request = v1::ListChannelsRequest::default();
         let channel = world.channels().await.list(request).await.unwrap().into_inner().channels.remove(0);
         let sums = (channel.total_sent_msat, channel.total_received_msat);

@@ -199,11 +199,11 @@ async fn wait_for_htlc(pair: &Pair, node: usize) {
 async fn a_payment_that_fails() {
     let pair = pair().await;
     let [alice, bob] = &pair.network.nodes[..] else { panic!("two daemons") };
-    let made = done(bob, &["invoice", "create", "1000sat", "--expiry", "3s"]).await;
+    let made = done(bob, &["invoice", "create", "1000sat", "--expiry", "5s"]).await;
     let bob_pid = bob.rpc_info().unwrap().pid;
     signal("STOP", bob_pid).await;
     let pay = begin(&alice.programs().millrace, &arguments(alice, &["pay", text(&made, "bolt11"), "--json"]));
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
     signal("CONT", bob_pid).await;
     let ended = end(pay).await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
