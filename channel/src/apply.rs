@@ -87,8 +87,9 @@ impl Channel {
             Record::Failed { reason, broadcast } => self.apply_failed(reason, broadcast, fx),
             Record::Chain(record) => self.apply_chain(record, fx),
             Record::Closed => {
+                let last = Box::new(self.last_state());
                 self.state.phase = Phase::Closed;
-                fx.fact(Fact::Closed);
+                fx.fact(Fact::Closed(last));
             }
         }
     }

@@ -9,6 +9,7 @@ use millrace_wire::{
 };
 
 use crate::ledger::htlc::{Origin, Removal};
+use crate::phase::on_chain::ending::LastState;
 use crate::phase::on_chain::{Claims, SpendKind};
 use crate::record::Record;
 
@@ -192,8 +193,8 @@ pub enum Fact {
         /// What it pays this node's shutdown script or main output.
         direct: Sat,
     },
-    /// Everything is buried.
-    Closed,
+    /// Everything is buried: what is to be remembered of the channel.
+    Closed(Box<LastState>),
     /// The peer told us something in words.
     PeerSaid {
         /// An `error`, or a `warning`.

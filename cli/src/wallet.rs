@@ -182,11 +182,15 @@ async fn send(
         })
         .await?;
     output.answer(&sent_json(&sent), || {
-        facts([
-            ("Transaction", hex::encode(&sent.txid)),
-            ("Arrives", sat(sent.amount_sat)),
-            ("Fee", fee_text(sent.fee_sat, sent.feerate_sat_per_kw)),
-        ])
+        facts(
+            [
+                ("Transaction", hex::encode(&sent.txid)),
+                ("Arrives", sat(sent.amount_sat)),
+                ("Fee", fee_text(sent.fee_sat, sent.feerate_sat_per_kw)),
+            ]
+            .into_iter()
+            .chain(waiting_text(&sent.waiting)),
+        )
     })
 }
 
@@ -209,12 +213,14 @@ async fn bump_fee(
         "txid": hex::encode(&bumped.txid),
         "fee_sat": bumped.fee_sat,
         "feerate_sat_per_kw": bumped.feerate_sat_per_kw,
+        "waiting": bumped.waiting,
     });
     output.answer(&json, || {
-        facts([
-            ("Replaced by", hex::encode(&bumped.txid)),
-            ("Fee", fee_text(bumped.fee_sat, bumped.feerate_sat_per_kw)),
-        ])
+        facts(
+            [("Replaced by", hex::encode(&bumped.txid)), ("Fee", fee_text(bumped.fee_sat, bumped.feerate_sat_per_kw))]
+                .into_iter()
+                .chain(waiting_text(&bumped.waiting)),
+        )
     })
 }
 
@@ -277,12 +283,18 @@ fn fee_text(fee_sat: u64, feerate_sat_per_kw: u32) -> String {
     format!("{} ({})", sat(fee_sat), words::feerate(feerate_sat_per_kw))
 }
 
+/// Why bitcoind does not have a transaction yet.
+fn waiting_text(waiting: &str) -> Option<(&'static str, String)> {
+    (!waiting.is_empty()).then(|| ("Waits", format!("{waiting}; it is sent again until bitcoind has it")))
+}
+
 fn sent_json(sent: &SendResponse) -> Value {
     json!({
         "txid": hex::encode(&sent.txid),
         "amount_sat": sent.amount_sat,
         "fee_sat": sent.fee_sat,
         "feerate_sat_per_kw": sent.feerate_sat_per_kw,
+        "waiting": sent.waiting,
     })
 }
 

@@ -28,4 +28,6 @@ pub use registry::{ORDERS_MAX, Registry};
 pub(crate) use registry::{random, shard_of};
 pub(crate) use shared::commitment_feerate;
 pub use snapshot::{ChannelSnapshot, ChannelState, HtlcView};
-pub use wallet_seam::{ChannelWallet, DestinationReply, Funded, FundingReply, FundingRequest, FundingTransaction};
+pub use wallet_seam::{
+    ChannelWallet, DestinationReply, Funded, FundingReply, FundingRequest, FundingTransaction, NoFunding,
+};

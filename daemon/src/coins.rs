@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bitcoin::{Block, BlockHash, Transaction, Txid};
+use millrace_chain::broadcast::{Broadcaster, Status};
 use millrace_channel::CommitmentFormat;
 use millrace_channel::effect::Purpose;
 use millrace_channel::phase::on_chain::Claims;
@@ -14,14 +15,15 @@ use tokio::sync::mpsc;
 
 use crate::chain_feed::{BlockFollower, BroadcastOrder, Following, MempoolNews};
 use crate::channels::{
-    ChannelSnapshot, ChannelState, ChannelWallet, DestinationReply, FundingRequest, FundingTransaction, Registry,
+    ChannelSnapshot, ChannelState, ChannelWallet, DestinationReply, FundingRequest, FundingTransaction, NoFunding,
+    Registry,
 };
 use crate::claims::Claimer;
 use crate::clock;
 use crate::entry::{Entry, Kind};
 use crate::facts::{Fold, Item, News, Telling};
 use crate::steps::JournalHandle;
-use crate::wallet::{Label, TxKind, WalletHandle};
+use crate::wallet::{Label, TxKind, WalletError, WalletHandle};
 
 const LOCK: &str = "nothing panics while the wallet's records are locked";
 
@@ -95,13 +97,14 @@ pub struct Coins {
     wallet: WalletHandle,
     claimer: Claimer,
     registry: Registry,
+    broadcaster: Broadcaster,
 }
 
 impl Coins {
     /// To be called on the runtime that the wallet runs on.
     #[must_use]
-    pub fn new(wallet: WalletHandle, claimer: Claimer, registry: Registry) -> Arc<Self> {
-        Arc::new(Self { runtime: Handle::current(), wallet, claimer, registry })
+    pub fn new(wallet: WalletHandle, claimer: Claimer, registry: Registry, broadcaster: Broadcaster) -> Arc<Self> {
+        Arc::new(Self { runtime: Handle::current(), wallet, claimer, registry, broadcaster })
     }
 
     /// Keeps back what the channels of this moment may need: after every block, and before the first call is answered.
@@ -160,17 +163,37 @@ pub(crate) async fn keep_reserve(wallet: &WalletHandle, registry: &Registry) {
     let _stopped = wallet.set_anchor_channels(u32::try_from(channels).unwrap_or(u32::MAX)).await;
 }
 
+/// Whether bitcoind would take a transaction that the wallet has just made. If not, its coins are free again. A bitcoind
+/// that cannot be asked is no reason to give up: what was promised is sent until it is there.
+///
+/// # Errors
+/// bitcoind's words.
+pub(crate) async fn try_out(wallet: &WalletHandle, broadcaster: &Broadcaster, tx: &Transaction) -> Result<(), String> {
+    match broadcaster.try_out(tx).await {
+        Status::Refused { reason, .. } => {
+            // A wallet that has stopped holds no locks.
+            let _stopped = wallet.release(tx.compute_txid()).await;
+            Err(reason)
+        }
+        Status::InMempool | Status::Confirmed | Status::Waiting { .. } => Ok(()),
+    }
+}
+
 impl ChannelWallet for Coins {
     fn fund(&self, request: FundingRequest) {
-        let (wallet, registry) = (self.wallet.clone(), self.registry.clone());
+        let (wallet, registry, broadcaster) = (self.wallet.clone(), self.registry.clone(), self.broadcaster.clone());
         self.runtime.spawn(async move {
             keep_reserve(&wallet, &registry).await;
             let FundingRequest { script_pubkey, amount, feerate, has_anchors, reply } = request;
             let made = wallet.fund_channel(script_pubkey, amount, feerate, has_anchors).await;
             reply.answer(match made {
-                Ok(Ok(made)) => Ok(FundingTransaction { transaction: made.tx, vout: made.vout }),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(closed) => Err(closed.to_string()),
+                Ok(Ok(made)) => match try_out(&wallet, &broadcaster, &made.tx).await {
+                    Ok(()) => Ok(FundingTransaction { transaction: made.tx, vout: made.vout }),
+                    Err(reason) => Err(NoFunding::Refused(reason)),
+                },
+                Ok(Err(error @ WalletError::Reserve { .. })) => Err(NoFunding::Reserve(error.to_string())),
+                Ok(Err(error)) => Err(NoFunding::Funds(error.to_string())),
+                Err(_) => Err(NoFunding::Gone),
             });
         });
     }

@@ -330,9 +330,12 @@ fn weight(what: &Happened) -> usize {
         Happened::InvoiceCreated(created) => created.bolt11.len(),
         Happened::ChannelClosing { reason, .. } | Happened::PeerDisconnected { reason, .. } => reason.len(),
         Happened::AttemptFailed { failure, .. } | Happened::PaymentFailed { failure, .. } => failure.message.len(),
+        // Its terms, and an entry for each output.
+        Happened::ChannelClosed { last, .. } => {
+            700 + last.last.ending.as_ref().map_or(0, |end| end.outputs.len() * 120)
+        }
         Happened::ChannelOpening(_)
         | Happened::ChannelReady { .. }
-        | Happened::ChannelClosed { .. }
         | Happened::AttemptBegun { .. }
         | Happened::PaymentSucceeded { .. }
         | Happened::InvoicePaid { .. }

@@ -11,18 +11,18 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::channels::{ChannelSnapshot, ChannelState, Registry};
 use crate::metrics;
 use crate::peer::Peers;
+use crate::view::View;
 use crate::wallet::{Balance, WalletHandle};
 
 /// How often is looked: Prometheus asks every 15 s or more.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Each state, as its label says it.
-const STATES: [(ChannelState, &str); 6] = [
+/// Each state of a channel that is not over, as its label says it.
+const STATES: [(ChannelState, &str); 5] = [
     (ChannelState::Opening, "opening"),
     (ChannelState::Normal, "normal"),
     (ChannelState::ShuttingDown, "shutting_down"),
     (ChannelState::Closing, "closing"),
     (ChannelState::OnChain, "on_chain"),
-    (ChannelState::Closed, "closed"),
 ];
 
 /// What is looked at.
@@ -35,6 +35,8 @@ pub(crate) struct Watched {
     pub(crate) wallet: WalletHandle,
     /// The journal.
     pub(crate) journal: Arc<Journal>,
+    /// Which channels are closed.
+    pub(crate) view: Arc<View>,
 }
 
 impl Watched {
@@ -48,7 +50,7 @@ impl Watched {
             let (Ok((height, _)), Ok(balance)) = (self.wallet.tip().await, self.wallet.balance().await) else { return };
             gauge!(metrics::BLOCK_HEIGHT).set(f64::from(height));
             tell_balance(&balance);
-            tell_channels(&self.registry.snapshots());
+            tell_channels(&self.registry.snapshots(), self.view.closed_channels());
             gauge!(metrics::PEERS).set(count(self.peers.list().iter().filter(|peer| peer.is_connected).count()));
             let stats = self.journal.stats();
             tell_journal(&before, &stats);
@@ -68,11 +70,12 @@ fn tell_balance(balance: &Balance) {
     }
 }
 
-fn tell_channels(channels: &[Arc<ChannelSnapshot>]) {
+fn tell_channels(channels: &[Arc<ChannelSnapshot>], closed: usize) {
     for (state, label) in STATES {
         let found = channels.iter().filter(|channel| channel.state == state).count();
         gauge!(metrics::CHANNELS, "state" => label).set(count(found));
     }
+    gauge!(metrics::CHANNELS, "state" => "closed").set(count(closed));
     let open = || channels.iter().filter(|channel| channel.state != ChannelState::Closed);
     gauge!(metrics::CHANNEL_LOCAL).set(number(open().map(|channel| channel.balances.local.0).sum()));
     gauge!(metrics::CHANNEL_REMOTE).set(number(open().map(|channel| channel.balances.remote.0).sum()));

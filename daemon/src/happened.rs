@@ -5,6 +5,8 @@
 //! The encoding is a version byte and then postcard; variants are only ever added at the end.
 
 use bitcoin::{OutPoint, Txid};
+use millrace_channel::Terms;
+use millrace_channel::phase::on_chain::ending::LastState;
 use millrace_wire::{
     BlockHeight, ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, Preimage, PublicKey, Sat, ShortChannelId,
 };
@@ -73,6 +75,8 @@ pub enum Happened {
         kind: CloseKind,
         /// The transaction that spent its funding, if any did.
         close: Option<ClosingTx>,
+        /// What it was: nothing else remembers it.
+        last: Box<ClosedChannel>,
     },
     /// A payment was accepted: it will be decided.
     PaymentStarted(Box<PaymentStarted>),
@@ -232,6 +236,15 @@ pub struct InvoiceCreated {
     pub bolt11: String,
     /// The key that the client gave.
     pub idempotency_key: String,
+}
+
+/// What is remembered of a channel that is closed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClosedChannel {
+    /// What was agreed.
+    pub terms: Terms,
+    /// As it was when everything was resolved.
+    pub last: LastState,
 }
 
 /// The transaction that closes a channel.

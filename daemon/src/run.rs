@@ -73,7 +73,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         fees: fees.clone(),
         sync: sync.clone(),
     });
-    let coins = Coins::new(wallet.clone(), claimer.clone(), registry.clone());
+    let coins = Coins::new(wallet.clone(), claimer.clone(), registry.clone(), broadcaster.clone());
 
     let (chain_failed, mut chain_failure) = mpsc::unbounded_channel::<ChainError>();
     let coins_of_chain = Arc::clone(&coins);
@@ -90,11 +90,6 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         }),
     })?;
 
-    if metrics_address.is_some() {
-        let (peers, journal) = (node.peers().clone(), Arc::clone(node.journal()));
-        let watched = Watched { registry: registry.clone(), peers, wallet: wallet.clone(), journal };
-        tokio::spawn(watched.tell());
-    }
     let (readiness, served) = watch::channel(Readiness::Recovering);
     let api = Api {
         config: config.clone(),
@@ -102,7 +97,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         registry: registry.clone(),
         peers: node.peers().clone(),
         payments: Arc::clone(&payments),
-        wallet,
+        wallet: wallet.clone(),
         claimer,
         broadcaster,
         fees,
@@ -115,6 +110,10 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     let rpc = api::serve(api, &tls, token, config.rpc_listen, data_dir.view()).await?;
     data_dir.write_rpc_info(rpc.address, config.listen, metrics_address, config.network)?;
     tracing::info!(address = %rpc.address, "serving gRPC");
+    if metrics_address.is_some() {
+        let (peers, journal, view) = (node.peers().clone(), Arc::clone(node.journal()), rpc.archive().view);
+        tokio::spawn(Watched { registry, peers, wallet, journal, view }.tell());
+    }
 
     let ended = tokio::select! {
         result = become_ready(&node, &payments, &coins, rpc.archive(), sync.clone(), &readiness, |lightning| {

@@ -20,6 +20,7 @@ mod row;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millrace_journal::Position;
@@ -34,7 +35,7 @@ use crate::happened::PaymentId;
 use crate::payments::{InvoiceRow, PaymentRow};
 
 /// Changes with the layout: an older view is removed and folded again.
-const LAYOUT: &[u8] = b"1";
+const LAYOUT: &[u8] = b"2";
 /// Bytes that sled may cache.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Rows that one call of a list looks at, at most: a filter that hardly anything passes must not read for seconds.
@@ -56,6 +57,8 @@ pub struct View {
     invoices_by_hash: sled::Tree,
     channels: sled::Tree,
     channels_by_id: sled::Tree,
+    /// How many of the channels are closed.
+    closed: AtomicUsize,
     applied: watch::Sender<Position>,
 }
 
@@ -121,13 +124,15 @@ impl View {
         // The journal is the truth: nothing here needs to reach the disk at any time.
         let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(Some(1_000)).open()?;
         let meta = db.open_tree("meta")?;
+        let channels = db.open_tree("channels")?;
         let view = Self {
             payments: db.open_tree("payments")?,
             payments_by_id: db.open_tree("payments-by-id")?,
             payments_by_hash: db.open_tree("payments-by-hash")?,
             invoices: db.open_tree("invoices")?,
             invoices_by_hash: db.open_tree("invoices-by-hash")?,
-            channels: db.open_tree("channels")?,
+            closed: AtomicUsize::new(count_closed(&channels)?),
+            channels,
             channels_by_id: db.open_tree("channels-by-id")?,
             applied: watch::channel(applied_in(&meta)?).0,
             meta,
@@ -198,6 +203,12 @@ impl View {
         lookup(&self.channels_by_id, &channel_id.0, &self.channels)
     }
 
+    /// How many channels are closed.
+    #[must_use]
+    pub fn closed_channels(&self) -> usize {
+        self.closed.load(Ordering::Relaxed)
+    }
+
     // --- lists, the newest first ---
 
     /// Payments.
@@ -263,6 +274,14 @@ fn position_of(key: &[u8]) -> Option<Position> {
 fn applied_in(meta: &sled::Tree) -> Result<Position, ViewError> {
     let applied = meta.get("applied")?;
     Ok(applied.and_then(|bytes| position_of(&bytes)).unwrap_or(Position::START))
+}
+
+fn count_closed(channels: &sled::Tree) -> Result<usize, ViewError> {
+    let mut closed = 0;
+    for bytes in channels.iter().values() {
+        closed += usize::from(decode::<ChannelRow>(&bytes?)?.closed_ms.is_some());
+    }
+    Ok(closed)
 }
 
 fn encode<T: Serialize>(row: &T) -> Vec<u8> {

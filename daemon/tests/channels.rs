@@ -7,7 +7,7 @@ mod support;
 use millrace_channel::Fact;
 use millrace_channel::input::CloseOrder;
 use millrace_wire::{FeeratePerKw, Msat};
-use millraced::channels::{ChannelSnapshot, CommandError, OpenFailure, OpenProgress};
+use millraced::channels::{ChannelSnapshot, CommandError, NoFunding, OpenFailure, OpenProgress};
 use millraced::entry::{Entry, Kind};
 use millraced::facts::Telling;
 use support::{
@@ -131,7 +131,7 @@ async fn a_wallet_without_coins_fails_the_opening_and_nothing_else() {
     let mut progress = a.node.registry().open_channel(a.order(b.id(), 1_000_000)).unwrap();
     assert!(matches!(progress.recv().await.unwrap(), OpenProgress::Negotiated { .. }));
     let failed = progress.recv().await.unwrap();
-    assert_eq!(failed, OpenProgress::Failed(OpenFailure::Wallet("there are no coins".to_owned())));
+    assert_eq!(failed, OpenProgress::Failed(OpenFailure::Wallet(NoFunding::Funds("there are no coins".to_owned()))));
     let too_small = a.node.registry().open_channel(a.order(b.id(), 1_000)).unwrap().recv().await.unwrap();
     assert!(matches!(too_small, OpenProgress::Failed(OpenFailure::Refused(_))), "{too_small:?}");
     a.wallet.is_empty.store(false, std::sync::atomic::Ordering::Relaxed);

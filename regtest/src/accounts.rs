@@ -1,9 +1,9 @@
 //! Every satoshi accounted for, from the blocks themselves: what was paid to the daemons is followed through every
 //! transaction, and what is left must be what the daemons say they have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use millrace_rpc::v1::ListUtxosRequest;
+use millrace_rpc::v1::{ListUtxosRequest, OutputKind};
 use serde_json::{Value, json};
 
 use crate::network::{Deposit, Error, Network, whole_page};
@@ -64,13 +64,32 @@ pub async fn settle(network: &Network, from_height: u32) -> Result<Accounts, Err
             }
         }
     }
+    let anchors = anchors(network).await?;
     for (coin, sat) in coins {
-        if sat != ANCHOR_SAT {
+        if sat != ANCHOR_SAT || !anchors.contains(&coin) {
             return Err(Error::Wrong(format!("nobody owns {}:{}, {sat} sat", coin.0, coin.1)));
         }
         accounts.anchors_sat += sat;
     }
     Ok(accounts)
+}
+
+/// The anchors of all commitments that closed a channel.
+async fn anchors(network: &Network) -> Result<HashSet<Coin>, Error> {
+    let mut anchors = HashSet::new();
+    for node in 0..network.nodes.len() {
+        for channel in network.channels(node).await? {
+            let closing = network.channel(node, &channel.channel_id).await?.closing;
+            let outputs = closing.and_then(|closing| closing.on_chain).map(|on_chain| on_chain.outputs);
+            for output in outputs.into_iter().flatten() {
+                let is_anchor = matches!(output.kind(), OutputKind::LocalAnchor | OutputKind::RemoteAnchor);
+                if let Some(outpoint) = output.outpoint.filter(|_| is_anchor) {
+                    anchors.insert((hex::encode(&outpoint.txid), u64::from(outpoint.vout)));
+                }
+            }
+        }
+    }
+    Ok(anchors)
 }
 
 fn check_channel(channel: &millrace_rpc::v1::Channel, sat: u64) -> Result<(), Error> {

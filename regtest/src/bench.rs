@@ -4,3 +4,4 @@ pub mod floor;
 pub mod ldk;
 pub mod payments;
 pub mod process;
+pub mod unary;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bitcoin::{Address, Amount, Network as Chain};
 use millrace_rpc::v1::{
-    BalanceRequest, BalanceResponse, Channel, ChannelState, ConnectRequest, GetInfoRequest, ListChannelsRequest,
-    NewAddressRequest, OpenChannelRequest, Page, open_channel_progress,
+    BalanceRequest, BalanceResponse, Channel, ChannelState, ConnectRequest, GetChannelRequest, GetInfoRequest,
+    ListChannelsRequest, NewAddressRequest, OpenChannelRequest, Page, get_channel_request, open_channel_progress,
 };
 use tempfile::TempDir;
 
@@ -265,7 +265,9 @@ impl Network {
     /// # Errors
     /// If the call fails, or it is not there.
     pub async fn channel(&self, node: usize, channel_id: &[u8]) -> Result<Channel, Error> {
-        let found = self.channels(node).await?.into_iter().find(|channel| channel.channel_id == channel_id);
+        let request = GetChannelRequest { channel: Some(get_channel_request::Channel::ChannelId(channel_id.to_vec())) };
+        let answer = self.nodes[node].client()?.channels.get(request).await;
+        let found = answer.map_err(|status| self.nodes[node].call_failed(&status))?.into_inner().channel;
         found.ok_or_else(|| Error::Wrong(format!("{} does not know the channel", self.nodes[node].name)))
     }
 

@@ -28,7 +28,7 @@ use secp256k1::PublicKey;
 use self::agreement::Agreement;
 pub use self::limits::{DUST_LIMIT_MAX, DUST_LIMIT_MIN, LARGE_CHANNEL, OpeningLimits, Unacceptable};
 use self::message::{accept_channel, open_channel};
-pub use self::request::{AcceptParams, LocalParams, OpenRequest, OpeningFeatures, minimum_depth_for};
+pub use self::request::{AcceptParams, LocalParams, OpenRequest, OpeningFeatures};
 use crate::channel::{Channel, Policy};
 use crate::curve::Curve;
 use crate::effect::{Broadcast, Effect, Effects, Fact, Purpose};

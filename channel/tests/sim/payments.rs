@@ -130,7 +130,7 @@ impl World {
             | Fact::MutualCloseSigned { .. }
             | Fact::Failed { .. }
             | Fact::FundingSpent { .. }
-            | Fact::Closed
+            | Fact::Closed(_)
             | Fact::PeerSaid { .. } => {}
         }
     }

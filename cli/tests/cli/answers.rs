@@ -75,11 +75,22 @@ pub(crate) fn balance() -> BalanceResponse {
 }
 
 pub(crate) fn sent() -> SendResponse {
-    SendResponse { txid: vec![0xaa; 32], amount_sat: 50_000, fee_sat: 282, feerate_sat_per_kw: 500 }
+    SendResponse {
+        txid: vec![0xaa; 32],
+        amount_sat: 50_000,
+        fee_sat: 282,
+        feerate_sat_per_kw: 500,
+        waiting: String::new(),
+    }
 }
 
 pub(crate) fn bumped() -> BumpFeeResponse {
-    BumpFeeResponse { txid: vec![0xab; 32], fee_sat: 2_820, feerate_sat_per_kw: 5_000 }
+    BumpFeeResponse {
+        txid: vec![0xab; 32],
+        fee_sat: 2_820,
+        feerate_sat_per_kw: 5_000,
+        waiting: "insufficient fee".to_owned(),
+    }
 }
 
 pub(crate) fn transaction() -> WalletTransaction {

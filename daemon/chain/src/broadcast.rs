@@ -68,6 +68,7 @@ pub enum SubmitError {
 /// The handle of the broadcasting task, which ends with its last handle.
 #[derive(Debug, Clone)]
 pub struct Broadcaster {
+    bitcoind: Bitcoind,
     orders: mpsc::Sender<Order>,
     statuses: watch::Receiver<BTreeMap<Txid, Status>>,
 }
@@ -88,7 +89,7 @@ impl Broadcaster {
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
         let (sender, statuses) = watch::channel(BTreeMap::new());
         let task = Task {
-            bitcoind,
+            bitcoind: bitcoind.clone(),
             orders: receiver,
             statuses: sender,
             pending: BTreeMap::new(),
@@ -97,7 +98,12 @@ impl Broadcaster {
             due: VecDeque::new(),
         };
         tokio::spawn(task.run(sync));
-        Self { orders, statuses }
+        Self { bitcoind, orders, statuses }
+    }
+
+    /// What would become of a transaction, without sending it: [`Status::InMempool`] if the mempool would take it.
+    pub async fn try_out(&self, transaction: &Transaction) -> Status {
+        Status::of_test(self.bitcoind.test_accept(std::slice::from_ref(transaction)).await)
     }
 
     /// Broadcasts, and keeps at it. The status is that of the first attempt; submitting the same

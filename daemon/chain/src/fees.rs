@@ -7,7 +7,6 @@
 
 mod rate;
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bitcoin::{Amount, Network};
@@ -35,10 +34,6 @@ pub const CEILING: SatPerKw = SatPerKw(500_000);
 /// What an anchor commitment pays at most, unless the floor is higher: 10 sat/vB. Its anchors pay
 /// the rest when it matters, and others refuse more.
 pub const ANCHOR_MAX: SatPerKw = SatPerKw(2_500);
-/// A peer's feerate beyond this many times the two-block estimate is absurd.
-const ABSURD_FACTOR: u32 = 10;
-/// What is never absurd: 200 sat/vB.
-const ABSURD_MIN: SatPerKw = SatPerKw(50_000);
 /// How often the mempool's minimum is looked at between blocks.
 const REFRESH: Duration = Duration::from_secs(60);
 
@@ -143,13 +138,6 @@ impl FeeEstimates {
     #[must_use]
     pub fn mutual_close(&self) -> SatPerKw {
         self.within(12)
-    }
-
-    /// What a peer may ask for a commitment's feerate: below it is not relayed, above it is absurd.
-    #[must_use]
-    pub fn acceptable_from_peer(&self) -> RangeInclusive<SatPerKw> {
-        let absurd = SatPerKw(self.within(2).0.saturating_mul(ABSURD_FACTOR)).max(ABSURD_MIN);
-        self.relay_minimum.min(FLOOR)..=absurd
     }
 
     /// Asks bitcoind after each block and each minute, until every receiver is gone. While bitcoind
@@ -312,14 +300,6 @@ mod tests {
         fn close_and_plain_commitment() {
             let fees = estimates(ORDINARY, 253);
             assert_eq!((fees.mutual_close(), fees.plain_commitment()), (SatPerKw(3_000), SatPerKw(4_000)));
-        }
-
-        #[test]
-        fn peer_between_relay_and_absurd() {
-            let range = estimates(ORDINARY, 1_000).acceptable_from_peer();
-            assert_eq!((range.start(), range.end()), (&FLOOR, &SatPerKw(60_000)));
-            let low = estimates([300; 5], 253).acceptable_from_peer();
-            assert_eq!(low.end(), &ABSURD_MIN);
         }
     }
 

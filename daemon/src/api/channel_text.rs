@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use millrace_channel::phase::on_chain::Ending;
-use millrace_channel::phase::on_chain::ending::{Output, OutputKind};
+use millrace_channel::phase::on_chain::ending::{LastState, Output, OutputKind};
 use millrace_channel::tx::weight::{anchors_value, commit_fee, is_trimmed};
 use millrace_channel::{Side, Terms};
 use millrace_rpc::v1;
-use millrace_wire::{BlockHeight, ChannelId, Msat, Sat};
+use millrace_wire::{BlockHeight, ChannelId, Msat, Sat, ShortChannelId};
 
 use super::events::close_kind;
 use super::{Inner, parse};
 use crate::channels::{ChannelSnapshot, ChannelState, HtlcView};
 use crate::claims::{ClaimsStatus, OutputState, OutputStatus};
-use crate::happened::CloseKind;
+use crate::happened::{CloseKind, ClosedChannel};
 use crate::view::ChannelRow;
 
 /// What came back to the wallet from closed channels.
@@ -44,6 +44,9 @@ pub(super) enum Extent {
 pub(super) fn message(inner: &Inner, snapshot: &ChannelSnapshot, extent: Extent, swept: &Swept) -> v1::Channel {
     // Lists must not fail over a detail: without the view's row, what it knows is left out.
     let row = inner.past.view.channel(&snapshot.channel_id).ok().flatten();
+    if let Some(row) = row.as_ref().filter(|row| row.closed_ms.is_some()) {
+        return closed_message(row, extent, swept);
+    }
     let terms = &snapshot.terms;
     let untrimmed = snapshot.htlcs.iter().filter(|htlc| !is_dust(terms, snapshot, htlc)).count();
     let htlcs =
@@ -87,9 +90,9 @@ pub(super) fn message(inner: &Inner, snapshot: &ChannelSnapshot, extent: Extent,
     }
 }
 
-/// A channel that was closed before the node's start: what was told of it.
-pub(super) fn closed_message(row: &ChannelRow, swept: &Swept) -> v1::Channel {
-    v1::Channel {
+/// A channel that is closed: what was told of it.
+pub(super) fn closed_message(row: &ChannelRow, extent: Extent, swept: &Swept) -> v1::Channel {
+    let mut shown = v1::Channel {
         channel_id: row.opening.channel_id.0.to_vec(),
         node_id: row.opening.peer.serialize().to_vec(),
         state: v1::ChannelState::Closed.into(),
@@ -101,7 +104,38 @@ pub(super) fn closed_message(row: &ChannelRow, swept: &Swept) -> v1::Channel {
         total_received_msat: row.total_received.0,
         closing: Some(closing_of_row(row, swept)),
         ..v1::Channel::default()
+    };
+    if let Some(closed) = &row.last {
+        show_last(closed, extent, &mut shown);
     }
+    shown
+}
+
+fn show_last(closed: &ClosedChannel, extent: Extent, shown: &mut v1::Channel) {
+    let ClosedChannel { terms, last } = closed;
+    shown.short_channel_id = last.short_channel_id.map(parse::scid);
+    shown.local_alias = Some(parse::scid(last.local_alias));
+    shown.remote_alias = last.remote_alias.map(parse::scid);
+    shown.channel_type = channel_type(terms);
+    (shown.local_msat, shown.remote_msat) = (last.balances.local.0, last.balances.remote.0);
+    (shown.local, shown.remote) = (Some(side(terms, Side::Local)), Some(side(terms, Side::Remote)));
+    shown.feerate_sat_per_kw = last.feerate.0;
+    shown.local_commitment_number = last.commitment_numbers.local.0;
+    shown.remote_commitment_number = last.commitment_numbers.remote.0;
+    shown.minimum_depth = last.required_depth;
+    shown.confirmations = if last.short_channel_id.is_some() { last.required_depth } else { 0 };
+    if let (Some(info), Some(ending)) = (&mut shown.closing, &last.ending)
+        && !ending.outputs.is_empty()
+    {
+        info.on_chain = Some(resolution(ending, &ClaimsStatus::default(), extent));
+    }
+}
+
+/// Whether a closed channel is the one that is asked for by its short channel id or an alias.
+pub(super) fn has_scid(row: &ChannelRow, scid: ShortChannelId) -> bool {
+    let Some(closed) = &row.last else { return false };
+    let LastState { short_channel_id, local_alias, remote_alias, .. } = &closed.last;
+    *local_alias == scid || *short_channel_id == Some(scid) || *remote_alias == Some(scid)
 }
 
 /// What sweeps have brought back, by channel; nothing if the wallet has stopped.

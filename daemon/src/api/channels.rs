@@ -7,6 +7,7 @@ use std::time::Duration;
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::{Address, ScriptBuf};
 use futures::stream::BoxStream;
+use millrace_channel::Policy;
 use millrace_channel::input::CloseOrder;
 use millrace_channel::phase::on_chain::Ending;
 use millrace_rpc::v1::channels_server::Channels;
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::channel_text::{Extent, Swept, closed_message, message, present_kind, resolution, swept};
+use super::channel_text::{Extent, Swept, closed_message, has_scid, message, present_kind, resolution, swept};
 use super::events::close_kind;
 use super::once::{Finished, Once, Start, Stored, once, reference, reference_entry, start};
 use super::{Shared, fault, parse};
@@ -112,7 +113,7 @@ impl Channels for ChannelsService {
             };
             let rows = tokio::task::block_in_place(|| past.view.channels(None, CLOSED_MAX, is_wanted));
             let rows = rows.map_err(|error| fault::view(&error))?.rows;
-            channels.extend(rows.iter().map(|row| closed_message(row, &swept)));
+            channels.extend(rows.iter().map(|row| closed_message(row, Extent::Short, &swept)));
             channels.sort_by_key(|channel| Reverse(channel.opened_ms));
         }
         let (channels, next_cursor) = parse::slice(channels, page.as_ref())?;
@@ -128,23 +129,47 @@ impl Channels for ChannelsService {
         let channel_id = match &wanted {
             None => return Err(fault::field("channel", "say which")),
             Some(ById(bytes)) => Some(parse::channel_id(bytes)?),
-            Some(ShortChannelId(scid)) => registry.channel_by_scid(millrace_wire::ShortChannelId(*scid)),
+            Some(ShortChannelId(scid)) => {
+                let scid = millrace_wire::ShortChannelId(*scid);
+                match registry.channel_by_scid(scid) {
+                    Some(channel_id) => Some(channel_id),
+                    None => closed_channel(inner, |row| has_scid(row, scid)).await?,
+                }
+            }
             Some(FundingOutpoint(outpoint)) => {
                 let outpoint = parse::outpoint(outpoint)?;
                 let mut all = registry.snapshots().into_iter();
-                all.find(|snapshot| snapshot.terms.funding_outpoint == outpoint).map(|snapshot| snapshot.channel_id)
+                match all.find(|snapshot| snapshot.terms.funding_outpoint == outpoint) {
+                    Some(snapshot) => Some(snapshot.channel_id),
+                    None => closed_channel(inner, |row| row.opening.funding_outpoint == outpoint).await?,
+                }
             }
         };
         let channel_id = channel_id.ok_or_else(|| fault::not_found("channel", "by that name"))?;
-        if let Some(snapshot) = registry.fresh_snapshot(channel_id).await {
+        let snapshot = registry.fresh_snapshot(channel_id).await;
+        if let Some(snapshot) = snapshot.filter(|snapshot| snapshot.state != ChannelState::Closed) {
             let channel = Some(message(inner, &snapshot, Extent::Whole, &swept(inner).await));
             return Ok(Response::new(GetChannelResponse { channel }));
         }
         inner.past.view.catch_up(&inner.past.log).await;
         let row = inner.past.view.channel(&channel_id).map_err(|error| fault::view(&error))?;
         let row = row.ok_or_else(|| fault::not_found("channel", channel_id))?;
-        Ok(Response::new(GetChannelResponse { channel: Some(closed_message(&row, &swept(inner).await)) }))
+        Ok(Response::new(GetChannelResponse {
+            channel: Some(closed_message(&row, Extent::Whole, &swept(inner).await)),
+        }))
     }
+}
+
+/// A closed channel that is asked for by something else than its id.
+async fn closed_channel(
+    inner: &Shared,
+    is_wanted: impl Fn(&crate::view::ChannelRow) -> bool,
+) -> Result<Option<ChannelId>, Status> {
+    let past = &inner.past;
+    past.view.catch_up(&past.log).await;
+    let is_closed = |row: &crate::view::ChannelRow| row.closed_ms.is_some() && is_wanted(row);
+    let page = tokio::task::block_in_place(|| past.view.channels(None, 1, is_closed));
+    Ok(page.map_err(|error| fault::view(&error))?.rows.first().map(|row| row.opening.channel_id))
 }
 
 // --- opening ---
@@ -409,6 +434,7 @@ async fn close(inner: &Shared, once: &mut Once, channel_id: ChannelId, wanted: C
 struct Told {
     pending: Option<u32>,
     broadcast: Option<Vec<u8>>,
+    depth: Option<u32>,
     resolution: Option<v1::OnChainResolution>,
 }
 
@@ -461,11 +487,11 @@ impl Told {
                 let kind = present_kind(snapshot).unwrap_or(told);
                 let close = snapshot.ending.as_ref().map(closing_tx).or(row.and_then(|row| row.close));
                 self.tell_broadcast(close, kind, &mut stages);
-                if kind == CloseKind::Cooperative || snapshot.state == ChannelState::Closed {
-                    if let Some(txid) = &self.broadcast {
-                        let confirmed = v1::Confirmations { txid: txid.clone(), have: 1, need: 1 };
-                        stages.push(Stage::Confirmations(confirmed));
-                    }
+                // One confirmation is enough to go home with after a close by agreement; the node itself waits longer.
+                let is_agreed = kind == CloseKind::Cooperative;
+                let need = if is_agreed { 1 } else { Policy::default().burial_depth };
+                self.tell_depth(close, need, inner, &mut stages).await;
+                if is_agreed || snapshot.state == ChannelState::Closed {
                     stages.push(Stage::Closed(message(inner, snapshot, Extent::Whole, &swept(inner).await)));
                 } else if let Some(ending) = &snapshot.ending {
                     let resolution = resolution(ending, &inner.api.claimer.status().borrow(), Extent::Whole);
@@ -485,6 +511,23 @@ impl Told {
             self.pending = Some(pending);
             let started = v1::ShutdownStarted { htlcs_pending: pending };
             stages.push(close_channel_progress::Stage::ShutdownStarted(started));
+        }
+    }
+
+    async fn tell_depth(
+        &mut self,
+        close: Option<ClosingTx>,
+        need: u32,
+        inner: &Shared,
+        stages: &mut Vec<close_channel_progress::Stage>,
+    ) {
+        let Some(ClosingTx { txid, height: Some(height), .. }) = close else { return };
+        let Ok((tip, _)) = inner.api.wallet.tip().await else { return };
+        // The wallet may be a block behind the channel.
+        let have = (tip + 1).saturating_sub(height.0).clamp(1, need);
+        if self.depth.replace(have) != Some(have) {
+            let confirmations = v1::Confirmations { txid: parse::txid_bytes(&txid), have, need };
+            stages.push(close_channel_progress::Stage::Confirmations(confirmations));
         }
     }
 

@@ -133,7 +133,7 @@ fn body(what: &Happened) -> Option<Body> {
                 txid: close.as_ref().map(|close| parse::txid_bytes(&close.txid)).unwrap_or_default(),
             })
         }
-        Happened::ChannelClosed { channel_id, peer, kind, close } => Body::ChannelClosed(v1::ChannelClosed {
+        Happened::ChannelClosed { channel_id, peer, kind, close, .. } => Body::ChannelClosed(v1::ChannelClosed {
             channel_id: channel_id.0.to_vec(),
             node_id: peer.serialize().to_vec(),
             kind: close_kind(*kind).into(),

@@ -3,7 +3,7 @@
 use millrace_rpc::v1::{ErrorDetail, ErrorReason};
 use tonic::Status;
 
-use crate::channels::{ChannelState, CommandError, NoNewWork, OpenFailure};
+use crate::channels::{ChannelState, CommandError, NoFunding, NoNewWork, OpenFailure};
 use crate::config::network_name;
 use crate::events::EventsError;
 use crate::idempotency::KeyError;
@@ -13,6 +13,7 @@ use crate::readiness::Readiness;
 use crate::view::ViewError;
 use crate::wallet::WalletError;
 use millrace_channel::Refusal;
+use millrace_channel::phase::opening::Unacceptable;
 use millrace_routing::invoice::InvoiceError;
 
 /// A field of the request cannot be right.
@@ -326,6 +327,14 @@ pub(super) fn wallet(error: &WalletError) -> Status {
     }
 }
 
+/// bitcoind would not take a transaction of the wallet's.
+pub(super) fn broadcast_refused(reason: &str) -> Status {
+    ErrorDetail::new(ErrorReason::BroadcastRefused)
+        .fact("bitcoind_message", reason)
+        .hint("Nothing was spent. If it is about the fee, choose a higher one.")
+        .into_status(format!("bitcoind would refuse the transaction: {reason}"))
+}
+
 pub(super) fn open(failure: &OpenFailure) -> Status {
     let message = failure.to_string();
     match failure {
@@ -343,10 +352,12 @@ pub(super) fn open(failure: &OpenFailure) -> Status {
             .fact("peer_message", words)
             .hint("Ask for what the peer accepts; nothing was spent.")
             .into_status(message),
-        OpenFailure::Wallet(words) if words.contains("kept back") => ErrorDetail::new(ErrorReason::AnchorReserve)
+        OpenFailure::Wallet(NoFunding::Gone) => stopping(),
+        OpenFailure::Wallet(NoFunding::Refused(reason)) => broadcast_refused(reason),
+        OpenFailure::Wallet(NoFunding::Reserve(_)) => ErrorDetail::new(ErrorReason::AnchorReserve)
             .hint("Open a smaller channel, or receive coins first; nothing was spent.")
             .into_status(message),
-        OpenFailure::Wallet(_) => ErrorDetail::new(ErrorReason::InsufficientBalance)
+        OpenFailure::Wallet(NoFunding::Funds(_)) => ErrorDetail::new(ErrorReason::InsufficientBalance)
             .hint("Open a smaller channel, or receive coins first; nothing was spent.")
             .into_status(message),
         OpenFailure::Disconnected | OpenFailure::TimedOut(_) => ErrorDetail::new(ErrorReason::OpenFailed)
@@ -370,6 +381,14 @@ pub(super) fn command(error: &CommandError) -> Status {
 
 fn refused(refusal: &Refusal) -> Status {
     let message = refusal.to_string();
+    if let Refusal::CannotOpen(why) = refusal
+        && let Unacceptable::NotNegotiated(feature) = &**why
+    {
+        return ErrorDetail::new(ErrorReason::PeerFeatureMissing)
+            .fact("feature", feature)
+            .hint("Ask for a channel without it, or open one with another peer; nothing was spent.")
+            .into_status(message);
+    }
     let detail = match refusal {
         Refusal::BelowMinimum { amount, minimum } => ErrorDetail::new(ErrorReason::AmountBelowMinimum)
             .fact("amount_msat", amount.0)

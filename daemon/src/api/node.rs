@@ -98,7 +98,7 @@ fn counts(inner: &Shared) -> ChannelCounts {
         closing: of(&|snapshot| {
             matches!(snapshot.state, ChannelState::ShuttingDown | ChannelState::Closing | ChannelState::OnChain)
         }),
-        closed: of(&|snapshot| snapshot.state == ChannelState::Closed),
+        closed: u32::try_from(inner.past.view.closed_channels()).unwrap_or(u32::MAX),
     }
 }
 

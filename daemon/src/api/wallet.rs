@@ -19,7 +19,7 @@ use super::channel_text::state_message;
 use super::once::{self, Finished, Once, Stored, once};
 use super::{Shared, fault, parse};
 use crate::clock;
-use crate::coins::keep_reserve;
+use crate::coins::{keep_reserve, try_out};
 use crate::wallet::{AddressType, Amount, Label, Made, TxKind, Utxo, WalletTx};
 
 pub(super) struct WalletService(pub(super) Shared);
@@ -102,6 +102,7 @@ impl Wallet for WalletService {
                         amount_sat: made.amount.0,
                         fee_sat: made.fee.0,
                         feerate_sat_per_kw: paid_feerate(&made),
+                        waiting: String::new(),
                     };
                     send(&inner, &once, &made, answer.encode_to_vec()).await
                 }
@@ -110,8 +111,8 @@ impl Wallet for WalletService {
             };
             (once, result)
         });
-        let answer = self.sent(&stored.await?).await?;
-        Ok(Response::new(decode(&answer)?))
+        let (answer, waiting) = self.sent(&stored.await?).await?;
+        Ok(Response::new(SendResponse { waiting, ..decode(&answer)? }))
     }
 
     async fn bump_fee(&self, request: Request<v1::BumpFeeRequest>) -> Result<Response<BumpFeeResponse>, Status> {
@@ -131,6 +132,7 @@ impl Wallet for WalletService {
                         txid: parse::txid_bytes(&made.tx.compute_txid()),
                         fee_sat: made.fee.0,
                         feerate_sat_per_kw: paid_feerate(&made),
+                        waiting: String::new(),
                     };
                     send(&inner, &once, &made, answer.encode_to_vec()).await
                 }
@@ -139,8 +141,8 @@ impl Wallet for WalletService {
             };
             (once, result)
         });
-        let answer = self.sent(&stored.await?).await?;
-        Ok(Response::new(decode(&answer)?))
+        let (answer, waiting) = self.sent(&stored.await?).await?;
+        Ok(Response::new(BumpFeeResponse { waiting, ..decode(&answer)? }))
     }
 
     async fn list_transactions(
@@ -164,8 +166,10 @@ impl Wallet for WalletService {
     }
 }
 
-/// Writes the transaction down as the key's result, and then lets it go.
+/// Asks bitcoind whether it would take the transaction, writes it down as the key's result, and then lets it go.
 async fn send(inner: &Shared, once: &Once, made: &Made, answer: Vec<u8>) -> Result<Finished, Status> {
+    let tried = try_out(&inner.api.wallet, &inner.api.broadcaster, &made.tx).await;
+    tried.map_err(|reason| fault::broadcast_refused(&reason))?;
     let sent = Sent { tx: serialize(&made.tx), answer };
     let encoded = postcard::to_stdvec(&sent).expect("plain data into memory: nothing can fail");
     let stored = Stored::Reference(encoded);
@@ -178,8 +182,9 @@ async fn send(inner: &Shared, once: &Once, made: &Made, answer: Vec<u8>) -> Resu
 }
 
 impl WalletService {
-    /// Sees to it that what a key stands for is on its way, however often it is asked for.
-    async fn sent(&self, stored: &Stored) -> Result<Vec<u8>, Status> {
+    /// Sees to it that what a key stands for is on its way, however often it is asked for. Also says why bitcoind does not
+    /// have it yet, if it has not.
+    async fn sent(&self, stored: &Stored) -> Result<(Vec<u8>, String), Status> {
         let api = &self.0.api;
         let malformed = |what: String| fault::internal(format!("a stored transaction does not decode: {what}"));
         let sent: Sent =
@@ -188,22 +193,22 @@ impl WalletService {
         let txid = tx.compute_txid();
         let known = api.wallet.ask(move |wallet| wallet.transaction(&txid)).await.map_err(|_| fault::stopping())?;
         if known.is_some_and(|known| known.height.is_some()) {
-            return Ok(sent.answer);
+            return Ok((sent.answer, String::new()));
         }
         let label = Label { kind: TxKind::Withdrawal, channel: None };
         let now = clock::unix_ms() / 1000;
         api.wallet.mark_broadcast(tx.clone(), label, now).await.map_err(|_| fault::stopping())?;
-        match api.broadcaster.submit(Submission::Single(tx)).await {
-            Ok(status) if status.is_known() => {}
-            Ok(BroadcastStatus::Refused { reason, .. }) => {
-                // It stays the wallet's: it is sent again, and the mempool may want it later.
-                tracing::warn!(%txid, reason, "bitcoind does not want a transaction now");
-            }
-            // It is sent again until bitcoind has it.
-            Ok(_) | Err(SubmitError::Full) => tracing::warn!(%txid, "a transaction waits to be broadcast"),
+        let waiting = match api.broadcaster.submit(Submission::Single(tx)).await {
+            Ok(BroadcastStatus::InMempool | BroadcastStatus::Confirmed) => String::new(),
+            Ok(BroadcastStatus::Refused { reason, .. } | BroadcastStatus::Waiting { reason }) => reason,
+            Err(error @ SubmitError::Full) => error.to_string(),
             Err(SubmitError::Ended) => return Err(fault::stopping()),
+        };
+        if !waiting.is_empty() {
+            // It stays the wallet's: it is sent again, and the mempool may want it later.
+            tracing::warn!(%txid, waiting, "a transaction waits to be broadcast");
         }
-        Ok(sent.answer)
+        Ok((sent.answer, waiting))
     }
 }
 

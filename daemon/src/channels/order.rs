@@ -6,6 +6,7 @@ use millrace_channel::{Policy, Refusal};
 use millrace_wire::{ChannelId, FeeratePerKw, HtlcId, Msat, PublicKey, Sat};
 use tokio::sync::{mpsc, oneshot};
 
+use super::wallet_seam::NoFunding;
 use crate::entry::Entry;
 
 /// Makes the entries that name a channel which exists only now.
@@ -102,7 +103,7 @@ pub enum OpenFailure {
     PeerFault(String),
     /// The wallet cannot pay.
     #[error("the wallet cannot fund it: {0}")]
-    Wallet(String),
+    Wallet(NoFunding),
     /// The connection ended before the channel existed.
     #[error("the connection ended before the channel existed")]
     Disconnected,

@@ -39,7 +39,24 @@ pub struct FundingRequest {
 }
 
 /// The answer of the wallet.
-pub type Funded = Result<FundingTransaction, String>;
+pub type Funded = Result<FundingTransaction, NoFunding>;
+
+/// Why there is no funding transaction, in the wallet's words.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoFunding {
+    /// There is too little.
+    #[error("{0}")]
+    Funds(String),
+    /// There would be, but not without the reserve for closing channels.
+    #[error("{0}")]
+    Reserve(String),
+    /// bitcoind would not take the transaction.
+    #[error("bitcoind would refuse the funding transaction: {0}")]
+    Refused(String),
+    /// The wallet has stopped.
+    #[error("the wallet is gone")]
+    Gone,
+}
 
 /// A signed transaction.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,7 +88,7 @@ impl FundingReply {
 impl Drop for FundingReply {
     fn drop(&mut self) {
         if let Some(answer) = self.0.take() {
-            answer(Err("the wallet is gone".to_owned()));
+            answer(Err(NoFunding::Gone));
         }
     }
 }

@@ -59,21 +59,7 @@ impl ClaimsStatus {
     /// What is ours, may be claimed, and is not yet in the wallet.
     #[must_use]
     pub fn claimable(&self) -> Sat {
-        self.sum(|_| true)
-    }
-
-    /// The same for one channel.
-    #[must_use]
-    pub fn claimable_of(&self, channel_id: ChannelId) -> Sat {
-        self.sum(|output| output.channel_id == channel_id)
-    }
-
-    fn sum(&self, wanted: impl Fn(&OutputStatus) -> bool) -> Sat {
-        self.outputs
-            .values()
-            .filter(|output| wanted(output) && !output.is_in_wallet())
-            .map(|output| output.amount)
-            .sum()
+        self.outputs.values().filter(|output| !output.is_in_wallet()).map(|output| output.amount).sum()
     }
 }
 

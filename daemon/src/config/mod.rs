@@ -224,14 +224,6 @@ impl Default for ChannelConfig {
     }
 }
 
-impl ChannelConfig {
-    /// Whether this peer's channels may be used unconfirmed.
-    #[must_use]
-    pub fn is_zero_conf_peer(&self, peer: &PublicKey) -> bool {
-        self.zero_conf_peers.contains(peer)
-    }
-}
-
 impl Default for PaymentsConfig {
     fn default() -> Self {
         Self {

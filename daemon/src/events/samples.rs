@@ -2,14 +2,20 @@
 
 use bitcoin::hashes::Hash;
 use bitcoin::{OutPoint, Txid};
+use millrace_channel::keys::ChannelKeys;
+use millrace_channel::phase::on_chain::Ending;
+use millrace_channel::phase::on_chain::ending::{LastState, Output, OutputKind};
+use millrace_channel::{Both, ChannelType, PartyTerms, Side, Terms};
 use millrace_wire::{
-    BlockHeight, ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, Preimage, PublicKey, Sat, ShortChannelId,
+    BlockHeight, ChannelId, CltvExpiry, CommitmentNumber, FeeratePerKw, HtlcId, Msat, PaymentHash, Preimage, PublicKey,
+    Sat, ShortChannelId,
 };
 
 use crate::happened::{
-    AttemptBegun, ChannelOpening, CloseKind, ClosingTx, Failure, FailureReason, Happened, InvoiceCreated, PaymentId,
-    PaymentStarted,
+    AttemptBegun, ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Failure, FailureReason, Happened,
+    InvoiceCreated, PaymentId, PaymentStarted, WalletSeen,
 };
+use crate::wallet::{Label, TxKind};
 
 const CHANNEL: ChannelId = ChannelId([3; 32]);
 const ID: PaymentId = PaymentId([4; 32]);
@@ -25,6 +31,63 @@ fn txid(byte: u8) -> Txid {
 
 fn close(height: Option<u32>) -> ClosingTx {
     ClosingTx { txid: txid(8), fee: Sat(200), direct: Sat(300), height: height.map(BlockHeight) }
+}
+
+fn closed() -> ClosedChannel {
+    let party = |seed: u8| PartyTerms {
+        dust_limit: Sat(354),
+        max_htlc_value_in_flight: Msat(9),
+        channel_reserve: Sat(10),
+        htlc_minimum: Msat(1),
+        to_self_delay: 144,
+        max_accepted_htlcs: 483,
+        basepoints: ChannelKeys::from_seed(&[seed; 32]).basepoints().clone(),
+        upfront_shutdown_script: None,
+    };
+    let output = |kind, spent| Output {
+        outpoint: OutPoint { txid: txid(8), vout: 1 },
+        amount: Sat(5),
+        kind,
+        claimable: Some(BlockHeight(6)),
+        deadline: None,
+        spent,
+    };
+    let outputs = vec![
+        output(OutputKind::Balance(Side::Local), Some((Side::Local, txid(9), BlockHeight(10)))),
+        output(OutputKind::Htlc { offered_by: Side::Remote, payment_hash: HASH }, None),
+        output(OutputKind::SecondLevel, None),
+        output(OutputKind::Anchor(Side::Remote), None),
+    ];
+    ClosedChannel {
+        terms: Terms {
+            channel_id: CHANNEL,
+            remote_node: peer(),
+            funder: Side::Local,
+            channel_type: ChannelType::ANCHORS,
+            funding_outpoint: OutPoint { txid: txid(7), vout: 1 },
+            capacity: Sat(1_000),
+            push: Msat(2),
+            minimum_depth: 3,
+            announce: false,
+            parties: Both { local: party(1), remote: party(2) },
+        },
+        last: LastState {
+            short_channel_id: Some(ShortChannelId(77)),
+            local_alias: ShortChannelId(78),
+            remote_alias: None,
+            required_depth: 3,
+            balances: Both { local: Msat(4), remote: Msat(5) },
+            feerate: FeeratePerKw(253),
+            commitment_numbers: Both { local: CommitmentNumber(6), remote: CommitmentNumber(7) },
+            ending: Some(Ending {
+                txid: txid(8),
+                height: Some(BlockHeight(9)),
+                fee: Sat(200),
+                direct: Sat(300),
+                outputs,
+            }),
+        },
+    }
 }
 
 const fn attempt() -> AttemptBegun {
@@ -62,8 +125,14 @@ pub(super) fn all() -> Vec<(Happened, &'static str)> {
             "0107020303030303030303030303030303030303030303030303030303030303030303031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f01017201200808080808080808080808080808080808080808080808080808080808080808c801ac0200",
         ),
         (
-            Happened::ChannelClosed { channel_id, peer, kind: CloseKind::LocalCommitment, close: Some(close(Some(9))) },
-            "0107030303030303030303030303030303030303030303030303030303030303030303031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f0201200808080808080808080808080808080808080808080808080808080808080808c801ac020109",
+            Happened::ChannelClosed {
+                channel_id,
+                peer,
+                kind: CloseKind::LocalCommitment,
+                close: Some(close(Some(9))),
+                last: Box::new(closed()),
+            },
+            "0107030303030303030303030303030303030303030303030303030303030303030303031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f0201200808080808080808080808080808080808080808080808080808080808080808c801ac0201090303030303030303030303030303030303030303030303030303030303030303031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f0001000020070707070707070707070707070707070707070707070707070707070707070701e807020300e202090a019001e30302d02427bf62da65438bd82b89ebd5326876f8bf4a35164129ace870c4a4b4d757021ca0a9b8e11eeae758783dc4c2bf3aa878208ae21fd5ff0790ecb840edbaaeac032928165f1ac4948fb12f17927f1b4acf71430c824595b7fb25e44977197bdd00034b2f1b5bbfd4b0b7c6859733b26c4119a94edb0defacbba27d110006cdcf51740385de046506037da53b859b341522b581371471ee69e9ba507502b492931a4ea800e202090a019001e303035a7f0015fe2750a7ed388b3b60751b779e4afc8d5264c8603422b454812147f3033e2ff0953f88dee6b98931c08fb30a295bb3d1c46d7db73ad502d44f614a1abb03d228e8f9b08aca8d9b7826d5423a334c56562d253fb58381adfb6772036f1a3f0341d4447d87cb41267d10bb61c5b38587b740f4166cad9177f1257fa41ec8b988028eb85a5e6388aa2d2b73b97bcd188ee8ce590326e8ca93fb8c474dc754318aaa00014d4e00030405fd010607012008080808080808080808080808080808080808080808080808080808080808080109c801ac02042008080808080808080808080808080808080808080808080808080808080808080105000001060001002009090909090909090909090909090909090909090909090909090909090909090a20080808080808080808080808080808080808080808080808080808080808080801050101050505050505050505050505050505050505050505050505050505050505050501060000200808080808080808080808080808080808080808080808080808080808080808010502010600002008080808080808080808080808080808080808080808080808080808080808080105030101060000",
         ),
         (
             Happened::PaymentStarted(Box::new(PaymentStarted {
@@ -118,6 +187,27 @@ pub(super) fn all() -> Vec<(Happened, &'static str)> {
                 htlc_id: HtlcId(2),
             },
             "01070a0505050505050505050505050505050505050505050505050505050505050505010606060606060606060606060606060606060606060606060606060606060606030303030303030303030303030303030303030303030303030303030303030302",
+        ),
+        (
+            Happened::WalletTransaction(Box::new(WalletSeen {
+                txid: txid(9),
+                received: Sat(1),
+                sent: Sat(2),
+                fee: Some(Sat(1)),
+                height: Some(3),
+                time_s: 4,
+                label: Label { kind: TxKind::Withdrawal, channel: None },
+                is_replaced: false,
+            })),
+            "01070b20090909090909090909090909090909090909090909090909090909090909090901020101010304010000",
+        ),
+        (
+            Happened::PeerConnected { peer, address: "h:1".to_owned(), is_inbound: true },
+            "01070c031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f03683a3101",
+        ),
+        (
+            Happened::PeerDisconnected { peer, reason: "r".to_owned() },
+            "01070d031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f0172",
         ),
     ]
 }

@@ -7,7 +7,7 @@ use millrace_channel::{Fact, Side, Terms};
 use millrace_wire::ChannelId;
 use serde::{Deserialize, Serialize};
 
-use crate::happened::{ChannelOpening, CloseKind, ClosingTx, Happened};
+use crate::happened::{ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Happened};
 
 /// What is known of the closing of channels that are not closed yet.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -81,10 +81,11 @@ impl ChannelNews {
                     happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, close });
                 }
             }
-            Fact::Closed => {
+            Fact::Closed(last) => {
                 let closing = self.closing.remove(&channel_id).unwrap_or_default();
                 let kind = closing.kind.unwrap_or(CloseKind::NeverFunded);
-                happened.push(Happened::ChannelClosed { channel_id, peer, kind, close: closing.close });
+                let last = Box::new(ClosedChannel { terms: terms.clone(), last: (**last).clone() });
+                happened.push(Happened::ChannelClosed { channel_id, peer, kind, close: closing.close, last });
             }
             Fact::FundingConfirmed { .. }
             | Fact::HtlcReceived { .. }

@@ -274,6 +274,9 @@ impl Sending {
     /// Offers the next attempt, lets it wait, or ends the payment.
     fn go_on(&mut self, id: PaymentId, world: &World<'_>, out: &mut Vec<Order>) {
         let Some(payment) = self.payments.get_mut(&id) else { return };
+        if let Some(expired) = payment.expired(world) {
+            return self.end(id, expired, world, out);
+        }
         let candidates = (world.channels_with)(&payment.row.payee);
         let picked = pick(&candidates, payment.row.amount, payment.row.payee, &payment.tried, &self.load);
         let is_late = payment.plan.as_ref().is_none_or(|plan| plan.deadline <= world.now);
@@ -355,7 +358,10 @@ impl Sending {
     fn end(&mut self, id: PaymentId, refusal: PayRefusal, world: &World<'_>, out: &mut Vec<Order>) {
         let Some(payment) = self.payments.get_mut(&id) else { return };
         if payment.is_durable || !payment.attempts.is_empty() {
-            let failure = payment.last_failure.clone().unwrap_or_else(|| failure_of(&refusal));
+            let ours = failure_of(&refusal);
+            // What a channel or the payee said tells more than that there is no other way; an end of its time does not.
+            let is_time_over = ours.reason == FailureReason::InvoiceExpired;
+            let failure = payment.last_failure.clone().filter(|_| !is_time_over).unwrap_or(ours);
             return self.give_up(id, failure, out);
         }
         let Some(payment) = self.payments.remove(&id) else { return };
@@ -377,9 +383,8 @@ impl Sending {
     /// An attempt is over without success: another channel, or the end.
     fn after_failure(&mut self, id: PaymentId, failure: Failure, world: &World<'_>, out: &mut Vec<Order>) {
         let Some(payment) = self.payments.get_mut(&id) else { return };
-        let may_go_on = failure::may_try_again(&failure)
-            && payment.plan.as_ref().is_some_and(|plan| plan.deadline > world.now)
-            && payment.expires_ms > world.unix_ms;
+        let may_go_on =
+            failure::may_try_again(&failure) && payment.plan.as_ref().is_some_and(|plan| plan.deadline > world.now);
         if let Some(Attempt { begun, .. }) = payment.attempts.last() {
             payment.tried.push(begun.channel_id);
         }
@@ -425,8 +430,10 @@ impl Sending {
     }
 
     fn is_late(&self, id: PaymentId, world: &World<'_>) -> bool {
-        let plan = self.payments.get(&id).and_then(|payment| payment.plan.as_ref());
-        plan.is_none_or(|plan| plan.deadline <= world.now)
+        self.payments.get(&id).is_none_or(|payment| {
+            let is_timed_out = payment.plan.as_ref().is_none_or(|plan| plan.deadline <= world.now);
+            is_timed_out || payment.expired(world).is_some()
+        })
     }
 
     // --- the fold ---
@@ -687,6 +694,12 @@ impl Sending {
 }
 
 impl Payment {
+    /// Its invoice's time is over: no further attempt is made.
+    fn expired(&self, world: &World<'_>) -> Option<PayRefusal> {
+        let (expired_at_ms, now_ms) = (self.expires_ms, world.unix_ms);
+        (expired_at_ms <= now_ms).then_some(PayRefusal::Expired { expired_at_ms, now_ms })
+    }
+
     fn recovered(
         row: PaymentRow,
         expires_ms: u64,
@@ -886,6 +899,7 @@ fn failure_of(refusal: &PayRefusal) -> Failure {
         PayRefusal::InsufficientBalance { .. } => FailureReason::InsufficientBalance,
         PayRefusal::TooManyHtlcs { .. } => FailureReason::Timeout,
         PayRefusal::PeerAway { .. } => FailureReason::PeerDisconnected,
+        PayRefusal::Expired { .. } => FailureReason::InvoiceExpired,
         _ => FailureReason::Temporary,
     };
     Failure::here(reason, refusal.to_string())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use millrace_journal::Position;
 use millrace_wire::ChannelId;
@@ -24,6 +25,8 @@ struct Changes {
     invoices: Rows<InvoiceRow>,
     channels: Rows<ChannelRow>,
     payments_by_hash: BTreeMap<[u8; 32], RowKey>,
+    /// Channels that have closed.
+    closed: usize,
 }
 
 struct Rows<T> {
@@ -96,6 +99,7 @@ impl View {
             self.take(*at, happening, &mut changes)?;
         }
         self.write(&changes, up_to)?;
+        self.closed.fetch_add(changes.closed, Ordering::Relaxed);
         self.applied.send_replace(up_to);
         Ok(!batch.is_empty())
     }
@@ -149,8 +153,15 @@ impl View {
     }
 
     fn change_channel(&self, id: ChannelId, happening: &Happening, changes: &mut Changes) -> Result<(), ViewError> {
-        let change = |row: &mut ChannelRow| row.apply(&happening.what, happening.time_ms);
-        changes.channels.change(&id.0, &self.channels_by_id, &self.channels, change)
+        let mut has_closed = false;
+        let change = |row: &mut ChannelRow| {
+            let was_closed = row.closed_ms.is_some();
+            row.apply(&happening.what, happening.time_ms);
+            has_closed = !was_closed && row.closed_ms.is_some();
+        };
+        changes.channels.change(&id.0, &self.channels_by_id, &self.channels, change)?;
+        changes.closed += usize::from(has_closed);
+        Ok(())
     }
 
     fn write(&self, changes: &Changes, up_to: Position) -> Result<(), ViewError> {

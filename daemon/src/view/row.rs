@@ -3,7 +3,7 @@
 use millrace_wire::Msat;
 use serde::{Deserialize, Serialize};
 
-use crate::happened::{ChannelOpening, CloseKind, ClosingTx, Happened};
+use crate::happened::{ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Happened};
 
 /// A channel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct ChannelRow {
     pub close: Option<ClosingTx>,
     /// When everything was resolved.
     pub closed_ms: Option<u64>,
+    /// What it then was.
+    pub last: Option<Box<ClosedChannel>>,
     /// What payments of ours have sent through it.
     pub total_sent: Msat,
     /// What came through it for invoices of ours.
@@ -40,6 +42,7 @@ impl ChannelRow {
             reason: String::new(),
             close: None,
             closed_ms: None,
+            last: None,
             total_sent: Msat::ZERO,
             total_received: Msat::ZERO,
         }
@@ -54,7 +57,8 @@ impl ChannelRow {
                 self.reason.clone_from(reason);
                 self.close = close.or(self.close);
             }
-            Happened::ChannelClosed { kind, close, .. } => {
+            Happened::ChannelClosed { kind, close, last, .. } => {
+                self.last = Some(last.clone());
                 self.kind = Some(*kind);
                 self.close = close.or(self.close);
                 self.closed_ms = Some(time_ms);

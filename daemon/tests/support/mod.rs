@@ -29,7 +29,7 @@ use millrace_wire::{
 use millraced::chain_feed::{BroadcastOrder, MempoolNews};
 use millraced::channels::{
     Accepted, ChannelRules, ChannelSnapshot, ChannelState, ChannelWallet, DestinationReply, FundingRequest,
-    FundingTransaction, OpenOrder, OpenProgress,
+    FundingTransaction, NoFunding, OpenOrder, OpenProgress,
 };
 use millraced::entry::Entry;
 use millraced::facts::{Fold, Item, News, Telling};
@@ -186,7 +186,7 @@ pub struct FakeWallet {
 impl ChannelWallet for FakeWallet {
     fn fund(&self, request: FundingRequest) {
         if self.is_empty.load(std::sync::atomic::Ordering::Relaxed) {
-            return request.reply.answer(Err("there are no coins".to_owned()));
+            return request.reply.answer(Err(NoFunding::Funds("there are no coins".to_owned())));
         }
         let mut funded = self.funded.lock().unwrap();
         let seed = [request.script_pubkey.as_bytes(), &[u8::try_from(funded.len()).unwrap()]].concat();

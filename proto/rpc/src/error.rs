@@ -82,7 +82,6 @@ impl ErrorReason {
 
             Self::IdempotencyConflict | Self::PreimageReused | Self::InvoiceAlreadyPaid => Code::AlreadyExists,
             Self::TokenInvalid => Code::Unauthenticated,
-            Self::Unsupported => Code::Unimplemented,
             Self::CursorTooOld => Code::OutOfRange,
             Self::NotFound => Code::NotFound,
             Self::Internal => Code::Internal,

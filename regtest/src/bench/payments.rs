@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::floor;
 use super::ldk::{self, Pair, Peer, median};
 use super::process::{cpu_us, rss_mib_peak};
+use super::unary::{self, Unary};
 use crate::crash::paid_invoices;
 use crate::network::{Error, Network, random_key};
 use crate::pay_stream::{Outcome, PayStream, make_invoices};
@@ -38,6 +39,13 @@ pub struct Arguments {
 pub enum Implementation {
     /// Two ldk-node processes.
     Ldk,
+}
+
+impl Arguments {
+    /// A part of the load is enough to see what a call each costs.
+    const fn payments_by_call(&self) -> usize {
+        self.payments.div_ceil(10)
+    }
 }
 
 /// Turns that each side has in a comparison: what else the machine does should not meet one side only.
@@ -79,6 +87,9 @@ pub struct Outcomes {
     pub share_of_floor: f64,
     /// Of all CPU time used, the part of the program that asked for the payments.
     pub driver_cpu_share: f64,
+    /// Some more payments, by a call each instead of the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unary: Option<Unary>,
     /// Payments per second of each turn, in a comparison.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub turns_per_s: Vec<f64>,
@@ -130,7 +141,8 @@ pub async fn run(arguments: Arguments, report: &mut Report) -> Result<Outcomes, 
     };
     let mut outcomes = measured?;
     report.begin("kill both, start again, and compare the sums");
-    let beside = outcomes.at_peers_outstanding.as_ref().map_or(0, |beside| beside.payments);
+    let beside = outcomes.at_peers_outstanding.as_ref().map_or(0, |beside| beside.payments)
+        + outcomes.unary.as_ref().map_or(0, |unary| unary.payments);
     let same = sums_after_restart(&mut network, arguments.amount, outcomes.payments + beside).await;
     report.end(&same.as_ref().map(|()| "the same".to_owned()).map_err(ToString::to_string));
     outcomes.ok = same.is_ok();
@@ -156,7 +168,17 @@ async fn alone(network: &Network, arguments: Arguments, report: &mut Report) -> 
     report.begin("pay");
     let outcomes = measure(network, arguments, invoices).await;
     report.end(&outcomes.as_ref().map(|o| format!("{:.0} per second", o.payments_per_s)).map_err(ToString::to_string));
-    outcomes
+    let mut outcomes = outcomes?;
+    report.begin("pay by a call each");
+    let unary = by_calls(network, arguments).await;
+    report.end(&unary.as_ref().map(|o| format!("{:.0} per second", o.payments_per_s)).map_err(ToString::to_string));
+    outcomes.unary = Some(unary?);
+    Ok(outcomes)
+}
+
+async fn by_calls(network: &Network, arguments: Arguments) -> Result<Unary, Error> {
+    let fewer = Arguments { payments: arguments.payments_by_call(), ..arguments };
+    unary::measure(network, invoices(network, fewer).await?, arguments.outstanding).await
 }
 
 /// The load in turns: ours, ours with what theirs take outstanding, theirs as they come, theirs at their best.
@@ -275,6 +297,7 @@ async fn measure(network: &Network, arguments: Arguments, invoices: Vec<String>)
         floor_per_s,
         share_of_floor: payments_per_s / floor_per_s,
         driver_cpu_share: own_cpu / (own_cpu + cpu),
+        unary: None,
         turns_per_s: Vec::new(),
         peer: None,
         peer_slower: None,

@@ -7,6 +7,7 @@
 
 mod chain_away;
 mod cli;
+mod closed;
 mod crash;
 mod demo;
 mod disk_full;
@@ -21,3 +22,4 @@ mod secrets;
 mod settings;
 mod support;
 mod token;
+mod wallet_send;

@@ -210,7 +210,9 @@ async fn wallet_channels_and_peers() {
         push_msat,
         ..OpenChannelRequest::default()
     };
+    let zero_conf = OpenChannelRequest { zero_conf: true, ..open(&bob_id, 100_000, 0) };
     for (request, reason) in [
+        (zero_conf, ErrorReason::PeerFeatureMissing),
         (open(&stranger, 100_000, 0), ErrorReason::PeerNotConnected),
         (open(&[5; 33], 100_000, 0), ErrorReason::InvalidField),
         (open(&[], 100_000, 0), ErrorReason::InvalidField),

@@ -3,18 +3,19 @@
 //! Worked out from the state whenever somebody asks; nothing here is remembered and nothing depends on it.
 
 use bitcoin::{OutPoint, TxOut, Txid};
-use millrace_wire::{BlockHeight, PaymentHash, Sat};
+use millrace_wire::{BlockHeight, CommitmentNumber, FeeratePerKw, Msat, PaymentHash, Sat, ShortChannelId};
+use serde::{Deserialize, Serialize};
 
 use super::claims::Due;
 use super::{OnChain, Spend, SpendKind, second_level_outpoint};
 use crate::channel::Channel;
 use crate::ledger::Which;
 use crate::phase::Phase;
-use crate::side::Side;
+use crate::side::{Both, Side};
 use crate::tx::commitment::Commitment;
 
 /// The end of a channel, as far as it is known.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Ending {
     /// What it is closed by: in a block, or what this node broadcasts.
     pub txid: Txid,
@@ -29,7 +30,7 @@ pub struct Ending {
 }
 
 /// One output.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Output {
     /// Which.
     pub outpoint: OutPoint,
@@ -46,7 +47,7 @@ pub struct Output {
 }
 
 /// What an output is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum OutputKind {
     /// A side's main output.
     Balance(Side),
@@ -61,6 +62,28 @@ pub enum OutputKind {
     SecondLevel,
     /// A side's anchor.
     Anchor(Side),
+}
+
+/// What a channel was when everything was resolved: told once, with [`Fact::Closed`](crate::Fact::Closed), as the
+/// channel itself is then forgotten.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LastState {
+    /// Where its funding was, if it was ever in a block.
+    pub short_channel_id: Option<ShortChannelId>,
+    /// The alias that we gave the peer.
+    pub local_alias: ShortChannelId,
+    /// The alias that the peer gave us.
+    pub remote_alias: Option<ShortChannelId>,
+    /// Confirmations after which it could be used.
+    pub required_depth: u32,
+    /// What each side owned by the last state. HTLCs that were in flight are their offerer's.
+    pub balances: Both<Msat>,
+    /// What our last commitment paid.
+    pub feerate: FeeratePerKw,
+    /// Numbers of our last commitment, and of the last that we signed for the peer.
+    pub commitment_numbers: Both<CommitmentNumber>,
+    /// How it ended; nothing if its funding was never spent.
+    pub ending: Option<Ending>,
 }
 
 impl Output {
@@ -78,7 +101,22 @@ impl Output {
 }
 
 impl Channel {
-    /// How the channel ends. `None` while it does not, and once it is over: what was then known has been told.
+    /// What is to be remembered of the channel, while its end is still known.
+    pub(crate) fn last_state(&self) -> LastState {
+        let (local_alias, remote_alias) = self.aliases();
+        LastState {
+            short_channel_id: self.short_channel_id(),
+            local_alias,
+            remote_alias,
+            required_depth: self.required_depth(),
+            balances: self.ledger().settled(),
+            feerate: self.ledger().feerate(Which::Current(Side::Local)),
+            commitment_numbers: self.commitment_numbers(),
+            ending: self.ending(),
+        }
+    }
+
+    /// How the channel ends. `None` while it does not, and once it is over: it is then in the [`LastState`] that was told.
     #[must_use]
     pub fn ending(&self) -> Option<Ending> {
         match &self.state.phase {

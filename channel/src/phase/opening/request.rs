@@ -5,7 +5,7 @@ use millrace_wire::{ChainHash, ChannelId, Feature, Features, FeeratePerKw, Msat,
 use secp256k1::PublicKey;
 
 use super::limits::{
-    DUST_LIMIT_MAX, DUST_LIMIT_MIN, LARGE_CHANNEL, OpeningLimits, Unacceptable, check_affordable, check_announced,
+    DUST_LIMIT_MAX, DUST_LIMIT_MIN, OpeningLimits, Unacceptable, check_affordable, check_announced,
     check_funding, check_negotiated, check_party, check_upfront,
 };
 use crate::input::LinkFeatures;
@@ -157,7 +157,7 @@ pub struct AcceptParams {
     pub limits: OpeningLimits,
     /// What both sides can do.
     pub features: OpeningFeatures,
-    /// Confirmations to wait for, see [`minimum_depth_for`]. 0 counts only for a peer that is allowed zero-conf; any
+    /// Confirmations to wait for. 0 counts only for a peer that is allowed zero-conf; any
     /// other gets 1.
     pub minimum_depth: u32,
     /// Whether this peer may open channels that need no confirmation.
@@ -168,10 +168,4 @@ pub struct AcceptParams {
     pub keys_index: u64,
     /// The alias for our `channel_ready`, never used before.
     pub local_alias: ShortChannelId,
-}
-
-/// Confirmations that make undoing a channel of this size too dear: 3, and 6 for a large one.
-#[must_use]
-pub fn minimum_depth_for(funding: Sat) -> u32 {
-    if funding < LARGE_CHANNEL { 3 } else { 6 }
 }

@@ -3,7 +3,7 @@
 //! The words are bitcoind's reject reasons; they have changed between versions, so all of 27 to 30
 //! are here.
 
-use crate::bitcoind::PackageOutcome;
+use crate::bitcoind::{PackageOutcome, TestAccept};
 use crate::{ChainError, Result};
 
 /// bitcoind's code for a transaction whose outputs are in the chain.
@@ -52,6 +52,18 @@ impl Status {
             Ok(()) => Self::InMempool,
             Err(ChainError::Rpc { code: RPC_VERIFY_ALREADY_IN_UTXO_SET, .. }) => Self::Confirmed,
             Err(ChainError::Rpc { code, message, .. }) => Self::of_reason(code, &message),
+            Err(error) => Self::Waiting { reason: error.to_string() },
+        }
+    }
+
+    /// From the answer to `testmempoolaccept` for one transaction.
+    pub(super) fn of_test(result: Result<Vec<TestAccept>>) -> Self {
+        match result.as_deref() {
+            Ok([TestAccept { allowed: Some(true), .. }]) => Self::InMempool,
+            Ok([TestAccept { reason, .. }]) => {
+                Self::of_reason(0, reason.as_deref().unwrap_or("bitcoind says nothing about it"))
+            }
+            Ok(answers) => Self::Waiting { reason: format!("bitcoind gives {} answers about one", answers.len()) },
             Err(error) => Self::Waiting { reason: error.to_string() },
         }
     }

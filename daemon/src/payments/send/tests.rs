@@ -388,6 +388,17 @@ fn no_second_attempt_after_its_time() {
 }
 
 #[test]
+fn no_second_attempt_after_its_invoice_has_expired() {
+    let mut payer = Payer::new(vec![usual(A), usual(B)]);
+    let (id, channel_id, _, _) = under_way(&mut payer, 9);
+    payer.unix_ms = 10_000_000_000;
+    payer.fact(channel_id, failed(id, 0, 0, &BUSY));
+    let [Order::Write(entry)] = &payer.orders[..] else { panic!("{:?}", payer.orders) };
+    let PaymentEntry::GivenUp { failure, .. } = PaymentEntry::decode(&entry.bytes).unwrap() else { panic!() };
+    assert_eq!(failure.reason, FailureReason::InvoiceExpired);
+}
+
+#[test]
 fn dropped_with_the_connection_it_fails_unless_another_channel_takes_it() {
     let mut payer = Payer::new(vec![usual(A)]);
     payer.pay(request(bolt11(9)));

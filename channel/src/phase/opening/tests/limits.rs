@@ -324,7 +324,6 @@ mod open_channel {
         };
         assert_eq!([depth(true, true, 3), depth(false, true, 0), depth(false, true, 6)], [0, 0, 6]);
         assert_eq!([depth(false, false, 0), depth(false, false, 1), depth(false, false, 6)], [1, 1, 6]);
-        assert_eq!([minimum_depth_for(Sat((1 << 24) - 1)), minimum_depth_for(LARGE_CHANNEL)], [3, 6]);
     }
 }
 
