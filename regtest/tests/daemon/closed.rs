@@ -1,5 +1,7 @@
 //! A channel that is closed is remembered whole: by every name, in lists, counts and metrics, after any kind of restart.
 
+use std::time::{Duration, Instant};
+
 use millrace_regtest::client::Client;
 use millrace_regtest::network::{random_key, whole_page};
 use millrace_rpc::v1::get_channel_request::Channel as By;
@@ -9,12 +11,12 @@ use millrace_rpc::v1::{
 };
 use tokio::time::timeout;
 
-use super::support::{ALICE, BOB, CAPACITY_SAT, LIMIT, Pair, metrics_page, pair_with, turn_metrics_on};
+use super::support::{ALICE, BOB, CAPACITY_SAT, Pair, metrics_page, pair_with, turn_metrics_on};
 
-/// Blocks until the peer's commitment outputs are mature, and some.
-const MATURE: u32 = 150;
-/// Blocks after which nothing is expected to change any more.
-const BURIAL: u32 = 100;
+/// Blocks that are mined before it is looked again whether the channel is closed.
+const BLOCKS_AT_A_TIME: u32 = 15;
+/// All of a closing, its delay and its burial.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 async fn get(client: &Client, by: By) -> Channel {
     let request = GetChannelRequest { channel: Some(by) };
@@ -52,7 +54,7 @@ async fn close_by_force(pair: &mut Pair) -> Vec<(u32, u32)> {
     let follow = tokio::spawn(async move {
         let mut told = Vec::new();
         loop {
-            let step = timeout(LIMIT, progress.message()).await.unwrap().unwrap().unwrap();
+            let step = timeout(PATIENCE, progress.message()).await.unwrap().unwrap().unwrap();
             match step.stage.unwrap() {
                 close_channel_progress::Stage::Confirmations(depth) => told.push((depth.have, depth.need)),
                 close_channel_progress::Stage::Closed(_) => return told,
@@ -61,18 +63,14 @@ async fn close_by_force(pair: &mut Pair) -> Vec<(u32, u32)> {
         }
     });
     pair.network.wait_for_mempool(1).await.unwrap();
-    // The commitment, and then the sweep of what is delayed, as it becomes mature; then both are buried.
-    pair.network.mine(3).await.unwrap();
-    let id = pair.channel_id.clone();
-    pair.network.mine(MATURE).await.unwrap();
-    pair.network.wait_for_mempool(1).await.unwrap();
-    pair.network.mine(BURIAL + 5).await.unwrap();
+    // The commitment; the sweep of what is delayed, whenever it comes after its delay; and the burial of both.
+    let begun = Instant::now();
     for node in [ALICE, BOB] {
-        let closed = pair.network.wait("the channel closed", async || {
-            let state = pair.network.channel(node, &id).await?.state();
-            Ok(if state == ChannelState::Closed { Ok(()) } else { Err(format!("it is {state:?}")) })
-        });
-        closed.await.unwrap();
+        while pair.network.channel(node, &pair.channel_id).await.unwrap().state() != ChannelState::Closed {
+            assert!(begun.elapsed() < PATIENCE, "the channel is never closed");
+            pair.network.mine(BLOCKS_AT_A_TIME).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
     follow.await.unwrap()
 }

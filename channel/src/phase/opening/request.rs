@@ -5,8 +5,8 @@ use millrace_wire::{ChainHash, ChannelId, Feature, Features, FeeratePerKw, Msat,
 use secp256k1::PublicKey;
 
 use super::limits::{
-    DUST_LIMIT_MAX, DUST_LIMIT_MIN, OpeningLimits, Unacceptable, check_affordable, check_announced,
-    check_funding, check_negotiated, check_party, check_upfront,
+    DUST_LIMIT_MAX, DUST_LIMIT_MIN, OpeningLimits, Unacceptable, check_affordable, check_announced, check_funding,
+    check_negotiated, check_party, check_upfront,
 };
 use crate::input::LinkFeatures;
 use crate::keys::ChannelKeys;
