@@ -1,5 +1,6 @@
 //! `shutdown`: when it is sent, to where, and what it forbids.
 
+use millrace_channel::effect::{Broadcast, Purpose};
 use millrace_wire::{HtlcId, Shutdown};
 
 use super::*;
@@ -214,6 +215,38 @@ fn a_restart_asks_again_and_broadcasts_again() {
     alice.restart();
     assert_eq!(alice.broadcasts.iter().map(|b| b.tx.clone()).collect::<Vec<_>>(), signed);
     assert_eq!(complete(&alice), signed);
+}
+
+/// BOLT 1: an `error` fails the channel. But where a close is signed by both, it pays sooner and costs less than a
+/// commitment, which would only compete with it.
+#[test]
+fn an_error_broadcasts_the_commitment_unless_a_close_is_complete() {
+    let error = |node: &Node| Message::Error(millrace_wire::Error::new(node.channel.id(), "so long"));
+    let is_commitment = |broadcast: &Broadcast| broadcast.purpose == Purpose::Commitment;
+    for features in [SIMPLE, LEGACY] {
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        close(&mut alice, &mut bob, 1000, 600);
+        for node in [&mut alice, &mut bob] {
+            let before = (node.channel.phase().clone(), node.journal.len());
+            assert!(!complete(node).is_empty());
+            node.receive(error(node)).unwrap();
+            assert_eq!((node.channel.phase().clone(), node.journal.len()), before, "{features:?}");
+            assert!(!node.broadcasts.iter().any(is_commitment));
+        }
+
+        // Alice has signed, and Bob alone could complete it: nothing says that he does.
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        try_close(&mut alice, to_alice(), 1000).unwrap();
+        exchange(&mut alice, &mut bob);
+        try_close(&mut bob, to_bob(), 600).unwrap();
+        bob.commit();
+        alice.receive(bob.outbox.pop_front().unwrap()).unwrap();
+        alice.commit();
+        assert!(!closes(&alice).is_empty() && complete(&alice).is_empty());
+        alice.receive(error(&alice)).unwrap();
+        assert!(matches!(alice.channel.phase(), Phase::OnChain(_)), "{features:?}");
+        assert!(alice.broadcasts.iter().any(is_commitment));
+    }
 }
 
 #[test]
