@@ -109,6 +109,41 @@ fn bad_frame_with_a_valid_later_frame() {
     assert!(found.what.contains("frame 4 follows"), "{}", found.what);
 }
 
+/// Frames 1 to 4 fill the first segment, up to the page that is kept for its seal; 5 and 6 are in the second.
+fn two_segments() -> SimulatedDisk {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    for _ in 0..6 {
+        driver.step().unwrap();
+    }
+    drop(driver);
+    assert_eq!(last_segment(&disk), 2);
+    disk
+}
+
+#[test]
+fn bad_frame_with_a_valid_later_frame_in_the_next_segment() {
+    let disk = two_segments();
+    let path = segment::path(dir(), 1);
+    disk.alter(&path, |bytes| {
+        bytes[5 * 4096 + 60] ^= 4;
+        bytes[6 * 4096..].fill(0);
+    });
+    let found = corruption(&disk);
+    assert_eq!((found.file, found.offset, found.frame), (path, 5 * 4096, 4));
+    assert!(found.what.contains("frame 5 follows"), "{}", found.what);
+}
+
+#[test]
+fn bad_seal_with_a_valid_later_frame_in_the_next_segment() {
+    let disk = two_segments();
+    let path = segment::path(dir(), 1);
+    disk.alter(&path, |bytes| bytes[6 * 4096 + 30] ^= 4);
+    let found = corruption(&disk);
+    assert_eq!((found.file, found.offset, found.frame), (path, 6 * 4096, 5));
+    assert!(found.what.contains("frame 5 follows"), "{}", found.what);
+}
+
 #[test]
 fn bad_frame_that_a_seal_names() {
     let disk = SimulatedDisk::default();
@@ -142,24 +177,58 @@ fn bad_last_frame_that_only_the_checkpoint_names() {
 }
 
 #[test]
-fn frame_of_another_course_of_events() {
+fn missing_last_frame_that_only_the_history_covers() {
+    let disk = unsealed();
+    let base = disk.after_kill();
+    Driver::open(&disk).unwrap().archive().unwrap();
+    // The segment as it was before the seal, and without its last frame.
     let path = segment::path(dir(), 1);
+    let mut content = base.content(&path);
+    let at = usize::try_from(recover(&base).unwrap().offset).unwrap() - 4096;
+    content[at..at + 4096].fill(0);
+    disk.alter(&path, |bytes| *bytes = content);
+    let found = corruption(&disk);
+    assert_eq!((found.file, found.frame), (dir().join(HISTORY), 5));
+    assert!(found.what.contains("covers up to 5/0, the journal ends at 4/0"), "{}", found.what);
+}
+
+/// Twice the same journal up to frame 1; their frames 2 differ, and so all that follows them.
+fn courses() -> [SimulatedDisk; 2] {
     let base = SimulatedDisk::default();
     Driver::open(&base).unwrap().step().unwrap();
-    let courses = [7, 8].map(|byte| {
+    [7, 8].map(|byte| {
         let disk = base.after_kill();
         let (journal, _) = open(&disk).unwrap();
         journal.submit_and_wait(vec![byte; 100]).unwrap();
         journal.submit_and_wait(vec![9; 100]).unwrap();
         drop(journal);
         disk
-    });
+    })
+}
+
+/// The page of one course of events in the place of the other's.
+fn with_page_of_the_other(page: usize) -> SimulatedDisk {
+    let path = segment::path(dir(), 1);
+    let [disk, other] = courses();
+    let place = page * 4096..(page + 1) * 4096;
+    let other = other.content(&path)[place.clone()].to_vec();
+    disk.alter(&path, |bytes| bytes[place].copy_from_slice(&other));
+    disk
+}
+
+#[test]
+fn frame_of_another_course_of_events() {
     // Right in number, segment and CRC: only the frame after it knows better.
-    let other = courses[1].content(&path)[2 * 4096..3 * 4096].to_vec();
-    courses[0].alter(&path, |bytes| bytes[2 * 4096..3 * 4096].copy_from_slice(&other));
-    let found = corruption(&courses[0]);
+    let found = corruption(&with_page_of_the_other(2));
     assert_eq!((found.offset, found.frame), (3 * 4096, 3));
     assert!(found.what.contains("does not follow"), "{}", found.what);
+}
+
+#[test]
+fn seal_of_another_course_of_events() {
+    let found = corruption(&with_page_of_the_other(4));
+    assert_eq!((found.file, found.offset), (segment::path(dir(), 1), 4 * 4096));
+    assert!(found.what.contains("another frame 3 was flushed"), "{}", found.what);
 }
 
 #[test]
@@ -259,6 +328,29 @@ fn segment_of_another_journal() {
     let foreign = other.content(&segment::path(dir(), last_segment(&other)));
     disk.alter(&last, |bytes| *bytes = foreign);
     assert!(corruption(&disk).what.contains("another journal"));
+}
+
+#[test]
+fn checkpoint_of_another_journal() {
+    let (disk, other) = (rich(), rich());
+    let path = dir().join("checkpoint");
+    let foreign = other.content(&path);
+    disk.alter(&path, |bytes| *bytes = foreign);
+    let found = corruption(&disk);
+    assert_eq!(found.file, path);
+    assert!(found.what.contains("another journal"), "{}", found.what);
+}
+
+#[test]
+fn history_of_another_journal() {
+    let (disk, other) = (rich(), rich());
+    let history = dir().join(HISTORY);
+    let files: Vec<_> = disk.paths().into_iter().filter(|path| path.starts_with(&history)).collect();
+    for path in &files {
+        let foreign = other.content(path);
+        disk.alter(path, |bytes| *bytes = foreign);
+    }
+    assert!(corruption(&disk).what.contains("counted on"));
 }
 
 #[test]
