@@ -378,8 +378,10 @@ mod payloads {
     }
 
     #[test]
-    fn unknown_odd_types_are_skipped() {
-        assert!(peel(&key(1), &incoming(&onion_of(&["0202c35004030c352a1f0101"]))).is_ok());
+    fn unknown_odd_types_are_skipped_and_kept_from_65536_on() {
+        let onion = onion_of(&["0202c35004030c352a1f0101fdffff0102fe000100010103"]);
+        let PeeledHop::Final(last) = peel(&key(1), &incoming(&onion)).unwrap().hop else { panic!("not final") };
+        assert_eq!(last.custom, [(65_537, vec![3])]);
     }
 
     #[test]
