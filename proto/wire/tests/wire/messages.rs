@@ -177,6 +177,18 @@ fn custom_types_are_read_when_wanted_only() {
 }
 
 #[test]
+fn custom_types_begin_at_32768() {
+    let custom = |type_number| Message::from(Custom { type_number, bytes: vec![9] });
+    let bytes = encode(&custom(32_768));
+    assert_eq!(decode(&bytes), Ok(custom(32_768)));
+    let mut out = Vec::new();
+    assert_eq!(custom(32_767).encode(&mut out), Err(EncodeError::NotCustom { type_number: 32_767 }));
+    // Wanted or not, those below are the BOLTs'.
+    let below = Message::decode_with(&[0x7f, 0xff, 9], |_| true);
+    assert_eq!(below, Ok(Decoded::Ignored { type_number: 32_767 }));
+}
+
+#[test]
 fn a_message_of_65535_bytes_goes_and_one_more_does_not() {
     let script = |len: usize| bitcoin::ScriptBuf::from_bytes(vec![0x6a; len]);
     let shutdown = |len| Message::from(Shutdown { channel_id: ChannelId([1; 32]), script: script(len) });
