@@ -132,10 +132,14 @@ impl OnChain {
 // --- the channel fails ---
 
 impl Channel {
-    /// The channel cannot go on, by our own word or by a fault of the peer: `error`, and our commitment goes out.
+    /// The channel cannot go on, by our own word or by a fault of the peer: `error`, and our commitment goes out. A mutual
+    /// close that both have signed stays what it is: a commitment would only compete with it.
     pub(crate) fn fail(&mut self, reason: String, fx: &mut Effects) {
+        if self.is_close_complete() {
+            return self.say_error(&reason, fx);
+        }
         if !matches!(self.state.phase, Phase::OnChain(_) | Phase::Closed) {
-            let broadcast = !self.state.is_data_lost && !self.is_mutual_close_complete();
+            let broadcast = !self.state.is_data_lost;
             self.record(Record::Failed { reason, broadcast }, fx);
             self.drop_proposals(fx);
             self.broadcast_commitment(fx);
@@ -145,7 +149,7 @@ impl Channel {
 
     /// The peer said `error` (BOLT 1): the channel fails, without an `error` in return.
     pub(crate) fn peer_failed(&mut self, text: &str, fx: &mut Effects) {
-        if matches!(self.state.phase, Phase::OnChain(_) | Phase::Closed) || self.is_mutual_close_complete() {
+        if matches!(self.state.phase, Phase::OnChain(_) | Phase::Closed) || self.is_close_complete() {
             return;
         }
         let broadcast = !self.state.is_data_lost;
@@ -159,13 +163,14 @@ impl Channel {
         if self.state.is_data_lost {
             return Err(Refusal::DataLost);
         }
-        match self.state.phase {
+        match &self.state.phase {
             Phase::Closed => Err(Refusal::NotUsable("it is closed")),
-            Phase::OnChain(_) => {
+            Phase::OnChain(on_chain) if on_chain.broadcast || on_chain.spend.is_some() => {
                 self.resume_on_chain(fx);
                 Ok(())
             }
-            Phase::Opening | Phase::Normal | Phase::ShuttingDown | Phase::Closing(_) => {
+            // On chain and neither: a reorg took a mutual close back, and it may never be in a block again.
+            Phase::OnChain(_) | Phase::Opening | Phase::Normal | Phase::ShuttingDown | Phase::Closing(_) => {
                 self.record(Record::Failed { reason, broadcast: true }, fx);
                 self.drop_proposals(fx);
                 self.broadcast_commitment(fx);
@@ -177,16 +182,19 @@ impl Channel {
 
     /// Tells the peer that the channel has failed, if it can be told.
     pub(crate) fn say_failed(&self, fx: &mut Effects) {
-        if self.link.state == LinkState::Down {
-            return;
-        }
         let reason = match &self.state.phase {
             Phase::OnChain(on_chain) => on_chain.reason.as_str(),
             Phase::Closed => "the channel is closed",
             _ if self.state.is_data_lost => "this node has lost data: close the channel",
             _ => "the channel has failed",
         };
-        fx.send(Message::Error(Error { channel_id: self.id(), data: reason.as_bytes().to_vec() }));
+        self.say_error(reason, fx);
+    }
+
+    fn say_error(&self, reason: &str, fx: &mut Effects) {
+        if self.link.state != LinkState::Down {
+            fx.send(Message::Error(Error { channel_id: self.id(), data: reason.as_bytes().to_vec() }));
+        }
     }
 
     pub(crate) fn apply_failed(&mut self, reason: String, broadcast: bool, fx: &mut Effects) {
@@ -197,10 +205,6 @@ impl Channel {
     /// D11: from here on nothing of ours is broadcast; the peer's commitment is waited for.
     pub(crate) fn apply_data_lost(&mut self, _remote_point: PublicKey) {
         self.state.is_data_lost = true;
-    }
-
-    fn is_mutual_close_complete(&self) -> bool {
-        matches!(&self.state.phase, Phase::Closing(closes) if closes.iter().any(|close| close.complete))
     }
 
     /// Broadcasts our newest commitment (never another: D9), while nothing else spends the funding output.

@@ -130,3 +130,19 @@ fn an_htlc_taken_back_goes_through_a_second_stage_that_is_told_too() {
     assert_eq!(second.claimable, Some(BlockHeight(height.0 + delay)));
     assert_eq!(htlc(&ending(&bob), Side::Remote).spent.map(|(by, ..)| by), Some(Side::Remote));
 }
+
+#[test]
+fn our_anchor_is_spent_by_us_and_by_nobody_else() {
+    let (mut alice, mut bob, mut chain) = closed_alone(CommitmentFormat::Anchors);
+    let commitment = alice.broadcasts.last().expect("the commitment").tx.clone();
+    let claims = alice.claims.clone().expect("alice has claims");
+    let child = chain.child(&claims, &alice.keys, &wallet()).expect("an anchor to spend");
+    chain.mine(&[commitment, child], &mut [&mut alice, &mut bob]);
+    let anchor = |node: &Node, side: Side| {
+        let ending = ending(node);
+        let output = ending.outputs.iter().find(|output| output.kind == OutputKind::Anchor(side)).expect("an anchor");
+        output.spent.map(|(by, ..)| by)
+    };
+    assert_eq!((anchor(&alice, Side::Local), anchor(&alice, Side::Remote)), (Some(Side::Local), None));
+    assert_eq!((anchor(&bob, Side::Remote), anchor(&bob, Side::Local)), (Some(Side::Remote), None));
+}

@@ -92,6 +92,22 @@ mod dust {
         alice.offer(Msat(600_000), 4);
     }
 
+    /// Without anchors whoever claims an HTLC pays the commitment's feerate for it, and that feerate may rise.
+    #[test]
+    fn without_anchors_is_whatever_a_quarter_more_fee_would_eat() {
+        // 546 sat, and what 703 weight units cost at 1,250 sat/kw.
+        let options = Options { format: CommitmentFormat::StaticRemotekey, ..exposed(Msat::ZERO) };
+        let (mut alice, mut bob) = pair_with(options, |_| {});
+        let below = alice.try_offer(Msat(1_423_999), 1);
+        assert!(matches!(below, Err(Refusal::DustExposure { .. })), "{below:?}");
+        alice.offer(Msat(1_424_000), 1);
+        exchange(&mut alice, &mut bob);
+        // With anchors the wallet pays for the claim: 546 sat are no dust.
+        let (mut alice, _bob) = pair_with(exposed(Msat::ZERO), |_| {});
+        assert!(matches!(alice.try_offer(Msat(545_999), 1), Err(Refusal::DustExposure { .. })));
+        alice.offer(Msat(546_000), 1);
+    }
+
     #[test]
     fn from_the_peer_is_taken_and_marked_to_be_failed() {
         let (mut alice, mut bob) = normal_pair();

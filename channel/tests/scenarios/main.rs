@@ -12,3 +12,4 @@ mod limits;
 mod lossy;
 mod on_chain;
 mod reconnect;
+mod resume;

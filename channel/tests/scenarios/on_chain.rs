@@ -1,16 +1,18 @@
 //! One side closes alone, on a chain whose scripts are run: everyone gets what is his.
 
+use std::sync::Arc;
+
 use bitcoin::{OutPoint, ScriptBuf, Transaction};
 use millrace_channel::effect::Purpose;
 use millrace_channel::phase::Phase;
-use millrace_channel::phase::on_chain::SpendKind;
+use millrace_channel::phase::on_chain::{OutputSpend, SpendKind};
 use millrace_channel::side::Side;
 use millrace_channel::terms::CommitmentFormat;
-use millrace_channel::{Command, Fact};
-use millrace_wire::{HtlcId, Message, Msat};
+use millrace_channel::{ChainEvent, Command, Fact, Offer};
+use millrace_wire::{BlockHeight, CltvExpiry, HtlcId, Message, Msat, Sat};
 
 use crate::support::chain::Chain;
-use crate::support::node::{HEIGHT, Node, Options, disconnect, exchange, pair_with, preimage_of};
+use crate::support::node::{HEIGHT, Node, Options, disconnect, exchange, offer, pair_with, preimage_of};
 
 const FORMATS: [CommitmentFormat; 2] = [CommitmentFormat::Anchors, CommitmentFormat::StaticRemotekey];
 
@@ -28,6 +30,12 @@ fn with_htlcs(format: CommitmentFormat, funder: Side) -> (Node, Node, Vec<HtlcId
     let received: Vec<HtlcId> = (0..3).map(|i| bob.offer(Msat(amounts[i]), 11 + i as u8)).collect();
     exchange(&mut alice, &mut bob);
     (alice, bob, offered, received)
+}
+
+/// The outputs that a node knows to be spent in a block.
+fn spent_of(node: &Node) -> &[OutputSpend] {
+    let Phase::OnChain(on_chain) = node.channel.phase() else { panic!("it is not on chain") };
+    &on_chain.spent
 }
 
 fn commitment_of(node: &Node) -> Transaction {
@@ -188,8 +196,141 @@ fn several_outputs_spent_in_one_transaction_are_all_seen() {
     assert_eq!(learned, 2);
 }
 
+mod a_preimage {
+    use super::*;
+
+    /// The peer's claim pays the downstream HTLC: upstream is not to wait for its block.
+    #[test]
+    fn in_the_mempool_is_learned_and_spends_nothing_yet() {
+        for format in FORMATS {
+            let (mut alice, mut bob, offered, _) = with_htlcs(format, Side::Local);
+            let mut chain = Chain::with_funding(&alice);
+            disconnect(&mut alice, &mut bob);
+            bob.fulfill(offered[0], 1);
+            alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+            chain.mine(&[commitment_of(&alice)], &mut [&mut alice, &mut bob]);
+            let records = alice.journal.len();
+            for tx in chain.claim(&bob.claims.clone().unwrap(), &bob.keys, &wallet(2)) {
+                alice.chain(ChainEvent::Unconfirmed { tx: Arc::new(tx) });
+            }
+            let told: Vec<_> = alice.facts.iter().filter(|fact| matches!(fact, Fact::OfferFulfilled { .. })).collect();
+            let [Fact::OfferFulfilled { id, preimage, .. }] = told[..] else { panic!("{format:?}: {told:?}") };
+            assert_eq!((*id, preimage), (offered[0], &preimage_of(1)));
+            assert_eq!(alice.journal.len(), records + 1);
+            assert!(spent_of(&alice).is_empty());
+            alice.restart();
+        }
+    }
+}
+
+mod a_failed_htlc {
+    use super::*;
+
+    #[test]
+    fn without_an_output_is_told_once_the_commitment_is_six_blocks_deep() {
+        let (mut alice, mut bob, offered, _) = with_htlcs(CommitmentFormat::Anchors, Side::Local);
+        let mut chain = Chain::with_funding(&alice);
+        disconnect(&mut alice, &mut bob);
+        bob.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        chain.mine(&[commitment_of(&bob)], &mut [&mut alice]);
+        let told = |alice: &Node| {
+            let id = |fact: &Fact| if let Fact::OfferTimedOut { id, .. } = fact { Some(*id) } else { None };
+            alice.facts.iter().filter_map(id).collect::<Vec<_>>()
+        };
+        let confirmed = chain.height.0;
+        chain.mine_to(confirmed + 4, &mut [&mut alice]);
+        assert_eq!(told(&alice), []);
+        chain.mine_to(confirmed + 5, &mut [&mut alice]);
+        assert_eq!(told(&alice), [offered[2]]);
+    }
+
+    /// A block may still bring the peer's claim in place of ours: upstream waits until that is out of the question.
+    #[test]
+    fn is_told_once_what_took_it_back_is_six_blocks_deep() {
+        for format in FORMATS {
+            let (mut alice, mut bob, offered, _) = with_htlcs(format, Side::Local);
+            let mut chain = Chain::with_funding(&alice);
+            disconnect(&mut alice, &mut bob);
+            alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+            chain.mine(&[commitment_of(&alice)], &mut [&mut alice]);
+            chain.mine_to(HEIGHT.0 + 40, &mut [&mut alice]);
+            let mut txs = chain.claim(&alice.claims.clone().unwrap(), &alice.keys, &wallet(1));
+            let complete = alice.broadcasts.iter().filter(|broadcast| broadcast.purpose == Purpose::Htlc);
+            txs.extend(complete.map(|broadcast| broadcast.tx.clone()));
+            txs.sort_by_key(Transaction::compute_txid);
+            txs.dedup();
+            assert_eq!(txs.len(), 2, "two HTLCs have an output, and each is taken back");
+            chain.mine(&txs, &mut [&mut alice]);
+            let taken_back = chain.height.0;
+            let told = |alice: &Node| {
+                let of_an_output = |fact: &&Fact| matches!(fact, Fact::OfferTimedOut { id, .. } if *id != offered[2]);
+                alice.facts.iter().filter(of_an_output).count()
+            };
+            chain.mine_to(taken_back + 4, &mut [&mut alice]);
+            assert_eq!(told(&alice), 0, "{format:?}: five blocks deep");
+            chain.mine_to(taken_back + 5, &mut [&mut alice]);
+            assert_eq!(told(&alice), 2, "{format:?}: six blocks deep");
+        }
+    }
+}
+
+/// Alice offers one HTLC that expires at `HEIGHT + 40` and one at 60, Bob one at 30, and one at 50 whose preimage
+/// Alice knows. They hold 50,000, 60,000, 70,000 and 80,000 sat. Then Alice closes alone.
+fn closed_with_expiries() -> (Node, Node) {
+    let (mut alice, mut bob) = pair_with(Options::default(), |_| {});
+    let with_expiry = |node: &mut Node, amount: u64, seed: u8, blocks: u32| {
+        let offer = Offer { cltv_expiry: CltvExpiry(HEIGHT.0 + blocks), ..offer(Msat(amount), seed) };
+        node.channel.offer(offer, &mut node.fx).unwrap();
+        node.drain();
+    };
+    with_expiry(&mut alice, 50_000_000, 1, 40);
+    with_expiry(&mut alice, 60_000_000, 2, 60);
+    with_expiry(&mut bob, 70_000_000, 11, 30);
+    with_expiry(&mut bob, 80_000_000, 12, 50);
+    exchange(&mut alice, &mut bob);
+    disconnect(&mut alice, &mut bob);
+    alice.fulfill(HtlcId(1), 12);
+    alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+    (alice, bob)
+}
+
 mod deadlines {
     use super::*;
+
+    /// The peer revealed the preimage and was gone before it signed: the HTLC can only come to us.
+    #[test]
+    fn an_offered_htlc_whose_preimage_is_known_closes_nothing() {
+        let (mut alice, mut bob) = pair_with(Options::default(), |_| {});
+        let id = alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        bob.fulfill(id, 1);
+        alice.receive(bob.outbox.pop_front().unwrap()).unwrap();
+        let mut chain = Chain::with_funding(&alice);
+        disconnect(&mut alice, &mut bob);
+        chain.mine_to(HEIGHT.0 + 40 + 10, &mut [&mut alice]);
+        assert_eq!(*alice.channel.phase(), Phase::Normal);
+    }
+
+    #[test]
+    fn of_our_commitment_are_those_of_the_htlc_that_is_lost_first() {
+        let (alice, _bob) = closed_with_expiries();
+        let parent = alice.claims.as_ref().unwrap().parent.as_ref().expect("it is not in a block");
+        assert_eq!(parent.deadline, Some(BlockHeight(HEIGHT.0 + 40)), "nobody at this end waits for the one at 30");
+        assert_eq!(parent.at_stake, Sat(50_000 + 60_000 + 80_000));
+    }
+
+    #[test]
+    fn of_htlc_transactions_are_when_the_peer_may_take_it_back() {
+        let (mut alice, _bob) = closed_with_expiries();
+        let mut chain = Chain::with_funding(&alice);
+        chain.mine(&[commitment_of(&alice)], &mut [&mut alice]);
+        chain.mine_to(HEIGHT.0 + 40, &mut [&mut alice]);
+        let claims = &alice.claims.as_ref().unwrap().htlc_txs;
+        let deadlines: Vec<_> = claims.iter().map(|claim| (claim.preimage.clone(), claim.deadline)).collect();
+        // What we take back, the peer could have had by its preimage all the time.
+        let expected = [(None, None), (Some(preimage_of(12)), Some(BlockHeight(HEIGHT.0 + 50)))];
+        assert_eq!(deadlines, expected);
+    }
 
     #[test]
     fn an_offered_htlc_past_its_expiry_closes_the_channel() {
@@ -302,6 +443,40 @@ fn a_reorg_takes_the_close_back_and_our_own_commitment_goes_out() {
     assert!(on_chain.spend.is_none());
     commitment_of(&alice);
     alice.restart();
+}
+
+/// The close stays where it is, and what had been claimed of it is to be claimed again.
+#[test]
+fn a_reorg_takes_claims_back_and_they_are_due_again() {
+    for format in FORMATS {
+        let (mut alice, mut bob, offered, _) = with_htlcs(format, Side::Local);
+        let mut chain = Chain::with_funding(&alice);
+        disconnect(&mut alice, &mut bob);
+        bob.fulfill(offered[0], 1);
+        alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        chain.mine(&[commitment_of(&alice)], &mut [&mut alice, &mut bob]);
+        let asked = bob.claims.clone().unwrap();
+        assert_eq!(asked.sweeps.len(), 2, "his balance, and her HTLC");
+        for tx in chain.claim(&asked, &bob.keys, &wallet(2)) {
+            chain.mine(&[tx], &mut [&mut alice, &mut bob]);
+        }
+        assert!(bob.claims.as_ref().unwrap().sweeps.is_empty());
+
+        // The commitment and two claims have a block each; one above them would hold nothing of ours.
+        let height = chain.height.0;
+        for node in [&mut alice, &mut bob] {
+            let records = node.journal.len();
+            for (gone, written, spent) in [(height + 1, 0, 2), (height, 1, 1), (height - 1, 2, 0)] {
+                node.chain(ChainEvent::Disconnected { height: BlockHeight(gone) });
+                assert_eq!((node.journal.len() - records, spent_of(node).len()), (written, spent));
+            }
+            let Phase::OnChain(on_chain) = node.channel.phase() else { panic!("it is on chain") };
+            assert_eq!(on_chain.spend.as_ref().map(|spend| spend.height.0), Some(height - 2));
+        }
+        assert_eq!(bob.claims.as_ref(), Some(&asked));
+        alice.restart();
+        bob.restart();
+    }
 }
 
 /// What a commitment holds that this node does not know is not known: no HTLC may be called failed over it.

@@ -13,6 +13,7 @@ mod checks;
 mod counters;
 mod disk;
 mod end;
+mod kinds;
 mod payments;
 mod planted;
 mod run;

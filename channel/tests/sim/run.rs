@@ -32,10 +32,10 @@ const CLOSING_COST_SAT: i128 = 150_000;
 
 pub fn run(seed: u64, bug: Option<Bug>) -> Outcome {
     let mut world = World::new(ChaCha8Rng::seed_from_u64(seed), bug);
-    let ending = match world.pick(6) {
+    let ending = match world.pick(7) {
         0 | 1 => Ending::Rest,
-        2 => Ending::CloseTogether,
-        3 | 4 => Ending::ForceClose,
+        2 | 3 => Ending::CloseTogether,
+        4 | 5 => Ending::ForceClose,
         _ => Ending::RollBack,
     };
     world.note(format!("seed {seed}: {:?}, simple close {}, ending {ending:?}", world.format, world.simple_close));
@@ -97,12 +97,9 @@ fn act(world: &mut World) {
         118 => crash(world, node),
         119..=121 => update_fee(world, link),
         122..=124 => world.mine(),
-        125 if world.chance(3) => {
-            let depth = 1 + world.pick(2) as usize;
-            world.note(format!("reorg of {depth} blocks"));
-            world.counters.count("fault: reorg");
-            world.reorg(depth);
-        }
+        125 if world.chance(3) => reorg(world),
+        // The blocks of a funding transaction are few: they are taken back more often than others.
+        126..=129 if world.is_opening() => reorg(world),
         _ => {
             if world.bug == Some(Bug::ForwardAtAcked) {
                 world.forward_early();
@@ -142,6 +139,13 @@ fn crash(world: &mut World, node: usize) {
         world.counters.count("fault: crash while opening");
     }
     world.crash(node, kept);
+}
+
+fn reorg(world: &mut World) {
+    let depth = 1 + world.pick(2) as usize;
+    world.note(format!("reorg of {depth} blocks"));
+    world.counters.count("fault: reorg");
+    world.reorg(depth);
 }
 
 fn update_fee(world: &mut World, link: usize) {
@@ -270,8 +274,7 @@ fn quiet(world: &mut World) -> bool {
 fn drain(world: &mut World) {
     for _ in 0..400 {
         quiet(world);
-        let opening = (0..2).any(|link| LINKS[link].iter().any(|node| world.phase_name(*node, link) == "opening"));
-        if world.violation.is_some() || (world.is_chain_settled() && !opening) {
+        if world.violation.is_some() || (world.is_chain_settled() && !world.is_opening()) {
             return;
         }
         world.mine();

@@ -460,9 +460,25 @@ impl World {
             for block in gone.iter().rev() {
                 self.tell_disconnected(node, block.height);
             }
+            self.pause(node);
         }
         for _ in 0..=gone.len() {
             self.mine();
+        }
+    }
+
+    /// Between blocks that are gone and those that take their place, a node may flush, or crash.
+    fn pause(&mut self, node: usize) {
+        let waiting = self.nodes[node].disk.waiting();
+        match self.pick(4) {
+            0 | 1 => self.flush(node, waiting),
+            2 => {
+                let kept = self.pick(waiting as u64 + 1) as usize;
+                self.note(format!("node {node} crashes amid a reorg: {kept} of {waiting} unflushed steps kept"));
+                self.counters.count("fault: crash amid a reorg");
+                self.crash(node, kept);
+            }
+            _ => {}
         }
     }
 
@@ -479,6 +495,9 @@ impl World {
         self.mirror(node, flushed);
         for link in Self::links_of(node) {
             self.release(node, link);
+        }
+        for link in Self::links_of(node) {
+            self.check_replay(node, link);
         }
     }
 
@@ -551,25 +570,27 @@ impl World {
         self.settle_payments(node);
     }
 
-    /// Replaying everything that was written must give what is there, less what only the link knew.
+    /// Once everything is on the disk, replaying it must give what is there, less what is not durable.
     pub fn check_replay(&mut self, node: usize, link: usize) {
         if self.nodes[node].disk.waiting() > 0 {
             return;
         }
         let end = self.end(node, link);
-        if let (Some(channel), Some(mirror)) = (end.channel(), &end.mirror)
-            && !channel.is_link_up()
-        {
-            let is_same = mirror.is_same_state(channel);
-            self.counters.count("checked: replay equals live");
-            if !is_same {
-                self.violate(format!("node {node}, link {link}: replaying the records differs from the live channel"));
-            }
+        let Some(channel) = end.channel() else { return };
+        let is_same = end.mirror.as_ref().is_some_and(|mirror| durable_of(mirror) == durable_of(channel));
+        self.counters.count("checked: replay equals live");
+        if !is_same {
+            self.violate(format!("node {node}, link {link}: replaying the records differs from the live channel"));
         }
     }
 
     pub fn phase_name(&self, node: usize, link: usize) -> &'static str {
         self.end(node, link).channel().map_or("none", |channel| channel.phase().name())
+    }
+
+    /// Whether some channel waits for its funding transaction, or for `channel_ready`.
+    pub fn is_opening(&self) -> bool {
+        (0..2).any(|link| LINKS[link].iter().any(|node| self.phase_name(*node, link) == "opening"))
     }
 
     /// Whether no channel is on its way through the chain.
@@ -591,6 +612,13 @@ fn local_params() -> LocalParams {
 pub fn node_id(node: usize) -> secp256k1::PublicKey {
     let secret = secp256k1::SecretKey::from_slice(&[node as u8 + 40; 32]).expect("not zero");
     secret.public_key(secp256k1::SECP256K1)
+}
+
+/// Everything durable of a channel.
+fn durable_of(channel: &Channel) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    channel.snapshot(&mut bytes);
+    bytes
 }
 
 /// What a peer would read.

@@ -239,3 +239,59 @@ pub(crate) fn number_u64(bytes: &[u8], at: usize) -> u64 {
     let field = bytes[at..at + 8].try_into();
     u64::from_le_bytes(field.expect("eight bytes were taken"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place = Place { id: 7, segment: 3, offset: PAGE, end: 8 * PAGE };
+    const STEPS: [&[u8]; 2] = [b"one", b"and two"];
+
+    /// A unit without its padding.
+    fn unit(kind: Kind, steps: &[&[u8]]) -> Vec<u8> {
+        let head =
+            Head { kind, id: PLACE.id, segment: PLACE.segment, frame: 9, first_ticket: 41, previous_crc: 0xdead_beef };
+        let mut unit = Vec::new();
+        encode(&head, steps.iter().copied(), &mut unit);
+        unit.truncate(HEAD_BYTES + steps.iter().map(|step| STEP_HEAD_BYTES + step.len()).sum::<usize>());
+        unit
+    }
+
+    /// What a unit is taken for after a change that its CRC agrees with.
+    fn changed(mut unit: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Unit {
+        change(&mut unit);
+        let crc = crc(&unit);
+        unit[CRC_AT..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+        check(&unit, PLACE)
+    }
+
+    #[test]
+    fn body_that_is_not_so_many_whole_steps() {
+        let frame = || unit(Kind::Frame, &STEPS);
+        let Unit::Valid(valid) = changed(frame(), |_| ()) else { panic!("it is whole") };
+        assert_eq!((valid.steps, valid.body_bytes), (2, 2 * STEP_HEAD_BYTES + 10));
+        assert_eq!(changed(frame(), |unit| unit[12] = 1), Unit::Bad, "it says one step");
+        assert_eq!(changed(frame(), |unit| unit[12] = 3), Unit::Bad, "it says three");
+        assert_eq!(changed(frame(), |unit| unit.push(0)), Unit::Bad, "a byte behind the last step");
+        assert_eq!(changed(frame(), |unit| unit.truncate(unit.len() - 1)), Unit::Bad, "the last step is cut short");
+        assert_eq!(changed(unit(Kind::Frame, &[b"one", b""]), |_| ()), Unit::Bad, "a step of no bytes");
+    }
+
+    #[test]
+    fn frame_without_steps_and_seal_with_some() {
+        assert_eq!(changed(unit(Kind::Frame, &[]), |_| ()), Unit::Bad);
+        for kind in [Kind::Seal, Kind::SealContinued] {
+            assert!(matches!(changed(unit(kind, &[]), |_| ()), Unit::Valid(_)));
+            assert_eq!(changed(unit(kind, &STEPS), |_| ()), Unit::Bad);
+        }
+        assert_eq!(changed(unit(Kind::Frame, &STEPS), |unit| unit[6] = 4), Unit::Bad, "no kind that there is");
+    }
+
+    #[test]
+    fn unit_in_another_journal_or_segment() {
+        let unit = unit(Kind::Frame, &STEPS);
+        assert!(matches!(check(&unit, PLACE), Unit::Valid(_)));
+        assert_eq!(check(&unit, Place { id: 8, ..PLACE }), Unit::Bad);
+        assert_eq!(check(&unit, Place { segment: 4, ..PLACE }), Unit::Bad);
+    }
+}

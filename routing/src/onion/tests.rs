@@ -325,11 +325,43 @@ mod payloads {
         assert_eq!(fault(&["0202c35004030c352a06080000000000000001"]), (6, 10));
     }
 
+    /// A forward that lacks nothing, 19 bytes long.
+    const FORWARD: &str = "0202c35004030c352a06080000000000000001";
+
     #[test]
-    fn forward_without_a_channel_or_with_a_secret() {
+    fn forward_without_amount_expiry_or_channel() {
+        assert_eq!(fault(&["04030c352a06080000000000000001", "0202c350"]), (2, 16));
+        assert_eq!(fault(&["0202c35006080000000000000001", "0202c350"]), (4, 15));
         assert_eq!(fault(&["0202c35004030c352a", "0202c350"]), (6, 10));
-        let payload = format!("0202c35004030c352a06080000000000000001{}", data());
-        assert_eq!(fault(&[&payload, "0202c350"]), (8, 20));
+    }
+
+    #[test]
+    fn forward_with_what_only_a_recipient_is_told() {
+        assert!(peel(&key(1), &incoming(&onion_of(&[FORWARD, "0202c350"]))).is_ok());
+        let metadata = "1003010203".to_string();
+        for (kind, record) in [(8, data()), (16, metadata), (5_482_373_484, preimage(32))] {
+            assert_eq!(fault(&[&format!("{FORWARD}{record}"), "0202c350"]), (kind, 20));
+        }
+    }
+
+    /// `keysend_preimage`, of any length.
+    fn preimage(length: usize) -> String {
+        format!("ff0000000146c6616c{length:02x}{}", "09".repeat(length))
+    }
+
+    #[test]
+    fn values_longer_or_shorter_than_their_type() {
+        let of_final = |record: &str| fault(&[&format!("0202c35004030c352a{record}")]);
+        for length in [31, 33] {
+            assert_eq!(of_final(&preimage(length)), (5_482_373_484, 10));
+        }
+        let secret = "07".repeat(32);
+        assert_eq!(of_final(&format!("081f{}", "07".repeat(31))), (8, 10));
+        assert_eq!(of_final(&format!("0823{secret}00c350")), (8, 10), "a total that is not minimal");
+        assert_eq!(of_final(&format!("0829{secret}{}", "01".repeat(9))), (8, 10), "a total of nine bytes");
+        let of_forward = |record: &str| fault(&[&format!("0202c35004030c352a{record}"), "0202c350"]);
+        assert_eq!(of_forward("060700000000000001"), (6, 10));
+        assert_eq!(of_forward("0609000000000000000100"), (6, 10));
     }
 
     #[test]
@@ -346,8 +378,10 @@ mod payloads {
     }
 
     #[test]
-    fn unknown_odd_types_are_skipped() {
-        assert!(peel(&key(1), &incoming(&onion_of(&["0202c35004030c352a1f0101"]))).is_ok());
+    fn unknown_odd_types_are_skipped_and_kept_from_65536_on() {
+        let onion = onion_of(&["0202c35004030c352a1f0101fdffff0102fe000100010103"]);
+        let PeeledHop::Final(last) = peel(&key(1), &incoming(&onion)).unwrap().hop else { panic!("not final") };
+        assert_eq!(last.custom, [(65_537, vec![3])]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `shutdown`: when it is sent, to where, and what it forbids.
 
+use millrace_channel::ChainEvent;
+use millrace_channel::effect::{Broadcast, Purpose};
 use millrace_wire::{HtlcId, Shutdown};
 
 use super::*;
@@ -214,6 +216,86 @@ fn a_restart_asks_again_and_broadcasts_again() {
     alice.restart();
     assert_eq!(alice.broadcasts.iter().map(|b| b.tx.clone()).collect::<Vec<_>>(), signed);
     assert_eq!(complete(&alice), signed);
+}
+
+/// BOLT 1: an `error` fails the channel. But where a close is signed by both, it pays sooner and costs less than a
+/// commitment, which would only compete with it.
+#[test]
+fn an_error_broadcasts_the_commitment_unless_a_close_is_complete() {
+    let error = |node: &Node| Message::Error(millrace_wire::Error::new(node.channel.id(), "so long"));
+    let is_commitment = |broadcast: &Broadcast| broadcast.purpose == Purpose::Commitment;
+    for features in [SIMPLE, LEGACY] {
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        close(&mut alice, &mut bob, 1000, 600);
+        for node in [&mut alice, &mut bob] {
+            let before = (node.channel.phase().clone(), node.journal.len());
+            assert!(!complete(node).is_empty());
+            node.receive(error(node)).unwrap();
+            assert_eq!((node.channel.phase().clone(), node.journal.len()), before, "{features:?}");
+            assert!(!node.broadcasts.iter().any(is_commitment));
+        }
+
+        // Alice has signed, and Bob alone could complete it: nothing says that he does.
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        try_close(&mut alice, to_alice(), 1000).unwrap();
+        exchange(&mut alice, &mut bob);
+        try_close(&mut bob, to_bob(), 600).unwrap();
+        bob.commit();
+        alice.receive(bob.outbox.pop_front().unwrap()).unwrap();
+        alice.commit();
+        assert!(!closes(&alice).is_empty() && complete(&alice).is_empty());
+        alice.receive(error(&alice)).unwrap();
+        assert!(matches!(alice.channel.phase(), Phase::OnChain(_)), "{features:?}");
+        assert!(alice.broadcasts.iter().any(is_commitment));
+    }
+}
+
+fn commitments(node: &Node) -> usize {
+    node.broadcasts.iter().filter(|broadcast| broadcast.purpose == Purpose::Commitment).count()
+}
+
+/// Nor may a fault of the peer let the close be forgotten: it is what pays us.
+#[test]
+fn a_fault_of_the_peer_leaves_a_complete_close_as_it_is() {
+    for features in [SIMPLE, LEGACY] {
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        close(&mut alice, &mut bob, 1000, 600);
+        let signed = complete(&alice);
+        disconnect(&mut alice, &mut bob);
+        bob.link(LinkEvent::Up { features });
+        let Some(Message::ChannelReestablish(mut said)) = bob.outbox.pop_front() else { panic!("it is said first") };
+        said.next_commitment_number = 0;
+        alice.link(LinkEvent::Up { features });
+        assert_eq!(alice.receive(Message::ChannelReestablish(said)).unwrap_err().reaction, Reaction::FailChannel);
+        assert_eq!(names(&alice), ["channel_reestablish", "error"]);
+        alice.broadcasts.clear();
+        alice.restart();
+        assert_eq!(alice.broadcasts.iter().map(|b| b.tx.clone()).collect::<Vec<_>>(), signed, "{features:?}");
+        alice.command(Command::ForceClose { reason: "it never confirms".to_owned() }).unwrap();
+        assert_eq!(commitments(&alice), 1);
+        alice.restart();
+    }
+}
+
+/// The close was in a block, and may never be in another: the commitment is the way out that is left.
+#[test]
+fn a_force_close_after_a_reorg_took_the_close_back() {
+    use crate::support::chain::Chain;
+    let (mut alice, mut bob) = pair(Options::default(), SIMPLE);
+    close(&mut alice, &mut bob, 1000, 600);
+    let mut chain = Chain::with_funding(&alice);
+    chain.mine(&complete(&alice)[..1], &mut [&mut alice]);
+    let order = Command::ForceClose { reason: "it never confirms".to_owned() };
+    alice.command(order.clone()).unwrap();
+    assert_eq!(commitments(&alice), 0, "the close is in a block");
+    alice.chain(ChainEvent::Disconnected { height: chain.height });
+    assert_eq!(commitments(&alice), 0, "it will be in the next, as a rule");
+    alice.command(order.clone()).unwrap();
+    assert_eq!(commitments(&alice), 1);
+    let records = alice.journal.len();
+    alice.restart();
+    alice.command(order).unwrap();
+    assert_eq!((commitments(&alice), alice.journal.len()), (3, records), "said again, not recorded again");
 }
 
 #[test]

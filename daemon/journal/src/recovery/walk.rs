@@ -154,10 +154,13 @@ impl<'a> Walk<'a> {
     }
 
     fn check_seal(&self, seal: &Valid) -> Result<(), Corruption> {
-        let last = self.walked.last;
-        if seal.head.frame != last.frame || (self.is_linked && seal.head.previous_crc != last.crc) {
-            let (sealed, found) = (seal.head.frame, last.frame);
+        let (sealed, last) = (seal.head.frame, self.walked.last);
+        if sealed != last.frame {
+            let found = last.frame;
             return Err(self.corruption(format!("frame {sealed} was flushed, and frame {found} is the last here")));
+        }
+        if self.is_linked && seal.head.previous_crc != last.crc {
+            return Err(self.corruption(format!("another frame {sealed} was flushed than the one that is here")));
         }
         Ok(())
     }

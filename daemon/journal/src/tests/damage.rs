@@ -1,6 +1,7 @@
 //! Bits flipped and files missing: correct or refused, never silently wrong.
 
 use super::*;
+use crate::frame::{self, Head, Kind};
 use crate::history::HISTORY;
 use crate::segment;
 
@@ -87,7 +88,7 @@ fn flip_any_byte_before_the_seal_is_written() {
         assert_eq!(torn.unwrap().frame, 4, "byte {at}");
         cut += 1;
     }
-    assert_eq!(cut, step(4).len() + 4 + crate::frame::HEAD_BYTES);
+    assert_eq!(cut, step(4).len() + 4 + frame::HEAD_BYTES);
 }
 
 fn corruption(disk: &SimulatedDisk) -> Corruption {
@@ -107,6 +108,44 @@ fn bad_frame_with_a_valid_later_frame() {
     let found = corruption(&disk);
     assert_eq!((found.file, found.offset, found.frame), (path, 3 * 4096, 3));
     assert!(found.what.contains("frame 4 follows"), "{}", found.what);
+}
+
+/// Frames 1 to 4 fill the first segment, up to the page that is kept for its seal; 5 and 6 are in the second.
+fn two_segments() -> SimulatedDisk {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    for _ in 0..6 {
+        driver.step().unwrap();
+    }
+    drop(driver);
+    assert_eq!(last_segment(&disk), 2);
+    disk
+}
+
+#[test]
+fn bad_or_missing_frame_with_a_valid_later_frame_in_the_next_segment() {
+    let path = segment::path(dir(), 1);
+    for is_missing in [false, true] {
+        let disk = two_segments();
+        disk.alter(&path, |bytes| {
+            bytes[5 * 4096 + 60] ^= 4;
+            let zeros_from = if is_missing { 5 } else { 6 };
+            bytes[zeros_from * 4096..].fill(0);
+        });
+        let found = corruption(&disk);
+        assert_eq!((found.file, found.offset, found.frame), (path.clone(), 5 * 4096, 4));
+        assert!(found.what.contains("frame 5 follows"), "{}", found.what);
+    }
+}
+
+#[test]
+fn bad_seal_with_a_valid_later_frame_in_the_next_segment() {
+    let disk = two_segments();
+    let path = segment::path(dir(), 1);
+    disk.alter(&path, |bytes| bytes[6 * 4096 + 30] ^= 4);
+    let found = corruption(&disk);
+    assert_eq!((found.file, found.offset, found.frame), (path, 6 * 4096, 5));
+    assert!(found.what.contains("frame 5 follows"), "{}", found.what);
 }
 
 #[test]
@@ -142,24 +181,101 @@ fn bad_last_frame_that_only_the_checkpoint_names() {
 }
 
 #[test]
-fn frame_of_another_course_of_events() {
+fn missing_last_frame_that_only_the_history_covers() {
+    let disk = unsealed();
+    let base = disk.after_kill();
+    Driver::open(&disk).unwrap().archive().unwrap();
+    // The segment as it was before the seal, and without its last frame.
     let path = segment::path(dir(), 1);
+    let mut content = base.content(&path);
+    let at = usize::try_from(recover(&base).unwrap().offset).unwrap() - 4096;
+    content[at..at + 4096].fill(0);
+    disk.alter(&path, |bytes| *bytes = content);
+    let found = corruption(&disk);
+    assert_eq!((found.file, found.frame), (dir().join(HISTORY), 5));
+    assert!(found.what.contains("covers up to 5/0, the journal ends at 4/0"), "{}", found.what);
+}
+
+/// Twice the same journal up to frame 1; their frames 2 differ, and so all that follows them.
+fn courses() -> [SimulatedDisk; 2] {
     let base = SimulatedDisk::default();
     Driver::open(&base).unwrap().step().unwrap();
-    let courses = [7, 8].map(|byte| {
+    [7, 8].map(|byte| {
         let disk = base.after_kill();
         let (journal, _) = open(&disk).unwrap();
         journal.submit_and_wait(vec![byte; 100]).unwrap();
         journal.submit_and_wait(vec![9; 100]).unwrap();
         drop(journal);
         disk
-    });
+    })
+}
+
+/// The page of one course of events in the place of the other's.
+fn with_page_of_the_other(page: usize) -> SimulatedDisk {
+    let path = segment::path(dir(), 1);
+    let [disk, other] = courses();
+    let place = page * 4096..(page + 1) * 4096;
+    let other = other.content(&path)[place.clone()].to_vec();
+    disk.alter(&path, |bytes| bytes[place].copy_from_slice(&other));
+    disk
+}
+
+#[test]
+fn frame_of_another_course_of_events() {
     // Right in number, segment and CRC: only the frame after it knows better.
-    let other = courses[1].content(&path)[2 * 4096..3 * 4096].to_vec();
-    courses[0].alter(&path, |bytes| bytes[2 * 4096..3 * 4096].copy_from_slice(&other));
-    let found = corruption(&courses[0]);
+    let found = corruption(&with_page_of_the_other(2));
     assert_eq!((found.offset, found.frame), (3 * 4096, 3));
     assert!(found.what.contains("does not follow"), "{}", found.what);
+}
+
+/// A frame of one step behind the last one, right but for what is done to its head.
+fn with_one_more_frame(disk: &SimulatedDisk, change: fn(&mut Head)) -> SimulatedDisk {
+    let found = recover(&disk.after_kill()).unwrap();
+    let mut head = Head {
+        kind: Kind::Frame,
+        id: found.index.id,
+        segment: found.segment.number,
+        frame: found.last.frame + 1,
+        first_ticket: found.last.next_ticket,
+        previous_crc: found.last.crc,
+    };
+    change(&mut head);
+    let mut frame = Vec::new();
+    frame::encode(&head, [b"one more".as_slice()].into_iter(), &mut frame);
+    let disk = disk.after_kill();
+    let at = usize::try_from(found.offset).unwrap();
+    disk.alter(&found.segment.path, |bytes| bytes[at..at + frame.len()].copy_from_slice(&frame));
+    disk
+}
+
+#[test]
+fn frame_that_follows_in_all_but_one_number() {
+    let [empty, short] = [0, 2].map(|steps| {
+        let disk = SimulatedDisk::default();
+        let mut driver = Driver::open(&disk).unwrap();
+        for _ in 0..steps {
+            driver.step().unwrap();
+        }
+        disk
+    });
+    // The last is read from a frame on whose predecessor is gone.
+    for disk in [empty, short, rich()] {
+        let last = recover(&disk.after_kill()).unwrap().last;
+        let whole = recover(&with_one_more_frame(&disk, |_| ())).unwrap().last;
+        assert_eq!((whole.frame, whole.next_ticket), (last.frame + 1, last.next_ticket + 1));
+        let changes: [fn(&mut Head); 3] =
+            [|head| head.frame += 1, |head| head.first_ticket += 1, |head| head.previous_crc ^= 1];
+        for change in changes {
+            corruption(&with_one_more_frame(&disk, change));
+        }
+    }
+}
+
+#[test]
+fn seal_of_another_course_of_events() {
+    let found = corruption(&with_page_of_the_other(4));
+    assert_eq!((found.file, found.offset), (segment::path(dir(), 1), 4 * 4096));
+    assert!(found.what.contains("another frame 3 was flushed"), "{}", found.what);
 }
 
 #[test]
@@ -194,9 +310,84 @@ fn missing_segments() {
         let damaged = disk.after_kill();
         damaged.lose(&path);
         assert_eq!(recover(&disk.after_kill()).unwrap().segment.number, last);
+        let left = damaged.paths();
         let refused = recover(&damaged).map(|_| ()).unwrap_err();
         assert!(matches!(refused, OpenError::Corrupt(_)), "segment {number}: {refused}");
+        assert_eq!(damaged.paths(), left, "a journal that is refused is left as it is");
     }
+}
+
+#[test]
+fn missing_segments_before_an_empty_one() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    driver.step().unwrap();
+    drop(driver);
+    disk.lose(&segment::path(dir(), 1));
+    let found = corruption(&disk);
+    assert_eq!(found.file, segment::path(dir(), 1));
+    assert!(found.what.contains("frame 1 is still needed"), "{}", found.what);
+}
+
+#[test]
+fn missing_segment_that_the_checkpoint_needs_and_the_history_does_not() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    let replay_from = driver.step().unwrap().after();
+    for _ in 0..11 {
+        driver.step().unwrap();
+    }
+    driver.archive().unwrap();
+    driver.mark = (1, replay_from);
+    driver.checkpoint().unwrap();
+    drop(driver);
+    check(&disk.after_kill(), Told { submitted: 12, acknowledged: 12 });
+    disk.lose(&segment::path(dir(), 1));
+    assert!(corruption(&disk).what.contains("frame 1 is still needed"));
+}
+
+#[test]
+fn every_segment_missing_and_one_thing_that_speaks_of_them() {
+    let disk = rich();
+    for (kept, says) in [("checkpoint", "there is a checkpoint"), (HISTORY, "there is a history")] {
+        let damaged = disk.after_kill();
+        for path in disk.paths().iter().filter(|path| !path.starts_with(dir().join(kept))) {
+            damaged.lose(path);
+        }
+        assert!(corruption(&damaged).what.contains(says), "{kept}");
+    }
+}
+
+#[test]
+fn segment_of_another_number_or_length() {
+    let disk = two_segments();
+    let [first, second] = [1, 2].map(|number| segment::path(dir(), number));
+    let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+        let damaged = disk.after_kill();
+        damaged.alter(&first, |bytes| change(bytes));
+        let found = corruption(&damaged);
+        assert_eq!((&found.file, found.offset), (&first, 0));
+        found.what
+    };
+    let moved = disk.content(&second);
+    let what = refused(&|bytes| bytes.clone_from(&moved));
+    assert!(what.contains("speaks of segment 2"), "{what}");
+    let what = refused(&|bytes| bytes.truncate(6 * 4096));
+    assert!(what.contains("with 28672 bytes, the file is segment 1 with 24576"), "{what}");
+    for length in [0, 43, 4096, 7 * 4096 - 1] {
+        let what = refused(&|bytes| bytes.truncate(length));
+        assert_eq!(what, format!("the segment has {length} bytes"));
+    }
+}
+
+#[test]
+fn unfinished_files_are_removed() {
+    let disk = unsealed();
+    for name in ["checkpoint.new", "segment-0000000000000009.new"] {
+        disk.create(&dir().join(name)).unwrap();
+    }
+    check(&disk, Told { submitted: 4, acknowledged: 4 });
+    assert!(disk.paths().iter().all(|path| path.extension().is_none()), "{:?}", disk.paths());
 }
 
 #[test]
@@ -262,19 +453,65 @@ fn segment_of_another_journal() {
 }
 
 #[test]
+fn checkpoint_of_another_journal() {
+    let (disk, other) = (rich(), rich());
+    let path = dir().join("checkpoint");
+    let foreign = other.content(&path);
+    disk.alter(&path, |bytes| *bytes = foreign);
+    let found = corruption(&disk);
+    assert_eq!(found.file, path);
+    assert!(found.what.contains("another journal"), "{}", found.what);
+}
+
+#[test]
+fn history_of_another_journal() {
+    let (disk, other) = (rich(), rich());
+    let history = dir().join(HISTORY);
+    let files: Vec<_> = disk.paths().into_iter().filter(|path| path.starts_with(&history)).collect();
+    for path in &files {
+        let foreign = other.content(path);
+        disk.alter(path, |bytes| *bytes = foreign);
+    }
+    assert!(corruption(&disk).what.contains("counted on"));
+}
+
+/// Sets a number of two bytes to a version that there is not yet, and the CRC over all else.
+fn make_newer(bytes: &mut [u8], version_at: usize, crc_at: usize) {
+    bytes[version_at] = 2;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..crc_at]), &bytes[crc_at + 4..]);
+    bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[test]
 fn frame_of_a_later_version() {
     let disk = unsealed();
     let path = segment::path(dir(), 1);
     let at = usize::try_from(recover(&disk.after_kill()).unwrap().offset).unwrap() - 4096;
     disk.alter(&path, |bytes| {
-        bytes[at + 4] = 2;
         let body = u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
-        let crc = crc32c::crc32c(&bytes[at..at + 52]);
-        let crc = crc32c::crc32c_append(crc, &bytes[at + 56..at + 56 + body]);
-        bytes[at + 52..at + 56].copy_from_slice(&crc.to_le_bytes());
+        make_newer(&mut bytes[at..at + frame::HEAD_BYTES + body], 4, 52);
     });
     let refused = recover(&disk).map(|_| ()).unwrap_err();
     assert!(matches!(refused, OpenError::Newer { version: 2, .. }), "{refused}");
+}
+
+#[test]
+fn segment_checkpoint_or_history_of_a_later_version() {
+    let disk = rich();
+    let last = segment::path(dir(), last_segment(&disk));
+    let checkpoint = dir().join("checkpoint");
+    let history = disk.paths().into_iter().find(|path| path.starts_with(dir().join(HISTORY))).unwrap();
+    let crc_of_checkpoint = disk.content(&checkpoint).len() - 4;
+    for (path, whole, version_at, crc_at) in [
+        (&last, 44, 8, 40),
+        (&checkpoint, crc_of_checkpoint + 4, 8, crc_of_checkpoint),
+        (&history, disk.content(&history).len(), 4, 48),
+    ] {
+        let newer = disk.after_kill();
+        newer.alter(path, |bytes| make_newer(&mut bytes[..whole], version_at, crc_at));
+        let refused = recover(&newer).map(|_| ()).unwrap_err();
+        assert!(matches!(&refused, OpenError::Newer { file, version: 2 } if file == path), "{refused}");
+    }
 }
 
 #[test]

@@ -263,6 +263,7 @@ fn segments_of_another_size_than_before() {
     drop(driver);
     let large = Options { segment_bytes: 20 * 4096, reserve_bytes: 20 * 4096, ..small() };
     let (journal, _) = Journal::open_on(Arc::new(disk.clone()), dir(), large).unwrap();
+    assert_eq!(disk.content(&dir().join(crate::supply::RESERVE)).len(), 20 * 4096, "the reserve is made anew");
     for _ in 0..2 {
         // More than the old segments take: the one that was ready stays empty.
         journal.submit_and_wait(vec![6; 15 * 4096]).unwrap();

@@ -91,6 +91,40 @@ fn what_is_appended_is_an_extension() {
     }
 }
 
+/// BOLT 1, "Type-Length-Value Format": a value is as long as its record's type has it. Records of a fixed length that are known
+/// are given one byte more and one less.
+#[test]
+fn a_known_record_of_another_length_is_refused() {
+    let point = hex::decode("0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798").unwrap();
+    let records: [(&str, u8, Vec<u8>); 9] = [
+        ("update_add_htlc", 0, point),
+        ("update_fulfill_htlc", 1, vec![1; 920]),
+        ("update_fail_htlc", 1, vec![1; 920]),
+        ("channel_ready", 1, vec![1; 8]),
+        ("closing_signed", 1, vec![1; 16]),
+        ("closing_complete", 3, vec![1; 64]),
+        ("closing_sig", 1, vec![1; 64]),
+        ("tx_signatures", 0, vec![1; 64]),
+        ("query_channel_range", 1, vec![1]),
+    ];
+    for (name, kind, value) in records {
+        let with = |bytes: &[u8], value: &[u8]| decode(&[bytes, &record(kind, value)].concat());
+        let samples = (0..100).flat_map(every_message).filter(|message| message.name() == name);
+        // Chance gives some of them the record already.
+        let bytes = samples.map(|message| encode(&message)).find(|bytes| with(bytes, &value).is_ok()).unwrap();
+        let longer = with(&bytes, &[&value[..], &[1]].concat()).unwrap_err();
+        assert!(longer.to_string().ends_with("1 bytes too many"), "{name}: {longer}");
+        let shorter = with(&bytes, &value[1..]).unwrap_err();
+        assert!(shorter.to_string().contains("are left"), "{name}: {shorter}");
+    }
+}
+
+fn record(kind: u8, value: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(value.len()).unwrap();
+    let head = if len < 0xfd { vec![kind, len as u8] } else { [&[kind, 0xfd][..], &len.to_be_bytes()].concat() };
+    [&head, value].concat()
+}
+
 #[test]
 fn gossip_keeps_what_it_does_not_understand() {
     for message in every_message(3).into_iter().filter(is_verbatim) {
@@ -140,6 +174,18 @@ fn custom_types_are_read_when_wanted_only() {
     let low: Message = Custom { type_number: 128, bytes: Vec::new() }.into();
     assert_eq!(low.encode(&mut out), Err(EncodeError::NotCustom { type_number: 128 }));
     assert_eq!(out, [7]);
+}
+
+#[test]
+fn custom_types_begin_at_32768() {
+    let custom = |type_number| Message::from(Custom { type_number, bytes: vec![9] });
+    let bytes = encode(&custom(32_768));
+    assert_eq!(decode(&bytes), Ok(custom(32_768)));
+    let mut out = Vec::new();
+    assert_eq!(custom(32_767).encode(&mut out), Err(EncodeError::NotCustom { type_number: 32_767 }));
+    // Wanted or not, those below are the BOLTs'.
+    let below = Message::decode_with(&[0x7f, 0xff, 9], |_| true);
+    assert_eq!(below, Ok(Decoded::Ignored { type_number: 32_767 }));
 }
 
 #[test]

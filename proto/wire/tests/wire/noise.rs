@@ -270,7 +270,9 @@ fn a_caller_that_mixes_up_length_and_body_loses_nothing() {
     assert_eq!(decryptor.decrypt_length(&header), Ok(5));
     let second_length = decryptor.decrypt_length(&header).map(|_| ());
     assert_eq!(second_length, out_of_turn(Part::Length, 0, 18));
-    assert_eq!(decryptor.decrypt_body(&mut vec![0; 20]), out_of_turn(Part::Body, 21, 20));
+    for found in [20, 22] {
+        assert_eq!(decryptor.decrypt_body(&mut vec![0; found]), out_of_turn(Part::Body, 21, found));
+    }
     let mut body = wire.split_off(LENGTH_HEADER_BYTES);
     assert_eq!(decryptor.decrypt_body(&mut body), Ok(()));
     assert_eq!(body, b"hello");
