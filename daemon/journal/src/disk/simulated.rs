@@ -51,7 +51,7 @@ struct World {
     is_stopped: bool,
     aborted: Option<String>,
     capacity: Option<u64>,
-    failing_sync: Option<String>,
+    failing_sync: Option<(String, Errno)>,
     held_sync: Option<String>,
     waiting_syncs: u64,
     syncs: u64,
@@ -221,7 +221,12 @@ impl SimulatedDisk {
 
     /// Syncs of files whose name starts so fail, and lose their pages.
     pub(crate) fn fail_syncs(&self, prefix: Option<&str>) {
-        self.lock_world().failing_sync = prefix.map(String::from);
+        self.lock_world().failing_sync = prefix.map(|prefix| (prefix.into(), Errno::IO));
+    }
+
+    /// The same, where room is only then found to be missing.
+    pub(crate) fn fail_syncs_for_space(&self, prefix: &str) {
+        self.lock_world().failing_sync = Some((prefix.into(), Errno::NOSPC));
     }
 
     /// Syncs of files whose name starts so wait; `None` lets them go on.
@@ -456,9 +461,12 @@ impl DiskFile for SimulatedFile {
         }
         world.operate()?;
         world.syncs += 1;
-        if self.is_named(world.failing_sync.as_ref()) {
+        let failing = world.failing_sync.clone();
+        if let Some((prefix, error)) = failing
+            && self.is_named(Some(&prefix))
+        {
             world.files[self.file].dirty.clear();
-            return Err(Errno::IO.into());
+            return Err(error.into());
         }
         world.files[self.file].sync();
         Ok(())

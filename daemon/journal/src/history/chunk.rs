@@ -171,3 +171,61 @@ pub(super) fn find(file: &dyn DiskFile, id: u64, from: u64, end: u64) -> io::Res
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::*;
+    use crate::disk::Disk;
+    use crate::disk::simulated::SimulatedDisk;
+
+    const ID: u64 = 5;
+
+    fn at(frame: u64) -> Position {
+        Position::start_of(frame)
+    }
+
+    fn two_items() -> Vec<u8> {
+        encode(ID, at(4), at(9), &[(at(4), b"one".as_slice()), (at(7), b"another".as_slice())])
+    }
+
+    /// What an append is taken for after a change that its CRC agrees with.
+    fn changed(mut chunk: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Chunk {
+        change(&mut chunk);
+        let crc = crc(&chunk);
+        chunk[CRC_AT..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+        check(&chunk)
+    }
+
+    #[test]
+    fn append_that_is_not_so_many_whole_items() {
+        assert!(matches!(changed(two_items(), |_| ()), Chunk::Valid(_)));
+        assert_eq!(changed(two_items(), |chunk| chunk[20] = 1), Chunk::Bad, "it says one item");
+        assert_eq!(changed(two_items(), |chunk| chunk[20] = 3), Chunk::Bad, "it says three");
+        assert_eq!(changed(two_items(), |chunk| chunk.push(0)), Chunk::Bad, "a byte behind the last item");
+        assert_eq!(changed(two_items(), |chunk| chunk.truncate(chunk.len() - 1)), Chunk::Bad, "the last is cut short");
+    }
+
+    #[test]
+    fn append_that_covers_nothing() {
+        assert!(matches!(check(&encode(ID, at(4), at(5), &[])), Chunk::Valid(_)));
+        assert_eq!(check(&encode(ID, at(4), at(4), &[])), Chunk::Bad);
+        assert_eq!(check(&encode(ID, at(5), at(4), &[])), Chunk::Bad);
+    }
+
+    #[test]
+    fn append_is_found_where_two_windows_meet() {
+        let chunk = two_items();
+        let disk = SimulatedDisk::default();
+        for start in FIND_BYTES - 8..FIND_BYTES + 8 {
+            let file = disk.create(Path::new("/history")).unwrap();
+            file.write_all_at(&vec![7; start], 0).unwrap();
+            file.write_all_at(&chunk, start as u64).unwrap();
+            let end = (start + chunk.len()) as u64;
+            assert_eq!(find(&*file, ID, 1, end).unwrap(), Some(start as u64));
+            assert_eq!(find(&*file, ID, start as u64 + 1, end).unwrap(), None);
+        }
+    }
+}

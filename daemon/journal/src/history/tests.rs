@@ -165,6 +165,48 @@ fn damage_with_a_whole_append_behind_it() {
 }
 
 #[test]
+fn append_missing_between_two_others() {
+    let disk = SimulatedDisk::default();
+    let (history, _) = open(&disk).unwrap();
+    append_up_to(&history, 4).unwrap();
+    let path = history.lock().files.last().unwrap().path.clone();
+    // Each of the three has 76 bytes.
+    disk.alter(&path, |content| drop(content.drain(76..152)));
+    let Err(HistoryOpenError::Corrupt(found)) = open(&disk) else { panic!("not refused") };
+    assert_eq!((found.file, found.offset, found.frame), (path, 76, 2));
+}
+
+#[test]
+fn torn_append_with_a_later_file() {
+    let disk = SimulatedDisk::default();
+    let (history, _) = open(&disk).unwrap();
+    append_up_to(&history, 6).unwrap();
+    let files: Vec<_> = history.lock().files.iter().map(|file| file.path.clone()).collect();
+    assert_eq!(files.len(), 2);
+    // A crash tears one append, and there is no second before the first has returned.
+    for path in &files {
+        disk.alter(path, |content| content.truncate(content.len() - 1));
+    }
+    let Err(HistoryOpenError::Corrupt(found)) = open(&disk) else { panic!("not refused") };
+    assert_eq!(found.file, files[0]);
+    assert!(found.what.contains("goes on in a later file"), "{}", found.what);
+}
+
+#[test]
+fn name_of_a_file_that_was_seen_in_memory_is_made_durable() {
+    let disk = SimulatedDisk::default();
+    let (history, _) = open(&disk).unwrap();
+    // Killed when the first append was made and synced, and its file's name was not.
+    disk.stop_at(Stop { at: disk.operations() + 3, write_bytes: 0 });
+    assert!(append_up_to(&history, 2).is_err());
+    let restarted = disk.after_kill();
+    let (history, _) = open(&restarted).unwrap();
+    assert_eq!(history.covered_up_to(), at(2, 0));
+    let (history, _) = open(&restarted.after_power_loss(|| false)).unwrap();
+    assert_eq!(history.covered_up_to(), at(2, 0));
+}
+
+#[test]
 fn damage_in_an_older_file_is_found_when_it_is_read() {
     let disk = SimulatedDisk::default();
     let (history, _) = open(&disk).unwrap();

@@ -266,7 +266,8 @@ fn frame_that_follows_in_all_but_one_number() {
         let changes: [fn(&mut Head); 3] =
             [|head| head.frame += 1, |head| head.first_ticket += 1, |head| head.previous_crc ^= 1];
         for change in changes {
-            corruption(&with_one_more_frame(&disk, change));
+            let refused = recover(&with_one_more_frame(&disk, change)).map(|_| ()).unwrap_err();
+            assert!(matches!(refused, OpenError::Corrupt(_)), "{refused}");
         }
     }
 }
@@ -533,6 +534,31 @@ fn payload_that_looks_like_a_frame_of_another_journal() {
     });
     let found = recover(&disk).unwrap();
     assert_eq!((found.last.frame, found.report.torn.unwrap().frame), (0, 1));
+}
+
+#[test]
+fn checkpoint_cut_short_or_with_bytes_behind_it() {
+    let disk = rich();
+    let path = dir().join("checkpoint");
+    let bytes = disk.content(&path).len();
+    for length in (0..=bytes + 8).filter(|length| *length != bytes) {
+        let damaged = disk.after_kill();
+        damaged.alter(&path, |content| content.resize(length, 0));
+        assert_eq!(corruption(&damaged).file, path, "{length} bytes");
+    }
+}
+
+#[test]
+fn frame_read_back_in_the_place_of_another() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    driver.step().unwrap();
+    driver.step().unwrap();
+    disk.alter(&segment::path(dir(), 1), |bytes| bytes.copy_within(4096..2 * 4096, 2 * 4096));
+    let mut reader = driver.journal.reader(Position::START).unwrap();
+    assert_eq!(reader.next_step().unwrap().unwrap().bytes, step(1));
+    let refused = reader.next_step().unwrap_err();
+    assert!(matches!(&refused, ReadError::Corrupt(found) if found.frame == 2), "{refused}");
 }
 
 #[test]

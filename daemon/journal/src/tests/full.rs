@@ -77,6 +77,56 @@ fn space_comes_back() {
 }
 
 #[test]
+fn segment_comes_back_before_the_reserve() {
+    let (disk, mut driver) = low();
+    // The last of these is the first in what was the reserve, so that a segment is wanted first.
+    for _ in 0..3 {
+        driver.step().unwrap();
+    }
+    disk.hold_syncs(Some(RESERVE));
+    disk.set_capacity(None);
+    disk.wait_for_held_sync();
+    assert!(disk.paths().contains(&segment::path(dir(), 4)));
+    let space = driver.journal.space();
+    disk.hold_syncs(None);
+    assert!(is_low(&space), "new work would take what removals need");
+    wait_for(&driver.journal, |space| *space == Space::Enough);
+}
+
+#[test]
+fn segment_refused_only_when_it_is_synced() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    disk.fail_syncs_for_space("segment-0000000000000003.new");
+    // Once there is a new reserve, space is no longer low.
+    disk.hold_syncs(Some("reserve.new"));
+    for _ in 0..8 {
+        driver.step().unwrap();
+    }
+    let space = driver.journal.space();
+    disk.hold_syncs(None);
+    assert!(is_low(&space));
+    assert_eq!(disk.aborted(), None);
+    let told = Told { submitted: 8, acknowledged: 8 };
+    drop(driver);
+    check_and_go_on(&disk.after_power_loss(|| false), told);
+}
+
+#[test]
+fn checkpoint_refused_only_when_it_is_synced() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    driver.step().unwrap();
+    driver.checkpoint().unwrap();
+    driver.step().unwrap();
+    disk.fail_syncs_for_space("checkpoint");
+    assert!(driver.checkpoint().is_none());
+    assert_eq!(disk.aborted(), None);
+    driver.step().unwrap();
+    check(&disk.after_power_loss(|| false), Told { submitted: 3, acknowledged: 3 });
+}
+
+#[test]
 fn checkpoint_makes_the_space() {
     let (disk, mut driver) = low();
     // Room for history and checkpoint, none for a segment; then the removed segments' room is enough.

@@ -202,6 +202,17 @@ fn checkpoint_beyond_either_end() {
 }
 
 #[test]
+fn seal_is_written_when_nothing_more_comes() {
+    let (disk, journal) = roomy();
+    journal.submit_and_wait(vec![1]).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !recover(&disk.after_kill()).unwrap().report.is_sealed {
+        assert!(Instant::now() < end, "no seal");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn close_with_steps_waiting() {
     let disk = SimulatedDisk::default();
     let mut driver = Driver::open(&disk).unwrap();
