@@ -140,3 +140,37 @@ pub enum PayRefusal {
     #[error("the node cannot do it: {0}")]
     Internal(String),
 }
+
+/// The same, where a channel refuses.
+pub(super) fn refusal_of(error: CommandError, amount: millrace_wire::Msat) -> PayRefusal {
+    match error {
+        CommandError::NoNewWork(why) => PayRefusal::NoNewWork(why),
+        CommandError::Refused(refusal) => match refusal {
+            Refusal::BelowMinimum { amount, minimum } => PayRefusal::BelowMinimum { amount, minimum },
+            Refusal::TooManyHtlcs { max } => PayRefusal::TooManyHtlcs { limit: max.into() },
+            Refusal::InsufficientBalance { amount, available } => PayRefusal::InsufficientBalance { amount, available },
+            Refusal::TooMuchInFlight { amount, left } => PayRefusal::InsufficientBalance { amount, available: left },
+            Refusal::DustExposure { amount, left } => PayRefusal::DustExposure { amount, left },
+            Refusal::FunderCannotPayFee => {
+                PayRefusal::InsufficientBalance { amount, available: millrace_wire::Msat::ZERO }
+            }
+            Refusal::NotUsable(state) => PayRefusal::NotUsable { state: state.to_owned() },
+            other => PayRefusal::Channel(other.to_string()),
+        },
+        CommandError::UnknownChannel(_) => PayRefusal::NotUsable { state: "it is closed".to_owned() },
+        CommandError::Busy { .. } => PayRefusal::Channel(error.to_string()),
+    }
+}
+
+/// The same, for a payment that was accepted.
+pub(super) fn failure_of(refusal: &PayRefusal) -> Failure {
+    let reason = match refusal {
+        PayRefusal::NoChannel { .. } => FailureReason::NoRoute,
+        PayRefusal::InsufficientBalance { .. } => FailureReason::InsufficientBalance,
+        PayRefusal::TooManyHtlcs { .. } => FailureReason::Timeout,
+        PayRefusal::PeerAway { .. } => FailureReason::PeerDisconnected,
+        PayRefusal::Expired { .. } => FailureReason::InvoiceExpired,
+        _ => FailureReason::Temporary,
+    };
+    Failure::here(reason, refusal.to_string())
+}

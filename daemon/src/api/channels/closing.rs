@@ -1,0 +1,189 @@
+//! Closing a channel, and telling how that goes on.
+
+use super::*;
+
+/// What is wanted of a closing.
+#[derive(Debug)]
+enum Closing {
+    /// Alone.
+    Forced,
+    /// Together, at this feerate, paying this script or a fresh one.
+    Agreed(FeeratePerKw, Option<ScriptBuf>),
+}
+
+impl ChannelsService {
+    pub(super) fn close_order(&self, request: &v1::CloseChannelRequest) -> Result<Closing, Status> {
+        if request.force {
+            if request.fee.is_some() {
+                return Err(fault::field("fee", "not with `force`: the commitment's fee is fixed"));
+            }
+            if !request.address.is_empty() {
+                return Err(fault::field("address", "not with `force`: the coins go to the wallet"));
+            }
+            return Ok(Closing::Forced);
+        }
+        let fees = self.0.api.fees.borrow();
+        let feerate = match &request.fee {
+            Some(choice) => parse::feerate(Some(choice), &fees)?,
+            None => FeeratePerKw(fees.mutual_close().0),
+        };
+        let script = match request.address.as_str() {
+            "" => None,
+            address => Some(self.script("address", address)?),
+        };
+        Ok(Closing::Agreed(feerate, script))
+    }
+}
+
+pub(super) async fn close(inner: &Shared, once: &mut Once, channel_id: ChannelId, wanted: Closing) -> Result<Finished, Status> {
+    let registry = &inner.api.registry;
+    let Some(snapshot) = registry.snapshot(channel_id) else {
+        return Err(fault::not_found("channel", channel_id));
+    };
+    if snapshot.state == ChannelState::Closed {
+        return Err(fault::channel_state(snapshot.state, "be closed again"));
+    }
+    once.begin().await?;
+    let result = match wanted {
+        Closing::Forced => registry.force_close(channel_id, "the owner of this node closed it".to_owned()).await,
+        Closing::Agreed(feerate, script) => {
+            let script = match script.or_else(|| snapshot.upfront_shutdown_script().cloned()) {
+                Some(script) => script,
+                None => inner.api.wallet.new_destination().await.map_err(|_| fault::stopping())?,
+            };
+            let feerate_max = FeeratePerKw(feerate.0.saturating_mul(CLOSE_FEE_MULTIPLE));
+            registry.close(channel_id, CloseOrder { script, feerate, feerate_max }).await
+        }
+    };
+    match result {
+        Ok(_) => Ok(Finished { stored: Stored::Reference(channel_id.0.to_vec()), is_durable: false }),
+        Err(error) => Err(fault::command(&error)),
+    }
+}
+
+/// What was told of a closing.
+#[derive(Default)]
+struct Told {
+    pending: Option<u32>,
+    broadcast: Option<Vec<u8>>,
+    depth: Option<u32>,
+    resolution: Option<v1::OnChainResolution>,
+}
+
+/// Tells how a channel closes: by agreement until the transaction is in a block, otherwise until all is resolved.
+pub(super) async fn follow_closing(inner: Shared, channel_id: ChannelId, to: Progress<CloseChannelProgress>) {
+    let Some(mut watch) = inner.api.registry.watch(channel_id) else {
+        let _gone = to.send(Err(fault::not_found("channel", channel_id))).await;
+        return;
+    };
+    let mut told = Told::default();
+    loop {
+        let snapshot = Arc::clone(&watch.borrow_and_update());
+        for stage in told.stages(&inner, &snapshot).await {
+            let is_last = matches!(stage, close_channel_progress::Stage::Closed(_));
+            let step = CloseChannelProgress { channel_id: channel_id.0.to_vec(), stage: Some(stage) };
+            if to.send(Ok(step)).await.is_err() || is_last {
+                return;
+            }
+        }
+        tokio::select! {
+            changed = watch.changed() => if changed.is_err() {
+                return;
+            },
+            () = tokio::time::sleep(LOOK) => {}
+            () = to.closed() => return,
+            () = inner.stopped() => {
+                let _gone = to.send(Err(fault::stopping())).await;
+                return;
+            }
+        }
+    }
+}
+
+impl Told {
+    /// What is new.
+    async fn stages(&mut self, inner: &Shared, snapshot: &ChannelSnapshot) -> Vec<close_channel_progress::Stage> {
+        use close_channel_progress::Stage;
+        let mut stages = Vec::new();
+        match snapshot.state {
+            ChannelState::Opening | ChannelState::Normal => {}
+            ChannelState::ShuttingDown => self.tell_pending(snapshot, &mut stages),
+            ChannelState::Closing => {
+                self.tell_pending(snapshot, &mut stages);
+                self.tell_broadcast(snapshot.ending.as_ref().map(closing_tx), CloseKind::Cooperative, &mut stages);
+            }
+            ChannelState::OnChain | ChannelState::Closed => {
+                inner.past.view.catch_up(&inner.past.log).await;
+                let row = inner.past.view.channel(&snapshot.channel_id).ok().flatten();
+                let told = row.as_ref().and_then(|row| row.kind).unwrap_or(CloseKind::Unknown);
+                let kind = present_kind(snapshot).unwrap_or(told);
+                let close = snapshot.ending.as_ref().map(closing_tx).or(row.and_then(|row| row.close));
+                self.tell_broadcast(close, kind, &mut stages);
+                // One confirmation is enough to go home with after a close by agreement; the node itself waits longer.
+                let is_agreed = kind == CloseKind::Cooperative;
+                let need = if is_agreed { 1 } else { Policy::default().burial_depth };
+                self.tell_depth(close, need, inner, &mut stages).await;
+                if is_agreed || snapshot.state == ChannelState::Closed {
+                    stages.push(Stage::Closed(message(inner, snapshot, Extent::Whole, &swept(inner).await)));
+                } else if let Some(ending) = &snapshot.ending {
+                    let resolution = resolution(ending, &inner.api.claimer.status().borrow(), Extent::Whole);
+                    if self.resolution.as_ref() != Some(&resolution) {
+                        self.resolution = Some(resolution.clone());
+                        stages.push(Stage::Resolving(resolution));
+                    }
+                }
+            }
+        }
+        stages
+    }
+
+    fn tell_pending(&mut self, snapshot: &ChannelSnapshot, stages: &mut Vec<close_channel_progress::Stage>) {
+        let pending = u32::try_from(snapshot.htlcs.len()).unwrap_or(u32::MAX);
+        if self.pending != Some(pending) {
+            self.pending = Some(pending);
+            let started = v1::ShutdownStarted { htlcs_pending: pending };
+            stages.push(close_channel_progress::Stage::ShutdownStarted(started));
+        }
+    }
+
+    async fn tell_depth(
+        &mut self,
+        close: Option<ClosingTx>,
+        need: u32,
+        inner: &Shared,
+        stages: &mut Vec<close_channel_progress::Stage>,
+    ) {
+        let Some(ClosingTx { txid, height: Some(height), .. }) = close else { return };
+        let Ok((tip, _)) = inner.api.wallet.tip().await else { return };
+        // The wallet may be a block behind the channel.
+        let have = (tip + 1).saturating_sub(height.0).clamp(1, need);
+        if self.depth.replace(have) != Some(have) {
+            let confirmations = v1::Confirmations { txid: parse::txid_bytes(&txid), have, need };
+            stages.push(close_channel_progress::Stage::Confirmations(confirmations));
+        }
+    }
+
+    fn tell_broadcast(
+        &mut self,
+        close: Option<ClosingTx>,
+        kind: CloseKind,
+        stages: &mut Vec<close_channel_progress::Stage>,
+    ) {
+        let Some(ClosingTx { txid, fee, direct, .. }) = close else { return };
+        let txid = parse::txid_bytes(&txid);
+        if self.broadcast.as_ref() == Some(&txid) {
+            return;
+        }
+        self.broadcast = Some(txid.clone());
+        stages.push(close_channel_progress::Stage::Broadcast(v1::ClosingBroadcast {
+            txid,
+            kind: close_kind(kind).into(),
+            fee_sat: fee.0,
+            local_sat: direct.0,
+        }));
+    }
+}
+
+pub(super) const fn closing_tx(ending: &Ending) -> ClosingTx {
+    ClosingTx { txid: ending.txid, fee: ending.fee, direct: ending.direct, height: ending.height }
+}
