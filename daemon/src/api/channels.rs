@@ -1,38 +1,28 @@
 //! The service `Channels`: opening, closing, and looking at them.
 
+mod closing;
+mod opening;
+
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bitcoin::address::NetworkUnchecked;
-use bitcoin::{Address, ScriptBuf};
 use futures::stream::BoxStream;
-use millrace_channel::Policy;
-use millrace_channel::input::CloseOrder;
-use millrace_channel::phase::on_chain::Ending;
 use millrace_rpc::v1::channels_server::Channels;
-use millrace_rpc::v1::{
-    self, CloseChannelProgress, ErrorDetail, ErrorReason, GetChannelResponse, ListChannelsResponse,
-    OpenChannelProgress, close_channel_progress, open_channel_progress,
-};
-use millrace_wire::{ChannelId, FeeratePerKw, Msat, Sat};
+use millrace_rpc::v1::{self, CloseChannelProgress, GetChannelResponse, ListChannelsResponse, OpenChannelProgress};
+use millrace_wire::ChannelId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::channel_text::{Extent, Swept, closed_message, has_scid, message, present_kind, resolution, swept};
-use super::events::close_kind;
-use super::once::{Finished, Once, Start, Stored, once, reference, reference_entry, start};
+use self::closing::{close, follow_closing};
+use self::opening::{follow_opening, open};
+use super::channel_text::{Extent, closed_message, has_scid, message, swept};
+use super::once::{Once, Start, once, reference, start};
 use super::{Shared, fault, parse};
-use crate::channels::{ChannelSnapshot, ChannelState, OpenOrder, OpenProgress};
-use crate::happened::{CloseKind, ClosingTx};
+use crate::channels::ChannelState;
 
 /// Steps of progress that may wait for a slow reader.
 const STEPS_MAX: usize = 16;
-/// How often is looked at what no channel tells: confirmations of others' transactions, claims.
-const LOOK: Duration = Duration::from_millis(500);
-/// When the peer proposes the fee of a mutual close, we pay up to so many times our own choice.
-const CLOSE_FEE_MULTIPLE: u32 = 3;
 /// Closed channels that one list looks at.
 const CLOSED_MAX: usize = 10_000;
 

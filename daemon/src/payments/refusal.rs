@@ -1,10 +1,12 @@
 //! Why a payment is not even tried: nothing has changed, and nothing is left behind.
 
 use bitcoin::Network;
+use millrace_channel::Refusal;
 use millrace_routing::invoice::InvoiceError;
 use millrace_wire::{Msat, PaymentHash, PublicKey};
 
-use crate::channels::NoNewWork;
+use crate::channels::{CommandError, NoNewWork};
+use crate::happened::{Failure, FailureReason};
 use crate::idempotency::KeyError;
 
 /// Why a payment is refused.
@@ -142,7 +144,7 @@ pub enum PayRefusal {
 }
 
 /// The same, where a channel refuses.
-pub(super) fn refusal_of(error: CommandError, amount: millrace_wire::Msat) -> PayRefusal {
+pub(super) fn refusal_of(error: CommandError, amount: Msat) -> PayRefusal {
     match error {
         CommandError::NoNewWork(why) => PayRefusal::NoNewWork(why),
         CommandError::Refused(refusal) => match refusal {
@@ -151,9 +153,7 @@ pub(super) fn refusal_of(error: CommandError, amount: millrace_wire::Msat) -> Pa
             Refusal::InsufficientBalance { amount, available } => PayRefusal::InsufficientBalance { amount, available },
             Refusal::TooMuchInFlight { amount, left } => PayRefusal::InsufficientBalance { amount, available: left },
             Refusal::DustExposure { amount, left } => PayRefusal::DustExposure { amount, left },
-            Refusal::FunderCannotPayFee => {
-                PayRefusal::InsufficientBalance { amount, available: millrace_wire::Msat::ZERO }
-            }
+            Refusal::FunderCannotPayFee => PayRefusal::InsufficientBalance { amount, available: Msat::ZERO },
             Refusal::NotUsable(state) => PayRefusal::NotUsable { state: state.to_owned() },
             other => PayRefusal::Channel(other.to_string()),
         },

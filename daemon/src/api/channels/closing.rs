@@ -1,10 +1,32 @@
 //! Closing a channel, and telling how that goes on.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bitcoin::ScriptBuf;
+use millrace_channel::Policy;
+use millrace_channel::input::CloseOrder;
+use millrace_channel::phase::on_chain::Ending;
+use millrace_rpc::v1::{self, CloseChannelProgress, close_channel_progress};
+use millrace_wire::{ChannelId, FeeratePerKw};
+use tonic::Status;
+
+use super::{ChannelsService, Progress};
+use crate::api::channel_text::{Extent, message, present_kind, resolution, swept};
+use crate::api::events::close_kind;
+use crate::api::once::{Finished, Once, Stored};
+use crate::api::{Shared, fault, parse};
+use crate::channels::{ChannelSnapshot, ChannelState};
+use crate::happened::{CloseKind, ClosingTx};
+
+/// How often is looked at what no channel tells: confirmations of others' transactions, claims.
+const LOOK: Duration = Duration::from_millis(500);
+/// When the peer proposes the fee of a mutual close, we pay up to so many times our own choice.
+const CLOSE_FEE_MULTIPLE: u32 = 3;
 
 /// What is wanted of a closing.
 #[derive(Debug)]
-enum Closing {
+pub(super) enum Closing {
     /// Alone.
     Forced,
     /// Together, at this feerate, paying this script or a fresh one.
@@ -35,7 +57,12 @@ impl ChannelsService {
     }
 }
 
-pub(super) async fn close(inner: &Shared, once: &mut Once, channel_id: ChannelId, wanted: Closing) -> Result<Finished, Status> {
+pub(super) async fn close(
+    inner: &Shared,
+    once: &mut Once,
+    channel_id: ChannelId,
+    wanted: Closing,
+) -> Result<Finished, Status> {
     let registry = &inner.api.registry;
     let Some(snapshot) = registry.snapshot(channel_id) else {
         return Err(fault::not_found("channel", channel_id));

@@ -1,6 +1,18 @@
 //! Opening a channel, and telling how that goes on.
 
-use super::*;
+use std::sync::Arc;
+
+use bitcoin::address::NetworkUnchecked;
+use bitcoin::{Address, ScriptBuf};
+use millrace_rpc::v1::{self, ErrorDetail, ErrorReason, OpenChannelProgress, open_channel_progress};
+use millrace_wire::{ChannelId, Msat, Sat};
+use tonic::Status;
+
+use super::{ChannelsService, Progress};
+use crate::api::channel_text::{Extent, Swept, message};
+use crate::api::once::{Once, Stored, reference_entry};
+use crate::api::{Shared, fault, parse};
+use crate::channels::{ChannelSnapshot, ChannelState, OpenOrder, OpenProgress};
 
 impl ChannelsService {
     pub(super) fn open_order(&self, request: &v1::OpenChannelRequest) -> Result<OpenOrder, Status> {
@@ -118,7 +130,11 @@ pub(super) fn interrupted() -> Status {
         .into_status("the node was restarted before the channel existed")
 }
 
-pub(super) fn open_step(channel_id: ChannelId, temporary: bool, stage: open_channel_progress::Stage) -> OpenChannelProgress {
+pub(super) fn open_step(
+    channel_id: ChannelId,
+    temporary: bool,
+    stage: open_channel_progress::Stage,
+) -> OpenChannelProgress {
     OpenChannelProgress { channel_id: channel_id.0.to_vec(), temporary, stage: Some(stage) }
 }
 

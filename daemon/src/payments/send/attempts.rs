@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::*;
+use crate::payments::refusal::{failure_of, refusal_of};
 
 impl Sending {
     /// Offers the next attempt, lets it wait, or ends the payment.
@@ -43,7 +44,13 @@ impl Sending {
         }
     }
 
-    pub(super) fn offer(&mut self, id: PaymentId, built: BuiltAttempt, channel: &ChannelSnapshot, out: &mut Vec<Order>) {
+    pub(super) fn offer(
+        &mut self,
+        id: PaymentId,
+        built: BuiltAttempt,
+        channel: &ChannelSnapshot,
+        out: &mut Vec<Order>,
+    ) {
         let Some(payment) = self.payments.get_mut(&id) else { return };
         let attempt = u32::try_from(payment.attempts.len()).expect("a payment has a few attempts");
         let begun = AttemptBegun {
@@ -170,7 +177,6 @@ impl Sending {
         })
     }
 }
-
 
 fn scid_of(channel: &ChannelSnapshot) -> ShortChannelId {
     channel.short_channel_id.filter(|_| !channel.terms.channel_type.scid_alias).unwrap_or(channel.local_alias)

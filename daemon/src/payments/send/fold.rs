@@ -138,7 +138,13 @@ impl Sending {
         }
     }
 
-    pub(super) fn on_fulfilled(&mut self, id: PaymentId, preimage: Preimage, time_ms: u64, happened: &mut Vec<Happened>) {
+    pub(super) fn on_fulfilled(
+        &mut self,
+        id: PaymentId,
+        preimage: Preimage,
+        time_ms: u64,
+        happened: &mut Vec<Happened>,
+    ) {
         let Some(mut payment) = self.payments.remove(&id) else { return };
         let (payment_hash, amount) = (payment.row.payment_hash, payment.row.amount);
         self.by_hash.remove(&payment_hash);
