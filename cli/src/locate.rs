@@ -31,6 +31,9 @@ pub(crate) struct Location {
 struct RpcFile {
     #[serde(alias = "url")]
     rpc: String,
+    /// The daemon's network.
+    #[serde(default)]
+    network: String,
 }
 
 impl Location {
@@ -39,7 +42,7 @@ impl Location {
         let folder = folder(globals)?;
         let url = match &globals.rpc {
             Some(url) => url.clone(),
-            None => url_in(&folder)?.unwrap_or_else(|| DEFAULT_URL.to_owned()),
+            None => url_in(&folder, globals.network)?.unwrap_or_else(|| DEFAULT_URL.to_owned()),
         };
         if !url.starts_with("https://") {
             return Err(Fault::Usage(format!(
@@ -64,6 +67,7 @@ fn folder(globals: &Globals) -> Result<PathBuf, Fault> {
         None => default_data_dir()?,
     };
     if data_dir.join("access.token").exists() {
+        check_network(&data_dir, globals.network)?;
         return Ok(data_dir);
     }
     if let Some(network) = globals.network {
@@ -85,6 +89,22 @@ fn folder(globals: &Globals) -> Result<PathBuf, Fault> {
     }
 }
 
+/// A folder is one network's, as the daemon wrote into it: a command for another must not reach it.
+fn check_network(folder: &Path, wanted: Option<Network>) -> Result<(), Fault> {
+    let Ok(found) = fs::read_to_string(folder.join("network")) else { return Ok(()) };
+    is_of_network(&folder.display().to_string(), found.trim(), wanted)
+}
+
+fn is_of_network(what: &str, found: &str, wanted: Option<Network>) -> Result<(), Fault> {
+    match wanted {
+        Some(wanted) if !found.is_empty() && found != wanted.name() => Err(Fault::Usage(format!(
+            "{what} is for the network {found}, and --network (or MILLRACE_NETWORK) says {}",
+            wanted.name()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn default_data_dir() -> Result<PathBuf, Fault> {
     match std::env::var_os("HOME") {
         Some(home) if !home.is_empty() => Ok(PathBuf::from(home).join(".millrace")),
@@ -92,7 +112,7 @@ fn default_data_dir() -> Result<PathBuf, Fault> {
     }
 }
 
-fn url_in(folder: &Path) -> Result<Option<String>, Fault> {
+fn url_in(folder: &Path, network: Option<Network>) -> Result<Option<String>, Fault> {
     let path = folder.join("rpc.json");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -101,6 +121,7 @@ fn url_in(folder: &Path) -> Result<Option<String>, Fault> {
     };
     let file: RpcFile = serde_json::from_str(&text)
         .map_err(|error| Fault::Usage(format!("{} is not what a daemon writes: {error}", path.display())))?;
+    is_of_network(&path.display().to_string(), &file.network, network)?;
     Ok(Some(file.rpc))
 }
 

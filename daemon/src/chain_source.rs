@@ -45,6 +45,12 @@ impl BitcoindSource {
         Self { bitcoind, watcher, sync, broadcaster, fees }
     }
 
+    /// Lets a node that has seen nothing begin at this height: for a wallet that is older than the node.
+    #[must_use]
+    pub fn beginning_at(self, height: Option<u32>) -> Self {
+        Self { watcher: self.watcher.beginning_at(height), ..self }
+    }
+
     /// How far it is.
     #[must_use]
     pub fn sync(&self) -> watch::Receiver<SyncState> {

@@ -6,6 +6,7 @@
 //!   network                 the network's name, written once
 //!   millrace.toml           the operator's settings, if any
 //!   seed                    0600, the 24 words                     (seed)
+//!   restore-from            with a restored seed: from which height on its coins are looked for
 //!   tls.cert, tls.key       certificate of gRPC; the key is 0600   (tls)
 //!   access.token            0600, what gRPC clients must show      (token)
 //!   rpc.json                where the running node listens         (this module)
@@ -32,6 +33,8 @@ use crate::config::network_name;
 const FOLDER_MODE: u32 = 0o700;
 /// Rights of a file with a secret: its owner alone.
 const SECRET_MODE: u32 = 0o600;
+/// Name of the file with the height from which on a restored wallet looks for its coins.
+const RESTORE_FROM: &str = "restore-from";
 /// Rights of a file without secrets.
 const PUBLIC_MODE: u32 = 0o644;
 
@@ -191,6 +194,32 @@ impl DataDir {
     #[must_use]
     pub fn rpc_info(&self) -> PathBuf {
         self.path.join("rpc.json")
+    }
+
+    /// Writes down from which height on the coins of a restored seed are looked for.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn write_restore_from(&self, height: u32) -> Result<(), DataDirError> {
+        let path = self.path.join(RESTORE_FROM);
+        replace_public(&path, format!("{height}\n").as_bytes()).map_err(failed("cannot write", &path))
+    }
+
+    /// From which height on the coins of a restored seed are looked for, if the seed was restored.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`], also if it is no height.
+    pub fn restore_from(&self) -> Result<Option<u32>, DataDirError> {
+        let path = self.path.join(RESTORE_FROM);
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let height = text.trim().parse();
+                let height = height.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+                Ok(Some(height.map_err(failed("cannot read", &path))?))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("cannot read", &path)(error)),
+        }
     }
 
     /// Says how to reach the node, once it listens.

@@ -102,7 +102,8 @@ fn fold(past: &Past, runtime: &tokio::runtime::Handle) {
     let mut settled = past.log.watch_settled();
     loop {
         if let Err(error) = past.view.fold(&past.log) {
-            tracing::error!(%error, "the view cannot be folded: lists stay as they are until the next start");
+            tracing::error!(%error, "the view cannot be folded: lists and look-ups are refused until the next start");
+            past.view.stop(&error);
             return;
         }
         if past.log.is_closed() {

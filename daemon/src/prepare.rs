@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use bitcoin::Network;
 use thiserror::Error;
 
 use crate::config::Config;
@@ -65,22 +66,30 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     Ok(Prepared { config, data_dir, keys, tls, token, new_seed })
 }
 
-/// Puts the seed whose words are in a file into a folder that has none.
+/// The first block that may pay to a wallet of this software: it is younger. All of the test networks is quickly read.
+#[must_use]
+pub const fn oldest_wallet(network: Network) -> u32 {
+    match network {
+        Network::Bitcoin => 900_000,
+        _ => 1,
+    }
+}
+
+/// Puts the seed whose words are in a file into a folder that has none. Its coins are looked for from this height on.
 ///
 /// # Errors
 /// [`PrepareError`].
-pub fn restore_seed(config: &Config, words_file: &Path) -> Result<Keys, PrepareError> {
+pub fn restore_seed(config: &Config, words_file: &Path, from_height: Option<u32>) -> Result<Keys, PrepareError> {
     check_consent(config)?;
     let data_dir = DataDir::open(&config.data_dir, config.network)?;
     let seed = seed::restore(&data_dir, words_file)?;
+    data_dir.write_restore_from(from_height.unwrap_or(oldest_wallet(config.network)).max(1))?;
     Ok(Keys::derive(&seed, config.network))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use bitcoin::Network;
-
     use super::*;
 
     #[test]
@@ -112,7 +121,12 @@ mod tests {
         let words = other.path().join("words");
         std::fs::write(&words, first.new_seed.as_ref().unwrap().words()).unwrap();
         let config = Config::defaults(Network::Regtest, other.path());
-        assert_eq!(restore_seed(&config, &words).unwrap().node_id(), first.keys.node_id());
-        assert_eq!(prepare(config).unwrap().keys.node_id(), first.keys.node_id());
+        assert_eq!(restore_seed(&config, &words, Some(77)).unwrap().node_id(), first.keys.node_id());
+        let restored = prepare(config).unwrap();
+        assert_eq!(restored.keys.node_id(), first.keys.node_id());
+        assert_eq!(
+            (restored.data_dir.restore_from().unwrap(), first.data_dir.restore_from().unwrap()),
+            (Some(77), None)
+        );
     }
 }

@@ -34,6 +34,8 @@ pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long bitcoind may take to answer the first question.
 const FIRST_CHECK: Duration = Duration::from_secs(10);
+/// How long the main task may take to say why it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The journal's reserve for a full disk, in MiB.
 const RESERVE_MIB: u64 = 16;
 
@@ -45,7 +47,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     let Prepared { config, data_dir, keys, tls, token, new_seed: _ } = prepared;
     let metrics_address = start_metrics(&config)?;
     let bitcoind = connect(&config).await?;
-    let source = BitcoindSource::new(bitcoind.clone());
+    let source = BitcoindSource::new(bitcoind.clone()).beginning_at(data_dir.restore_from()?);
     let (sync, fees, broadcaster) = (source.sync(), source.fees(), source.broadcaster());
 
     let payments = Payments::new(keys.clone(), payment_rules(&config));
@@ -125,12 +127,18 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
                 tokio::select! {
                     () = shutdown.wait() => Ok(()),
                     failed = node.failed() => failed.map_err(Fault::from),
-                    error = chain_failure.recv() => Err(chain_fault(error)),
+                    error = chain_failure.recv() => Err(match error {
+                        Some(error) => error.into(),
+                        None => why_it_ended(&mut node).await,
+                    }),
                 }
             }
         },
         () = shutdown.wait() => Ok(()),
-        error = chain_failure.recv() => Err(chain_fault(error)),
+        error = chain_failure.recv() => Err(match error {
+            Some(error) => error.into(),
+            None => why_it_ended(&mut node).await,
+        }),
     };
     readiness.send_replace(Readiness::Stopping);
     tracing::info!("stopping");
@@ -168,10 +176,11 @@ async fn become_ready(
     Ok(())
 }
 
-fn chain_fault(error: Option<ChainError>) -> Fault {
-    match error {
-        Some(error) => error.into(),
-        None => "the chain is not followed any more".into(),
+/// The chain is not followed any more, and does not say why: then it went with the node's main task, which does.
+async fn why_it_ended(node: &mut Node) -> Fault {
+    match tokio::time::timeout(LAST_WORDS, node.failed()).await {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) | Err(_) => "the chain is not followed any more".into(),
     }
 }
 

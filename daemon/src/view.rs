@@ -19,8 +19,8 @@ mod fold;
 mod row;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use millrace_journal::Position;
@@ -60,6 +60,8 @@ pub struct View {
     /// How many of the channels are closed.
     closed: AtomicUsize,
     applied: watch::Sender<Position>,
+    /// Why it cannot follow the events any more, if so.
+    stopped: OnceLock<String>,
 }
 
 /// Why the view cannot be used.
@@ -71,6 +73,11 @@ pub enum ViewError {
     /// A row that this build cannot read.
     #[error("a row of the view does not decode: {0}; the view can be deleted, and is then made again")]
     Row(String),
+    /// It could not follow the events: what it says would be old.
+    #[error(
+        "lists and look-ups stand still since the view failed: {0}; make room on the disk if it is full, and restart"
+    )]
+    Stopped(String),
     /// The events cannot be read.
     #[error(transparent)]
     Events(#[from] EventsError),
@@ -135,6 +142,7 @@ impl View {
             channels,
             channels_by_id: db.open_tree("channels-by-id")?,
             applied: watch::channel(applied_in(&meta)?).0,
+            stopped: OnceLock::new(),
             meta,
             db,
         };
@@ -156,8 +164,21 @@ impl View {
         *self.applied.borrow()
     }
 
+    /// It cannot follow the events any more. From now on it refuses, rather than to say what is old.
+    pub(crate) fn stop(&self, why: &ViewError) {
+        // The first reason is the one that matters.
+        let _earlier = self.stopped.set(why.to_string());
+    }
+
+    fn check_follows(&self) -> Result<(), ViewError> {
+        self.stopped.get().map_or(Ok(()), |why| Err(ViewError::Stopped(why.clone())))
+    }
+
     /// Waits until the view has all that anybody can have been told of before the call; not for ever.
     pub async fn catch_up(&self, log: &EventLog) {
+        if self.stopped.get().is_some() {
+            return;
+        }
         let end = log.end();
         if !log.wait_settled(end, PATIENCE).await {
             return tracing::warn!(%end, "events are late: a list may lack the newest");
@@ -176,6 +197,7 @@ impl View {
     /// # Errors
     /// [`ViewError`].
     pub fn payment(&self, id: &PaymentId) -> Result<Option<PaymentRow>, ViewError> {
+        self.check_follows()?;
         lookup(&self.payments_by_id, &id.0, &self.payments)
     }
 
@@ -184,6 +206,7 @@ impl View {
     /// # Errors
     /// [`ViewError`].
     pub fn payment_by_hash(&self, payment_hash: &PaymentHash) -> Result<Option<PaymentRow>, ViewError> {
+        self.check_follows()?;
         lookup(&self.payments_by_hash, &payment_hash.0, &self.payments)
     }
 
@@ -192,6 +215,7 @@ impl View {
     /// # Errors
     /// [`ViewError`].
     pub fn invoice(&self, payment_hash: &PaymentHash) -> Result<Option<InvoiceRow>, ViewError> {
+        self.check_follows()?;
         lookup(&self.invoices_by_hash, &payment_hash.0, &self.invoices)
     }
 
@@ -200,6 +224,7 @@ impl View {
     /// # Errors
     /// [`ViewError`].
     pub fn channel(&self, channel_id: &ChannelId) -> Result<Option<ChannelRow>, ViewError> {
+        self.check_follows()?;
         lookup(&self.channels_by_id, &channel_id.0, &self.channels)
     }
 
@@ -221,6 +246,7 @@ impl View {
         size: usize,
         wanted: impl Fn(&PaymentRow) -> bool,
     ) -> Result<Page<PaymentRow>, ViewError> {
+        self.check_follows()?;
         page(&self.payments, from, size, wanted)
     }
 
@@ -234,6 +260,7 @@ impl View {
         size: usize,
         wanted: impl Fn(&InvoiceRow) -> bool,
     ) -> Result<Page<InvoiceRow>, ViewError> {
+        self.check_follows()?;
         page(&self.invoices, from, size, wanted)
     }
 
@@ -247,6 +274,7 @@ impl View {
         size: usize,
         wanted: impl Fn(&ChannelRow) -> bool,
     ) -> Result<Page<ChannelRow>, ViewError> {
+        self.check_follows()?;
         page(&self.channels, from, size, wanted)
     }
 }

@@ -220,7 +220,9 @@ impl Crash {
             && msat_lost == 0
             && stuck_htlcs == 0
             && channels_closed == 0
-            && mismatched == 0;
+            && mismatched == 0
+            // Most payments come through: a run that fails them all has shown nothing.
+            && paid > payments / 2;
         for node in &mut self.network.nodes {
             node.stop().await?;
         }
@@ -264,7 +266,11 @@ impl Crash {
         let mut lost = 0;
         let mut closed = 0;
         for (node, expected) in [(0, half - net), (1, half + net)] {
-            for channel in self.network.channels(node).await? {
+            let channels = self.network.channels(node).await?;
+            if channels.len() != 1 {
+                return Err(Error::Wrong(format!("there are {} channels, and there was one", channels.len())));
+            }
+            for channel in channels {
                 closed += u32::from(channel.state() != ChannelState::Normal);
                 lost += (expected - i128::from(channel.local_msat)).abs();
             }

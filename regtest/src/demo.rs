@@ -223,6 +223,13 @@ impl Demo {
         self.wait_until_at_rest().await?;
         self.check_balances().await?;
         self.check_invoices().await?;
+        if in_flight == 0 {
+            return Err(Error::Wrong("nothing was in flight when it died: it was no kill in the middle".to_owned()));
+        }
+        if failed > UNDER_FIRE {
+            return Err(Error::Wrong(format!("{failed} of {} payments failed", 2 * UNDER_FIRE)));
+        }
+        self.figures.insert("in_flight_at_kill", json!(in_flight));
         Ok(format!(
             "{in_flight} HTLCs in flight when it died; {} paid, {failed} failed, none twice",
             2 * UNDER_FIRE - failed

@@ -1,6 +1,7 @@
 //! The programs under test: from a checkout they are built first, in this program's own profile, so that no stale
 //! daemon is ever measured; elsewhere they lie beside this program.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -72,7 +73,7 @@ impl Programs {
 fn build(root: &Path, profile_folder: &Path) -> Result<(), Error> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(root).args(["build", "--quiet", "--bin", "millraced", "--bin", "millrace"]);
+    command.current_dir(root).args(["build", "--bin", "millraced", "--bin", "millrace"]);
     // What cargo tells a program that it runs is not meant for another cargo: build scripts that look at it would take it
     // for a change, and half of the crates would be compiled again.
     let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
@@ -85,12 +86,18 @@ fn build(root: &Path, profile_folder: &Path) -> Result<(), Error> {
     if let Some(target) = profile_folder.parent() {
         command.arg("--target-dir").arg(target);
     }
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| Error::io("run cargo to build the daemon in", root, source))?;
-    if output.status.success() {
-        return Ok(());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let failed = |source| Error::io("run cargo to build the daemon in", root, source);
+    let mut child = command.spawn().map_err(failed)?;
+    let mut text = String::new();
+    // Building from nothing takes minutes: whoever waits is shown that it goes on.
+    for line in child.stderr.take().into_iter().flat_map(|stderr| BufReader::new(stderr).lines()) {
+        let line = line.map_err(failed)?;
+        if line.trim_start().starts_with("Compiling") {
+            eprintln!("{line}");
+        }
+        text.push_str(&line);
+        text.push('\n');
     }
-    Err(Error::Build { text: String::from_utf8_lossy(&output.stderr).into_owned() })
+    if child.wait().map_err(failed)?.success() { Ok(()) } else { Err(Error::Build { text }) }
 }

@@ -77,6 +77,7 @@ pub enum ChainEvent {
 pub struct Watcher {
     bitcoind: Bitcoind,
     state: watch::Sender<SyncState>,
+    from: Option<u32>,
 }
 
 impl Watcher {
@@ -84,19 +85,25 @@ impl Watcher {
     #[must_use]
     pub fn new(bitcoind: Bitcoind) -> (Self, watch::Receiver<SyncState>) {
         let (state, receiver) = watch::channel(SyncState::Away { reason: "not asked yet".to_owned() });
-        (Self { bitcoind, state }, receiver)
+        (Self { bitcoind, state, from: None }, receiver)
+    }
+
+    /// Lets a node that has seen nothing begin at this height instead of the tip, unless it is above the tip.
+    #[must_use]
+    pub fn beginning_at(self, height: Option<u32>) -> Self {
+        Self { from: height, ..self }
     }
 
     /// Delivers all that happens after the trail's newest block, until the consumer hangs up.
     ///
     /// With an empty trail it waits until bitcoind is synced and starts at the tip, whose block is
-    /// then the first one [`ChainEvent::Connected`].
+    /// then the first one [`ChainEvent::Connected`]; see [`Watcher::beginning_at`].
     ///
     /// # Errors
     /// Only what waiting cannot mend: [`ChainError::UnknownCursor`], [`ChainError::WrongNetwork`],
     /// [`ChainError::TooOld`], [`ChainError::Pruned`]. The rest becomes [`ChainEvent::Away`].
     pub async fn run(self, trail: Trail, consumer: mpsc::Sender<ChainEvent>) -> Result<()> {
-        let mut follower = Follower::new(&self.bitcoind, &self.state, trail, &consumer);
+        let mut follower = Follower::new(&self.bitcoind, &self.state, trail, self.from, &consumer);
         let mut pause = PAUSE_MIN;
         loop {
             let error = match follower.step().await {

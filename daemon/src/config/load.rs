@@ -63,7 +63,7 @@ pub enum Action {
     /// Show the seed's words.
     PrintSeed,
     /// Put the seed of this file into the data folder.
-    RestoreSeed(PathBuf),
+    RestoreSeed(PathBuf, Option<u32>),
 }
 
 /// Where a setting came from.
@@ -143,6 +143,14 @@ pub enum ConfigError {
         /// What was probably meant.
         suggestion: Option<String>,
     },
+    /// The environment has a variable that means nothing.
+    #[error("the environment has {name}, which is no setting{}", suggested(suggestion))]
+    UnknownVariable {
+        /// Its name.
+        name: String,
+        /// What was probably meant.
+        suggestion: Option<String>,
+    },
     /// A value that cannot be one.
     #[error("{source_}: `{key}` is not right: expected {expected}, found {found}")]
     Value {
@@ -179,6 +187,7 @@ pub fn load(surroundings: &Surroundings) -> Result<Loaded, ConfigError> {
     let fields = fields();
     let matches = command(&fields).try_get_matches_from(&surroundings.arguments)?;
     let given = Given { fields: &fields, matches: &matches, surroundings };
+    given.check_variables()?;
     let text = read_file(&given)?;
     let file = match &text {
         Some((path, text)) => parse_file(&fields, path, text)?,
@@ -198,10 +207,23 @@ pub fn load(surroundings: &Surroundings) -> Result<Loaded, ConfigError> {
         return Err(ConfigError::Sense { key, reason, source_: source_of(key) });
     }
     given.check_file_belongs(&config, text.as_ref().map(|(path, _)| path.as_path()), source_of)?;
-    let mut warnings = given.misspelt_variables();
-    warnings.extend(open_rpc(&config));
+    let warnings = open_rpc(&config).into_iter().collect();
     Ok(Loaded { config, action: action(&matches), warnings, sources })
 }
+
+/// Variables of the same prefix that are for the command line and the tests, which may start a daemon.
+const OTHERS_VARIABLES: [&str; 8] = [
+    "MILLRACE_CONFIG",
+    "MILLRACE_RPC",
+    "MILLRACE_TLS_CERT",
+    "MILLRACE_TOKEN_FILE",
+    "MILLRACE_SEEDS",
+    "MILLRACE_TALLY",
+    "MILLRACE_LOG_LINES",
+    "MILLRACE_UPDATE_SNAPSHOTS",
+];
+/// Slips of the keyboard in a name that is still recognised.
+const SLIPS_MAX: usize = 3;
 
 /// A value as text, or a sample of what stands there instead of one.
 type Value = Result<String, String>;
@@ -279,18 +301,18 @@ impl Given<'_> {
         Err(ConfigError::Sense { key, reason, source_: source_of(key) })
     }
 
-    /// Variables that look like settings and are none. Others may be for other programs.
-    fn misspelt_variables(&self) -> Vec<String> {
+    /// Refuses variables that look like settings and are none.
+    fn check_variables(&self) -> Result<(), ConfigError> {
         let known: Vec<String> = self.fields.iter().map(Field::variable).collect();
-        let candidates = self.surroundings.variables.keys().filter(|name| name.starts_with("MILLRACE_"));
-        let unknown = candidates.filter(|name| !known.contains(name) && *name != "MILLRACE_CONFIG");
-        unknown
-            .filter_map(|name| {
-                // One slip of the keyboard: two programs' variables may well differ by two letters.
-                let meant = known.iter().find(|known| edit_distance(name, known) == 1)?;
-                Some(format!("the environment has {name}, which means nothing; did you mean {meant}?"))
-            })
-            .collect()
+        let is_known = |name: &String| known.contains(name) || OTHERS_VARIABLES.contains(&name.as_str());
+        let named = self.surroundings.variables.iter().filter(|(name, value)| {
+            // One that is empty is not set.
+            name.starts_with("MILLRACE_") && !value.is_empty()
+        });
+        let Some((name, _)) = named.into_iter().find(|(name, _)| !is_known(name)) else { return Ok(()) };
+        let nearest = known.iter().min_by_key(|known| edit_distance(name, known));
+        let suggestion = nearest.filter(|known| edit_distance(name, known) <= SLIPS_MAX).cloned();
+        Err(ConfigError::UnknownVariable { name: name.clone(), suggestion })
     }
 }
 
@@ -319,6 +341,15 @@ fn command(fields: &[Field]) -> Command {
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
                 .help("Put the 24 words in this file into a data folder that has no seed")
+                .help_heading("Instead of running"),
+        )
+        .arg(
+            Arg::new("restore-from-height")
+                .long("restore-from-height")
+                .value_name("HEIGHT")
+                .value_parser(value_parser!(u32))
+                .requires("restore-seed-file")
+                .help("With --restore-seed-file: the block from which on its coins are looked for [default: 1, on bitcoin 900000]")
                 .help_heading("Instead of running"),
         );
     for field in fields.iter().filter(|field| field.exposure != Exposure::Secret) {
@@ -350,7 +381,7 @@ fn argument(field: &Field, defaults: &Config) -> Arg {
 
 fn action(matches: &ArgMatches) -> Action {
     if let Some(path) = matches.get_one::<PathBuf>("restore-seed-file") {
-        return Action::RestoreSeed(path.clone());
+        return Action::RestoreSeed(path.clone(), matches.get_one::<u32>("restore-from-height").copied());
     }
     let switches = [
         ("print-example-config", Action::PrintExampleConfig),

@@ -323,6 +323,11 @@ impl Actor {
         let Some(height) = self.synced_height() else {
             return Decision::Remove(judge::refuse_for_now(secret));
         };
+        // On a disk that is nearly full, room is kept for what must be done: the payer may try again later.
+        if let Err(why @ NoNewWork::DiskLow(_)) = self.around.registry.check_new_work() {
+            tracing::warn!(%why, channel_id = %received.channel_id, "a payment is turned away for now");
+            return Decision::Remove(judge::refuse_for_now(secret));
+        }
         let invoice = self.core.invoices.get(&received.payment_hash);
         let expected = PaymentSecret::new(*self.around.keys.payment_secret(&received.payment_hash.0));
         match judge::judge(received, last, invoice, &expected, height, clock::unix_ms()) {

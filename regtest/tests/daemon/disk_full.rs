@@ -174,3 +174,41 @@ async fn new_work_is_refused_and_the_rest_comes_to_its_end() {
     pair.network.wait_for_mempool(1).await.unwrap();
     pair.stop().await;
 }
+
+/// The payee's disk is full: the payer is told to try again later, and the HTLC goes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payee_without_room_turns_payments_away() {
+    let mut pair = pair_with(
+        |node| {
+            if node.name == "bob" {
+                set_segment_mib(node, 1);
+            }
+        },
+        |_| {},
+    )
+    .await;
+    let (first, second) = (pair.invoice(BOB, 10_000).await, pair.invoice(BOB, 20_000).await);
+    assert_eq!(pair.pay(ALICE, &first).await.unwrap().status(), PaymentStatus::Succeeded);
+    pair.wait_until_at_rest().await;
+    pair.network.nodes[BOB].stop().await.unwrap();
+    set_segment_mib(&pair.network.nodes[BOB], 2);
+    pair.network.nodes[BOB].start_by(LIMITED);
+    pair.network.nodes[BOB].start().await.unwrap();
+    pair.wait_until_usable().await;
+    no_room(pair.client(BOB).invoices.create(bare_invoice()).await);
+
+    let request = millrace_rpc::v1::PayRequest { timeout_s: 2, ..order(&second) };
+    let failed = pay(&pair.client(ALICE), request).await.unwrap();
+    assert_eq!(failed.status(), PaymentStatus::Failed, "{failed:?}");
+    pair.wait_until_at_rest().await;
+    let channel = pair.network.channel(BOB, &pair.channel_id).await.unwrap();
+    assert_eq!((channel.local_msat, channel.state()), (CAPACITY_SAT / 2 * 1000 + 10_000, ChannelState::Normal));
+
+    // With room again, the same invoice can be paid.
+    pair.network.nodes[BOB].stop().await.unwrap();
+    pair.network.nodes[BOB].start_by(&[]);
+    pair.network.nodes[BOB].start().await.unwrap();
+    pair.wait_until_usable().await;
+    assert_eq!(pair.pay(ALICE, &second).await.unwrap().status(), PaymentStatus::Succeeded);
+    pair.stop().await;
+}

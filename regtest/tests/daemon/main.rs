@@ -18,6 +18,7 @@ mod metrics;
 mod process;
 mod refusals;
 mod restart;
+mod restore;
 mod secrets;
 mod settings;
 mod support;

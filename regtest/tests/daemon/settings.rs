@@ -153,3 +153,19 @@ async fn folders_and_chains_that_do_not_fit() {
     check(&start("signet", &fresh).await, FAILED, &["signet", "bitcoind is on regtest"]);
     pair.stop().await;
 }
+
+/// Another node has the port: it says so, with the address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (network, folder) = (network(&[]), tempfile::tempdir().unwrap());
+    let cookie = network.bitcoind.cookie_path();
+    let mut arguments = vec!["--network", "regtest", "--rpc-listen", "127.0.0.1:0", "--listen", &address];
+    arguments.extend(["--data-dir", folder.path().to_str().unwrap()]);
+    let url = network.bitcoind.rpc_url();
+    arguments.extend(["--bitcoind-url", &url, "--bitcoind-cookie", cookie.to_str().unwrap()]);
+    let ended = run(&millraced(), &arguments).await;
+    check(&ended, FAILED, &[&address]);
+    assert!(!ended.err.contains("not followed any more"), "{}", ended.err);
+}

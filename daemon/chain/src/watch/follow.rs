@@ -46,6 +46,8 @@ pub(super) struct Follower<'a> {
     state: &'a watch::Sender<SyncState>,
     consumer: &'a mpsc::Sender<ChainEvent>,
     trail: Trail,
+    /// Where a node that has seen nothing begins, instead of the tip.
+    from: Option<u32>,
     is_away: bool,
     /// Whether blocks went by since the last `Tip`.
     owes_tip: bool,
@@ -62,6 +64,7 @@ impl<'a> Follower<'a> {
         bitcoind: &'a Bitcoind,
         state: &'a watch::Sender<SyncState>,
         trail: Trail,
+        from: Option<u32>,
         consumer: &'a mpsc::Sender<ChainEvent>,
     ) -> Self {
         Self {
@@ -69,6 +72,7 @@ impl<'a> Follower<'a> {
             state,
             consumer,
             trail,
+            from,
             is_away: false,
             owes_tip: true,
             tip_time: 0,
@@ -91,14 +95,20 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// The first step of a node that has seen nothing: the tip of a synced bitcoind.
+    /// The first step of a node that has seen nothing: the tip of a synced bitcoind, or where it was told to begin.
     async fn begin(&mut self) -> Result<Step> {
         let info = self.bitcoind.chain_info().await?;
         if !info.is_synced(self.bitcoind.network()) {
             return self.wait_for(&info).await;
         }
         let Ok(permit) = self.consumer.reserve().await else { return Ok(Step::ConsumerGone) };
-        let (height, hash) = (info.blocks, info.best);
+        let (height, hash) = match self.from.filter(|from| *from < info.blocks) {
+            Some(from) => {
+                let hash = self.bitcoind.block_hash(from).await?;
+                (from, hash.ok_or_else(|| ChainError::odd("getblockhash", format!("no block at height {from}")))?)
+            }
+            None => (info.blocks, info.best),
+        };
         let block = Arc::new(self.bitcoind.block(&hash).await?);
         // Nothing below links to it: its place is taken from a header that bitcoind gives for it.
         let header = self.bitcoind.header(&hash).await?;
