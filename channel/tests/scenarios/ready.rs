@@ -135,3 +135,87 @@ mod a_funding_transaction_that_does_not_confirm {
         }
     }
 }
+
+mod another_channel_ready {
+    use super::*;
+    use millrace_channel::Reaction;
+    use millrace_channel::record::Record;
+    use millrace_wire::message::ChannelReady;
+    use millrace_wire::{CommitmentNumber, ShortChannelId};
+
+    const ALIAS: ShortChannelId = ShortChannelId(33);
+
+    /// What Bob might say once more, with his point for this commitment: 1 is the one that he gave.
+    fn said(bob: &Node, number: u64, alias: Option<ShortChannelId>) -> Message {
+        let next_per_commitment_point = bob.keys.commitment_point(CommitmentNumber(number));
+        Message::ChannelReady(ChannelReady { channel_id: bob.channel.id(), next_per_commitment_point, alias })
+    }
+
+    fn records_of_it(node: &Node) -> usize {
+        let is_it = |bytes: &&Vec<u8>| matches!(Record::decode(bytes).unwrap(), Record::ReadyReceived { .. });
+        node.journal.iter().filter(is_it).count()
+    }
+
+    /// Both ends, after as many payments.
+    fn in_use(payments: u64) -> (Node, Node) {
+        let (mut alice, mut bob) = pair_with(Options::default(), |_| {});
+        for id in 0..payments {
+            pay(&mut alice, &mut bob, id, 1);
+        }
+        (alice, bob)
+    }
+
+    #[test]
+    fn with_another_point_fails_a_channel_that_has_no_update_yet() {
+        for alias in [None, Some(ShortChannelId(22)), Some(ALIAS)] {
+            let (mut alice, bob) = in_use(0);
+            let fault = alice.receive(said(&bob, 2, alias)).expect_err("the point was given");
+            assert_eq!(fault.reaction, Reaction::FailChannel);
+            assert!(matches!(alice.channel.phase(), Phase::OnChain(_)));
+            assert_eq!(records_of_it(&alice), 1, "the first stands");
+            assert_eq!(alice.channel.aliases().1, Some(ShortChannelId(22)));
+        }
+    }
+
+    /// One that comes before we are ready ourselves binds the peer no less.
+    #[test]
+    fn with_another_point_fails_a_channel_that_waits_for_its_block() {
+        let (mut alice, bob, _) = unconfirmed(3, coin());
+        alice.receive(said(&bob, 1, None)).unwrap();
+        let fault = alice.receive(said(&bob, 2, None)).expect_err("the point was given");
+        assert_eq!(fault.reaction, Reaction::FailChannel);
+        assert_eq!(records_of_it(&alice), 1);
+    }
+
+    /// The point of a later commitment has come by then in `revoke_and_ack`, and that is the one to sign for.
+    #[test]
+    fn after_an_update_brings_no_point() {
+        for number in [1, 2, 9] {
+            let (mut alice, mut bob) = in_use(1);
+            alice.receive(said(&bob, number, Some(ALIAS))).unwrap();
+            pay(&mut alice, &mut bob, 1, 2);
+            pay(&mut bob, &mut alice, 0, 3);
+            alice.restart();
+        }
+    }
+
+    #[test]
+    fn with_another_alias_changes_the_alias_and_nothing_else() {
+        let (mut alice, mut bob) = in_use(0);
+        let before = (alice.journal.len(), alice.channel.phase().clone(), alice.balances());
+        alice.receive(said(&bob, 1, None)).unwrap();
+        assert_eq!(alice.channel.aliases().1, Some(ShortChannelId(22)), "none is no other one");
+        assert_eq!(alice.journal.len(), before.0);
+        alice.receive(said(&bob, 1, Some(ALIAS))).unwrap();
+        assert_eq!(alice.channel.aliases().1, Some(ALIAS));
+        assert_eq!((alice.channel.phase(), alice.balances()), (&before.1, before.2));
+        disconnect(&mut alice, &mut bob);
+        alice.restart();
+        assert_eq!(alice.channel.aliases().1, Some(ALIAS));
+        // Bob says it again himself, with the alias that he knows of: the last word counts.
+        connect(&mut alice, &mut bob);
+        assert_eq!(alice.channel.aliases().1, Some(ShortChannelId(22)));
+        pay(&mut alice, &mut bob, 0, 1);
+        pay(&mut bob, &mut alice, 0, 2);
+    }
+}
