@@ -219,3 +219,31 @@ mod another_channel_ready {
         pay(&mut bob, &mut alice, 0, 2);
     }
 }
+
+/// A coinbase cannot be spent before 100 blocks are on it, and with it neither can the channel.
+#[test]
+fn a_coinbase_is_buried_a_hundred_deep_before_channel_ready() {
+    for (is_coinbase, agreed, needed) in [(false, 3, 3), (true, 1, 100), (true, 3, 100), (true, 144, 144)] {
+        let spends = if is_coinbase { OutPoint::null() } else { coin() };
+        let (mut alice, mut bob, tx) = unconfirmed(agreed, spends);
+        assert_eq!(tx.is_coinbase(), is_coinbase);
+        let first = HEIGHT.0 + 1;
+        for node in [&mut alice, &mut bob] {
+            confirm(node, &tx, first);
+            assert_eq!(node.channel.required_depth(), needed);
+            for depth in 2..needed {
+                node.tip(BlockHeight(first + depth - 1));
+                assert_eq!((readies(node), node.channel.funding_depth()), (0, depth));
+            }
+            // What it is, the record of its block says.
+            node.restart();
+        }
+        connect(&mut alice, &mut bob);
+        for node in [&mut alice, &mut bob] {
+            node.tip(BlockHeight(first + needed - 2));
+            assert_eq!(readies(node), 0);
+            node.tip(BlockHeight(first + needed - 1));
+            assert_eq!(readies(node), 1, "coinbase: {is_coinbase}, {agreed} agreed");
+        }
+    }
+}
