@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::bites::Tamper;
+use crate::support::seeds::seeds_or;
 use crate::tally::Tally;
 use crate::world::{Story, World};
 
@@ -69,13 +70,6 @@ impl World {
     }
 }
 
-/// The seeds to run: those of `MILLRACE_SEEDS=FROM..TO`, or the ordinary ones.
-fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("MILLRACE_SEEDS") else { return SEEDS };
-    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.trim().parse().ok()?..to.trim().parse().ok()?));
-    parsed.unwrap_or_else(|| panic!("MILLRACE_SEEDS={text} is not FROM..TO, such as 0..1000"))
-}
-
 /// To the real standard output, past the test harness.
 fn print(text: &str) {
     let mut out = std::io::stdout().lock();
@@ -99,7 +93,7 @@ fn tell(seed: u64, failure: &Failure) {
 
 #[test]
 fn seeds_against_ldk() {
-    let seeds = seeds();
+    let seeds = seeds_or(SEEDS);
     let next = AtomicU64::new(seeds.start);
     let tally = Mutex::new(Tally::default());
     let failed = AtomicU64::new(0);
@@ -123,7 +117,7 @@ fn seeds_against_ldk() {
             });
         }
     });
-    let (run, failed) = (seeds.end.saturating_sub(seeds.start), failed.into_inner());
+    let (run, failed) = (seeds.end - seeds.start, failed.into_inner());
     let tally = tally.into_inner().unwrap();
     let missing = if run >= SEEDS_FOR_ALL_KINDS { tally.missing() } else { Vec::new() };
     if !missing.is_empty() {

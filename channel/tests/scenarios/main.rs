@@ -11,5 +11,6 @@ mod faults;
 mod limits;
 mod lossy;
 mod on_chain;
+mod ready;
 mod reconnect;
 mod resume;

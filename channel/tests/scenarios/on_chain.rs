@@ -445,6 +445,107 @@ fn a_reorg_takes_the_close_back_and_our_own_commitment_goes_out() {
     alice.restart();
 }
 
+/// D9 and D11: the peer has proved that this node runs on an old copy, and closes for it. What a reorg then takes back
+/// is the peer's to broadcast again.
+mod a_reorg_after_data_was_lost {
+    use super::*;
+    use crate::support::node::FEATURES;
+    use millrace_channel::phase::on_chain::OnChain;
+    use millrace_channel::{LinkEvent, Refusal};
+
+    /// Alice starts from her first `kept` records, and hears of what is gone.
+    fn roll_back(alice: &mut Node, bob: &mut Node, kept: usize) {
+        disconnect(alice, bob);
+        alice.journal.truncate(kept);
+        alice.channel = alice.replayed(kept);
+        bob.link(LinkEvent::Up { features: FEATURES });
+        alice.link(LinkEvent::Up { features: FEATURES });
+        alice.receive(bob.outbox.pop_front().expect("channel_reestablish")).unwrap();
+        let is_refused = alice.command(Command::ForceClose { reason: "by hand".to_owned() });
+        assert_eq!(is_refused, Err(Refusal::DataLost));
+    }
+
+    /// Bob's commitment is one that Alice has no record of.
+    fn unknown() -> (Node, Node) {
+        let (mut alice, mut bob) = pair_with(Options::default(), |_| {});
+        alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        let kept = alice.journal.len();
+        for seed in 2..5 {
+            alice.offer(Msat(1_000_000), seed);
+            exchange(&mut alice, &mut bob);
+        }
+        roll_back(&mut alice, &mut bob, kept);
+        (alice, bob)
+    }
+
+    /// Alice has revoked her commitment and forgotten that; Bob's is the one that she knows.
+    fn known() -> (Node, Node) {
+        let (mut alice, mut bob) = pair_with(Options::default(), |_| {});
+        alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        let kept = alice.journal.len();
+        bob.offer(Msat(60_000_000), 2);
+        bob.commit();
+        for message in bob.outbox.drain(..).collect::<Vec<_>>() {
+            alice.receive(message).unwrap();
+        }
+        let revocation = alice.outbox.pop_front().expect("she revokes at once");
+        assert_eq!(revocation.name(), "revoke_and_ack");
+        bob.receive(revocation).unwrap();
+        roll_back(&mut alice, &mut bob, kept);
+        (alice, bob)
+    }
+
+    fn on_chain(node: &Node) -> &OnChain {
+        let Phase::OnChain(on_chain) = node.channel.phase() else { panic!("it is not on chain") };
+        on_chain
+    }
+
+    fn assert_nothing_signed(alice: &Node) {
+        assert!(alice.broadcasts.is_empty(), "{:?}", alice.broadcasts);
+        assert!(alice.claims.as_ref().is_none_or(|claims| claims.parent.is_none() && claims.htlc_txs.is_empty()));
+    }
+
+    #[test]
+    fn brings_no_commitment_of_ours() {
+        for ((mut alice, mut bob), is_known) in [(unknown(), false), (known(), true)] {
+            let mut chain = Chain::with_funding(&alice);
+            bob.command(Command::ForceClose { reason: "the peer has lost data".to_owned() }).unwrap();
+            let theirs = commitment_of(&bob);
+            chain.mine(std::slice::from_ref(&theirs), &mut [&mut alice]);
+            let what = on_chain(&alice).spend.as_ref().unwrap().what.clone();
+            assert_eq!(matches!(what, SpendKind::Unknown { .. }), !is_known, "{what:?}");
+            let asked = alice.claims.clone().unwrap();
+            assert!(!asked.sweeps.is_empty(), "what is ours in it");
+
+            alice.chain(ChainEvent::Disconnected { height: chain.height });
+            let after = on_chain(&alice);
+            assert_eq!((&after.spend, after.broadcast), (&None, false));
+            assert_nothing_signed(&alice);
+            // Nor later: after a restart, with every deadline past, at the word of the user or of the peer.
+            alice.restart();
+            alice.tip(BlockHeight(HEIGHT.0 + 1_000));
+            let refused = alice.command(Command::ForceClose { reason: "by hand".to_owned() });
+            assert_eq!(refused, Err(Refusal::DataLost));
+            alice.link(LinkEvent::Up { features: FEATURES });
+            let error = millrace_wire::message::Error::new(alice.channel.id(), "your data is old");
+            alice.receive(Message::Error(error)).unwrap();
+            assert_nothing_signed(&alice);
+            assert!(!on_chain(&alice).broadcast);
+
+            // Another block has it, and what is ours in it is claimed as before.
+            alice.tip(chain.height);
+            alice.chain(ChainEvent::Confirmed { tx: Arc::new(theirs), index: 1 });
+            assert_eq!(on_chain(&alice).spend.as_ref().map(|spend| &spend.what), Some(&what));
+            assert_eq!(alice.claims.as_ref(), Some(&asked));
+            assert!(alice.broadcasts.is_empty());
+            alice.restart();
+            assert!(alice.broadcasts.is_empty());
+        }
+    }
+}
+
 /// The close stays where it is, and what had been claimed of it is to be claimed again.
 #[test]
 fn a_reorg_takes_claims_back_and_they_are_due_again() {

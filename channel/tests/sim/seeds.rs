@@ -8,18 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::counters::Counters;
 use crate::run::run;
+use crate::support::seeds::seeds_or;
 
 /// How many seeds the ordinary suite runs.
 const SUITE: Range<u64> = 0..400;
 
 /// A run of fewer seeds need not have seen everything.
 const ENOUGH: u64 = 200;
-
-fn range() -> Range<u64> {
-    let Ok(text) = std::env::var("MILLRACE_SEEDS") else { return SUITE };
-    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.trim().parse().ok()?..to.trim().parse().ok()?));
-    parsed.unwrap_or_else(|| panic!("MILLRACE_SEEDS={text}: FROM..TO is expected, as in 0..1000"))
-}
 
 /// One seed; a panic of the core is a failure like any other.
 fn verdict(seed: u64) -> (Option<String>, Counters, Vec<String>) {
@@ -35,7 +30,7 @@ fn verdict(seed: u64) -> (Option<String>, Counters, Vec<String>) {
 
 #[test]
 fn every_seed_keeps_every_rule() {
-    let range = range();
+    let range = seeds_or(SUITE);
     let next = AtomicU64::new(range.start);
     let total = Mutex::new((Counters::default(), Vec::new()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -67,7 +62,7 @@ fn every_seed_keeps_every_rule() {
             format!("MILLRACE_SEEDS={seed}..{} cargo test -p millrace-channel --release --test sim", seed + 1);
         writeln!(out, "seed {seed}: {violation}\n{tail}  again: {command}").unwrap();
     }
-    let run = range.end.saturating_sub(range.start);
+    let run = range.end - range.start;
     let missing = if run >= ENOUGH { counters.missing() } else { Vec::new() };
     if !missing.is_empty() {
         writeln!(out, "{}never happened in {run} seeds: {missing:?}", counters.lines()).unwrap();

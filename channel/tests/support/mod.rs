@@ -5,3 +5,4 @@ pub mod chain;
 pub mod node;
 pub mod pair;
 pub mod script;
+pub mod seeds;

@@ -71,24 +71,32 @@ impl Default for Options {
 /// Two ends of a channel that is ready: `channel_ready` exchanged, both at commitment 0. The second one is given so
 /// that `change` may alter the terms first, as the first sees them.
 pub(crate) fn pair_with(options: Options, change: impl FnOnce(&mut Terms)) -> (Node, Node) {
-    let (alice_keys, bob_keys) = (ChannelKeys::from_seed(&[1; 32]), ChannelKeys::from_seed(&[2; 32]));
-    let mut pair = Pair::new(alice_keys, bob_keys, options.format, options.funder);
-    pair.terms.push = options.push;
-    pair.terms.minimum_depth = 0;
-    change(&mut pair.terms);
-    let mirrored = pair.mirrored();
-    let mut alice = Node::open(&pair, &mirrored, options);
-    let mut bob = Node::open(&mirrored, &pair, options);
+    let (mut alice, mut bob) = opened_pair(options, |terms| {
+        terms.minimum_depth = 0;
+        change(terms);
+    });
     let (ready_alice, ready_bob) = (ready_of(&alice), ready_of(&bob));
-    connect(&mut alice, &mut bob);
-    alice.tip(HEIGHT);
-    bob.tip(HEIGHT);
-    exchange(&mut alice, &mut bob);
     for (node, ready) in [(&mut alice, ready_bob), (&mut bob, ready_alice)] {
         // Said again: changes nothing.
         node.receive(ready).unwrap();
         assert!(node.facts.contains(&Fact::Ready), "the pair is not ready");
     }
+    (alice, bob)
+}
+
+/// Two ends of a channel that is in no block yet, connected at the height it was opened at.
+pub(crate) fn opened_pair(options: Options, change: impl FnOnce(&mut Terms)) -> (Node, Node) {
+    let (alice_keys, bob_keys) = (ChannelKeys::from_seed(&[1; 32]), ChannelKeys::from_seed(&[2; 32]));
+    let mut pair = Pair::new(alice_keys, bob_keys, options.format, options.funder);
+    pair.terms.push = options.push;
+    change(&mut pair.terms);
+    let mirrored = pair.mirrored();
+    let mut alice = Node::open(&pair, &mirrored, options);
+    let mut bob = Node::open(&mirrored, &pair, options);
+    connect(&mut alice, &mut bob);
+    alice.tip(HEIGHT);
+    bob.tip(HEIGHT);
+    exchange(&mut alice, &mut bob);
     (alice, bob)
 }
 
