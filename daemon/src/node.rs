@@ -312,7 +312,10 @@ impl Node {
         self.peers.close_all("the node is shutting down");
         tokio::time::sleep(LAST_WORDS).await;
         self.main.abort();
-        let _aborted = self.main.await;
+        // One that has ended may have been asked for its result already.
+        if !self.main.is_finished() {
+            let _aborted = self.main.await;
+        }
         let Self { registry, journal, shards, checkpoints, .. } = self;
         let ended = tokio::task::spawn_blocking(move || {
             checkpoints.end();
