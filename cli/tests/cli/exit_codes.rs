@@ -122,6 +122,21 @@ mod unreachable {
 mod usage {
     use super::*;
 
+    /// A command for one network never reaches a daemon of another, however its folder was named.
+    #[test]
+    fn a_folder_of_another_network() {
+        let fake = Fake::start();
+        std::fs::write(fake.file("network"), "regtest\n").unwrap();
+        let folder = fake.file("").to_str().unwrap().to_owned();
+        let command = ["wallet", "new-address", "--data-dir", &folder];
+        let by_flag = fake.run(&[&command[..], &["--network", "bitcoin"]].concat());
+        let by_environment = fake.command(&command).env("MILLRACE_NETWORK", "bitcoin").output().unwrap();
+        assert_eq!((by_flag.code, by_environment.status.code()), (3, Some(3)), "{by_flag:?}");
+        assert!(by_flag.stderr.contains("is for the network regtest"), "{}", by_flag.stderr);
+        assert!(fake.requests().is_empty());
+        assert_eq!(fake.run(&[&command[..], &["--network", "regtest"]].concat()).code, 0);
+    }
+
     #[test]
     fn what_cannot_be_understood() {
         let fake = Fake::start();
