@@ -179,3 +179,33 @@ fn rows_that_pass_a_filter_are_found_page_by_page() {
     let expected: Vec<u8> = (1..=200).rev().filter(|n| n % 3 == 0).collect();
     assert_eq!(found, expected);
 }
+
+/// What is old is worse than no answer: a paid order would look open.
+#[test]
+fn a_view_that_has_stopped_refuses_until_it_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = journal(&dir.path().join("journal"));
+    let log = EventLog::new();
+    log.attach(Arc::clone(journal.history()));
+    story(&log);
+    let path = dir.path().join("view");
+    let view = View::open(&path, &log).unwrap();
+    view.fold(&log).unwrap();
+    check(&view);
+    view.stop(&ViewError::Row("no room".to_owned()));
+    let refusals = [
+        view.payments(None, 1, |_| true).map(drop),
+        view.invoices(None, 1, |_| true).map(drop),
+        view.channels(None, 1, |_| true).map(drop),
+        view.payment(&PaymentId([2; 32])).map(drop),
+        view.payment_by_hash(&PaymentHash([1; 32])).map(drop),
+        view.invoice(&PaymentHash([7; 32])).map(drop),
+        view.channel(&ChannelId([1; 32])).map(drop),
+    ];
+    for refused in refusals {
+        let Err(ViewError::Stopped(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("no room"), "{why}");
+    }
+    drop(view);
+    check(&View::open(&path, &log).unwrap());
+}
