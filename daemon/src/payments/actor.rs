@@ -325,7 +325,8 @@ impl Actor {
         };
         // On a disk that is nearly full, room is kept for what must be done: the payer may try again later.
         if let Err(why @ NoNewWork::DiskLow(_)) = self.around.registry.check_new_work() {
-            tracing::warn!(%why, channel_id = %received.channel_id, "a payment is turned away for now");
+            // Not louder: the peer decides how often, and the log may be on that same disk. That it is full has been said.
+            tracing::debug!(%why, channel_id = %received.channel_id, "an HTLC is failed back: the payer may try again");
             return Decision::Remove(judge::refuse_for_now(secret));
         }
         let invoice = self.core.invoices.get(&received.payment_hash);

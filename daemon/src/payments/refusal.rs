@@ -143,7 +143,7 @@ pub enum PayRefusal {
     Internal(String),
 }
 
-/// The same, where a channel refuses.
+/// What the refusal of a channel means to a payment of this amount.
 pub(super) fn refusal_of(error: CommandError, amount: Msat) -> PayRefusal {
     match error {
         CommandError::NoNewWork(why) => PayRefusal::NoNewWork(why),
@@ -162,7 +162,7 @@ pub(super) fn refusal_of(error: CommandError, amount: Msat) -> PayRefusal {
     }
 }
 
-/// The same, for a payment that was accepted.
+/// Why a payment has failed that was accepted, and then finds no way on.
 pub(super) fn failure_of(refusal: &PayRefusal) -> Failure {
     let reason = match refusal {
         PayRefusal::NoChannel { .. } => FailureReason::NoRoute,

@@ -211,6 +211,6 @@ impl Told {
     }
 }
 
-pub(super) const fn closing_tx(ending: &Ending) -> ClosingTx {
+const fn closing_tx(ending: &Ending) -> ClosingTx {
     ClosingTx { txid: ending.txid, fee: ending.fee, direct: ending.direct, height: ending.height }
 }
