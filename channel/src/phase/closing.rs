@@ -132,6 +132,14 @@ impl Channel {
         }
     }
 
+    /// A close is in a block, so it is complete, also if only the peer could complete it: kept, should a reorg take it
+    /// back.
+    pub(super) fn record_close_in_block(&mut self, tx: &Transaction, fee: Sat, fx: &mut Effects) {
+        if matches!(self.state.phase, Phase::ShuttingDown | Phase::Closing(_)) {
+            self.record_close(tx.clone(), fee, true, fx);
+        }
+    }
+
     pub(crate) fn apply_mutual_close(&mut self, tx: Transaction, fee: Sat, complete: bool, fx: &mut Effects) {
         let txid = tx.compute_txid();
         let mut closes = match std::mem::replace(&mut self.state.phase, Phase::ShuttingDown) {
@@ -168,9 +176,14 @@ impl Channel {
         if matches!(self.state.phase, Phase::ShuttingDown) && self.state.shutdown.local.is_none() {
             fx.fact(Fact::CloseAsked);
         }
-        for close in self.closes().iter().filter(|close| close.complete) {
-            broadcast(close.tx.clone(), fx);
-        }
+        broadcast_complete(self.closes(), fx);
+    }
+}
+
+/// Broadcasts those that we hold every signature of.
+pub(super) fn broadcast_complete(closes: &[SignedClose], fx: &mut Effects) {
+    for close in closes.iter().filter(|close| close.complete) {
+        broadcast(close.tx.clone(), fx);
     }
 }
 

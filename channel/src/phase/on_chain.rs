@@ -2,7 +2,7 @@
 //!
 //! The current commitment of this node, and the current and the next one of the peer, are resolved to the last
 //! output that this node may claim. What each output needs is worked out in [`claims`]; fees, destinations and the
-//! choice of the moment are the wallet's. Revoked commitments are recognised as unknown and not punished here.
+//! choice of the moment are the wallet's. Revoked commitments are recognised, and not punished here.
 
 pub mod claims;
 pub mod ending;
@@ -20,10 +20,11 @@ use crate::ledger::Which;
 use crate::ledger::htlc::{Htlc, Removal, Status};
 use crate::link::LinkState;
 use crate::phase::Phase;
+use crate::phase::closing::{self, SignedClose};
 use crate::record::Record;
 use crate::side::Side;
 use crate::tx::claim::revealed_preimage;
-use crate::tx::commitment::Commitment;
+use crate::tx::commitment::{self, Commitment};
 use crate::tx::script;
 
 pub use claims::{Claims, Cpfp, HtlcTxClaim, Sweep};
@@ -42,6 +43,9 @@ pub struct OnChain {
     pub spent: Vec<OutputSpend>,
     /// HTLCs of ours whose failure is final and has been told.
     pub timed_out: Vec<HtlcId>,
+    /// The mutual closes that both have signed: good again if a reorg takes out of the chain what spends the funding
+    /// output, unless our own commitment is to be broadcast.
+    pub closes: Vec<SignedClose>,
 }
 
 /// What spends the funding output.
@@ -70,11 +74,33 @@ pub enum SpendKind {
     RemoteUnrevoked,
     /// The peer's newest commitment, whose predecessor it has not revoked yet.
     RemoteNext,
-    /// None of these: revoked, or (if our data is old) newer than what we know. Only `to_remote` is claimed.
-    Unknown {
+    /// A commitment that its holder has revoked. Only `to_remote` is claimed.
+    Revoked {
         /// Our balance in it.
         to_remote: Option<(u32, TxOut)>,
     },
+    /// Signed by both sides, and this node remembers nothing of it: our data is old (D11). Only `to_remote` is claimed.
+    Future {
+        /// Our balance in it.
+        to_remote: Option<(u32, TxOut)>,
+    },
+}
+
+impl SpendKind {
+    /// Our balance in a commitment of which nothing else is claimed: which output, and what it holds.
+    #[must_use]
+    pub const fn unresolved_to_remote(&self) -> Option<&(u32, TxOut)> {
+        match self {
+            Self::Revoked { to_remote } | Self::Future { to_remote } => to_remote.as_ref(),
+            Self::MutualClose | Self::Local | Self::RemoteUnrevoked | Self::RemoteNext => None,
+        }
+    }
+
+    /// Whether the HTLCs in it are not told apart: none of them may be called failed over it.
+    #[must_use]
+    pub const fn is_unresolved(&self) -> bool {
+        matches!(self, Self::Revoked { .. } | Self::Future { .. })
+    }
 }
 
 /// A spent output that concerned us.
@@ -119,7 +145,7 @@ const HTLC_TX_WITNESS_ITEMS: usize = 5;
 
 impl OnChain {
     const fn new(reason: String, broadcast: bool) -> Self {
-        Self { reason, broadcast, spend: None, spent: Vec::new(), timed_out: Vec::new() }
+        Self { reason, broadcast, spend: None, spent: Vec::new(), timed_out: Vec::new(), closes: Vec::new() }
     }
 
     /// How an output was spent, if it was.
@@ -142,7 +168,7 @@ impl Channel {
             let broadcast = !self.state.is_data_lost;
             self.record(Record::Failed { reason, broadcast }, fx);
             self.drop_proposals(fx);
-            self.broadcast_commitment(fx);
+            self.broadcast_spend(fx);
         }
         self.say_failed(fx);
     }
@@ -155,7 +181,7 @@ impl Channel {
         let broadcast = !self.state.is_data_lost;
         self.record(Record::Failed { reason: format!("the peer said: {text}"), broadcast }, fx);
         self.drop_proposals(fx);
-        self.broadcast_commitment(fx);
+        self.broadcast_spend(fx);
     }
 
     /// Closes alone. On a channel that is ending already, says everything that is owed again.
@@ -173,7 +199,7 @@ impl Channel {
             Phase::OnChain(_) | Phase::Opening | Phase::Normal | Phase::ShuttingDown | Phase::Closing(_) => {
                 self.record(Record::Failed { reason, broadcast: true }, fx);
                 self.drop_proposals(fx);
-                self.broadcast_commitment(fx);
+                self.broadcast_spend(fx);
                 self.say_failed(fx);
                 Ok(())
             }
@@ -207,12 +233,17 @@ impl Channel {
         self.state.is_data_lost = true;
     }
 
-    /// Broadcasts our newest commitment (never another: D9), while nothing else spends the funding output.
-    fn broadcast_commitment(&mut self, fx: &mut Effects) {
+    /// While nothing else spends the funding output: broadcasts our newest commitment (never another: D9), or else the
+    /// mutual closes that a reorg took back.
+    fn broadcast_spend(&mut self, fx: &mut Effects) {
         let Phase::OnChain(on_chain) = &self.state.phase else { return };
-        if on_chain.broadcast && on_chain.spend.is_none() {
-            let tx = self.signed_commitment();
-            fx.list.push(Effect::Broadcast(Broadcast { tx, purpose: Purpose::Commitment }));
+        match &on_chain.spend {
+            None if on_chain.broadcast => {
+                let tx = self.signed_commitment();
+                fx.list.push(Effect::Broadcast(Broadcast { tx, purpose: Purpose::Commitment }));
+            }
+            None => closing::broadcast_complete(&on_chain.closes, fx),
+            Some(_) => {}
         }
         self.update_claims(fx);
     }
@@ -309,6 +340,9 @@ impl Channel {
         let value_out: Sat = tx.output.iter().map(|output| Sat::from(output.value)).sum();
         let fee = self.state.terms.capacity.checked_sub(value_out).unwrap_or(Sat::ZERO);
         let direct = self.direct_of(&what, tx);
+        if what == SpendKind::MutualClose {
+            self.record_close_in_block(tx, fee, fx);
+        }
         let spend = Spend { txid, height: self.tip, what, fee, direct };
         self.record(Record::Chain(ChainRecord::FundingSpent(spend)), fx);
         self.drop_proposals(fx);
@@ -338,10 +372,40 @@ impl Channel {
                 return kind;
             }
         }
-        let payment = self.state.terms.party(Side::Local).basepoints.payment;
-        let ours = script::to_remote_pubkey(self.state.terms.format(), &payment);
+        let ours = self.to_remote_script(Side::Local);
         let found = tx.output.iter().position(|output| output.script_pubkey == ours);
-        SpendKind::Unknown { to_remote: found.map(|vout| (vout as u32, tx.output[vout].clone())) }
+        let to_remote = found.map(|vout| (vout as u32, tx.output[vout].clone()));
+        if self.is_revoked(tx) { SpendKind::Revoked { to_remote } } else { SpendKind::Future { to_remote } }
+    }
+
+    /// Whether a spend of the funding output that is none of the newest commitments is one that came before them. What
+    /// neither its number nor its outputs tell counts as coming after them: then nothing of ours is broadcast.
+    fn is_revoked(&self, tx: &Transaction) -> bool {
+        let Some(number) = commitment::number_in(&self.state.terms, tx) else { return false };
+        let (local, remote) = (self.state.local.number, self.state.remote.unrevoked);
+        let pays = |script: &ScriptBuf| tx.output.iter().any(|output| output.script_pubkey == *script);
+        if pays(&self.to_remote_script(Side::Local)) {
+            number < remote
+        } else if pays(&self.to_remote_script(Side::Remote)) {
+            number < local
+        } else {
+            number < local.min(remote)
+        }
+    }
+
+    /// Whether it was signed by this node after all that it remembers (D11). No close is signed before `shutdown`.
+    fn is_after_our_data(&self, what: &SpendKind) -> bool {
+        match what {
+            SpendKind::Future { .. } => true,
+            SpendKind::MutualClose => self.state.shutdown.local.is_none(),
+            SpendKind::Local | SpendKind::RemoteUnrevoked | SpendKind::RemoteNext | SpendKind::Revoked { .. } => false,
+        }
+    }
+
+    /// What `to_remote` pays to in the commitments of the other side.
+    fn to_remote_script(&self, owner: Side) -> ScriptBuf {
+        let payment = self.state.terms.party(owner).basepoints.payment;
+        script::to_remote_pubkey(self.state.terms.format(), &payment)
     }
 
     fn direct_of(&self, what: &SpendKind, tx: &Transaction) -> Sat {
@@ -351,7 +415,7 @@ impl Channel {
             SpendKind::Local => known(Which::Current(Side::Local)),
             SpendKind::RemoteUnrevoked => known(Which::RemoteUnrevoked),
             SpendKind::RemoteNext => known(Which::Current(Side::Remote)),
-            SpendKind::Unknown { to_remote } => {
+            SpendKind::Revoked { to_remote } | SpendKind::Future { to_remote } => {
                 to_remote.as_ref().map_or(Sat::ZERO, |(_, output)| Sat::from(output.value))
             }
         }
@@ -432,9 +496,18 @@ impl Channel {
                     fee: spend.fee,
                     direct: spend.direct,
                 });
-                if !matches!(self.state.phase, Phase::OnChain(_)) {
-                    let reason = closing_reason(&spend.what).to_owned();
-                    self.state.phase = Phase::OnChain(Box::new(OnChain::new(reason, false)));
+                let reason = closing_reason(&spend.what).to_owned();
+                match &mut self.state.phase {
+                    Phase::OnChain(_) => {}
+                    Phase::Closing(closes) => {
+                        let closes = std::mem::take(closes);
+                        self.state.phase = Phase::OnChain(Box::new(OnChain { closes, ..OnChain::new(reason, false) }));
+                    }
+                    _ => self.state.phase = Phase::OnChain(Box::new(OnChain::new(reason, false))),
+                }
+                if self.is_after_our_data(&spend.what) {
+                    self.state.is_data_lost = true;
+                    self.on_chain_mut().broadcast = false;
                 }
                 self.on_chain_mut().spend = Some(spend);
             }
@@ -473,8 +546,7 @@ impl Channel {
         let is_spend_gone = on_chain.spend.as_ref().is_some_and(|spend| spend.height >= height);
         if is_spend_gone || on_chain.spent.iter().any(|spend| spend.height >= height) {
             self.record(Record::Chain(ChainRecord::Disconnected { height }), fx);
-            self.resume_closing(fx);
-            self.broadcast_commitment(fx);
+            self.broadcast_spend(fx);
         }
     }
 
@@ -486,7 +558,7 @@ impl Channel {
     pub(crate) fn resume_on_chain(&mut self, fx: &mut Effects) {
         self.last_claims = None;
         self.watch_outputs(fx);
-        self.broadcast_commitment(fx);
+        self.broadcast_spend(fx);
     }
 
     /// Watches every output that may concern us of what spends the funding output.
@@ -503,7 +575,7 @@ impl Channel {
             }
         }
         let Some(spend) = &on_chain.spend else { return };
-        if let SpendKind::Unknown { to_remote: Some((vout, output)) } = &spend.what {
+        if let Some((vout, output)) = spend.what.unresolved_to_remote() {
             watch(OutPoint { txid: spend.txid, vout: *vout }, &output.script_pubkey);
         }
         if let Some(commitment) = self.confirmed_commitment() {
@@ -520,7 +592,7 @@ impl Channel {
             SpendKind::Local => Some(self.commitment(Which::Current(Side::Local))),
             SpendKind::RemoteUnrevoked => Some(self.commitment(Which::RemoteUnrevoked)),
             SpendKind::RemoteNext => Some(self.commitment(Which::Current(Side::Remote))),
-            SpendKind::MutualClose | SpendKind::Unknown { .. } => None,
+            SpendKind::MutualClose | SpendKind::Revoked { .. } | SpendKind::Future { .. } => None,
         }
     }
 
@@ -533,7 +605,7 @@ impl Channel {
     fn tell_timed_out(&mut self, fx: &mut Effects) {
         let Phase::OnChain(on_chain) = &self.state.phase else { return };
         let Some(spend) = &on_chain.spend else { return };
-        if self.depth_of(spend.height) < TIMED_OUT_DEPTH || matches!(spend.what, SpendKind::Unknown { .. }) {
+        if self.depth_of(spend.height) < TIMED_OUT_DEPTH || spend.what.is_unresolved() {
             return;
         }
         let commitment = self.confirmed_commitment();
@@ -612,6 +684,7 @@ const fn closing_reason(what: &SpendKind) -> &'static str {
         SpendKind::MutualClose => "both sides agreed to close",
         SpendKind::Local => "our commitment is on chain",
         SpendKind::RemoteUnrevoked | SpendKind::RemoteNext => "the peer's commitment is on chain",
-        SpendKind::Unknown { .. } => "a commitment that this node does not know is on chain",
+        SpendKind::Revoked { .. } => "a revoked commitment is on chain",
+        SpendKind::Future { .. } => "what is on chain was signed after all that this node knows of: its data is old",
     }
 }

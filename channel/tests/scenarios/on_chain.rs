@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bitcoin::{OutPoint, ScriptBuf, Transaction};
 use millrace_channel::effect::Purpose;
+use millrace_channel::input::CloseOrder;
 use millrace_channel::phase::Phase;
 use millrace_channel::phase::on_chain::{OutputSpend, SpendKind};
 use millrace_channel::side::Side;
 use millrace_channel::terms::CommitmentFormat;
 use millrace_channel::{ChainEvent, Command, Fact, Offer};
-use millrace_wire::{BlockHeight, CltvExpiry, HtlcId, Message, Msat, Sat};
+use millrace_wire::{BlockHeight, CltvExpiry, FeeratePerKw, HtlcId, Message, Msat, Sat};
 
 use crate::support::chain::Chain;
 use crate::support::node::{HEIGHT, Node, Options, disconnect, exchange, offer, pair_with, preimage_of};
@@ -515,7 +516,7 @@ mod a_reorg_after_data_was_lost {
             let theirs = commitment_of(&bob);
             chain.mine(std::slice::from_ref(&theirs), &mut [&mut alice]);
             let what = on_chain(&alice).spend.as_ref().unwrap().what.clone();
-            assert_eq!(matches!(what, SpendKind::Unknown { .. }), !is_known, "{what:?}");
+            assert_eq!(matches!(what, SpendKind::Future { .. }), !is_known, "{what:?}");
             let asked = alice.claims.clone().unwrap();
             assert!(!asked.sweeps.is_empty(), "what is ours in it");
 
@@ -580,9 +581,152 @@ fn a_reorg_takes_claims_back_and_they_are_due_again() {
     }
 }
 
-/// What a commitment holds that this node does not know is not known: no HTLC may be called failed over it.
+/// A reorg takes back what this node recognises by its number alone, without a word of the peer about it.
+mod a_reorg_of_what_is_not_known {
+    use super::*;
+    use crate::support::node::FEATURES;
+    use millrace_channel::phase::on_chain::OnChain;
+    use millrace_channel::{LinkEvent, Refusal};
+
+    fn on_chain(node: &Node) -> &OnChain {
+        let Phase::OnChain(on_chain) = node.channel.phase() else { panic!("it is not on chain") };
+        on_chain
+    }
+
+    /// A node's commitment as it stood after its first `kept` records.
+    fn old_commitment(node: &Node, kept: usize) -> Transaction {
+        let mut old = node.replayed(kept);
+        let mut fx = millrace_channel::Effects::default();
+        old.on_command(Command::ForceClose { reason: "with an old state".to_owned() }, &mut fx).unwrap();
+        let broadcast = fx.list.iter().find_map(|effect| match effect {
+            millrace_channel::Effect::Broadcast(broadcast) => Some(broadcast.tx.clone()),
+            _ => None,
+        });
+        broadcast.expect("its commitment")
+    }
+
+    /// Alice has forgotten the last three payments; nobody has told her. `push` is what Bob had at first.
+    fn alice_is_old(format: CommitmentFormat, push: Msat) -> (Node, Node) {
+        let (mut alice, mut bob) = pair_with(Options { format, push, ..Options::default() }, |_| {});
+        alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        let kept = alice.journal.len();
+        for seed in 2..5 {
+            alice.offer(Msat(1_000_000), seed);
+            exchange(&mut alice, &mut bob);
+        }
+        disconnect(&mut alice, &mut bob);
+        alice.journal.truncate(kept);
+        alice.channel = alice.replayed(kept);
+        (alice, bob)
+    }
+
+    fn assert_nothing_of_ours_goes_out(alice: &mut Node, chain: &Chain, seen: &Transaction) {
+        let what = on_chain(alice).spend.as_ref().unwrap().what.clone();
+        assert!(matches!(what, SpendKind::Future { .. } | SpendKind::MutualClose), "{what:?}");
+        alice.broadcasts.clear();
+        alice.chain(ChainEvent::Disconnected { height: chain.height });
+        assert_eq!((&on_chain(alice).spend, on_chain(alice).broadcast), (&None, false));
+        alice.restart();
+        alice.tip(BlockHeight(HEIGHT.0 + 1_000));
+        let refused = alice.command(Command::ForceClose { reason: "by hand".to_owned() });
+        assert_eq!(refused, Err(Refusal::DataLost));
+        alice.link(LinkEvent::Up { features: FEATURES });
+        let error = millrace_wire::message::Error::new(alice.channel.id(), "close");
+        alice.receive(Message::Error(error)).unwrap();
+        assert!(alice.broadcasts.is_empty(), "{:?}", alice.broadcasts);
+        assert!(alice.claims.as_ref().is_none_or(|claims| claims.parent.is_none()));
+        alice.tip(chain.height);
+        alice.chain(ChainEvent::Confirmed { tx: Arc::new(seen.clone()), index: 1 });
+        assert_eq!(on_chain(alice).spend.as_ref().map(|spend| &spend.what), Some(&what));
+    }
+
+    #[test]
+    fn that_is_later_than_our_data_brings_nothing_of_ours() {
+        for format in FORMATS {
+            for push in [Msat(5_000_000_000), Msat(9_900_000_000)] {
+                // Whether or not ours was out before, and whether the peer's or our own lost one is in the block.
+                for (is_ours_out, is_theirs) in [(false, true), (true, true), (false, false)] {
+                    let (mut alice, mut bob) = alice_is_old(format, push);
+                    let mut chain = Chain::with_funding(&alice);
+                    if is_ours_out {
+                        alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+                    }
+                    let seen = if is_theirs {
+                        bob.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+                        commitment_of(&bob)
+                    } else {
+                        lost_commitment(format, push)
+                    };
+                    chain.mine(std::slice::from_ref(&seen), &mut [&mut alice]);
+                    assert_nothing_of_ours_goes_out(&mut alice, &chain, &seen);
+                }
+            }
+        }
+    }
+
+    /// What Alice would have broadcast had she forgotten nothing: the same keys and payments make the same commitment.
+    fn lost_commitment(format: CommitmentFormat, push: Msat) -> Transaction {
+        let (mut alice, mut bob) = pair_with(Options { format, push, ..Options::default() }, |_| {});
+        alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        for seed in 2..5 {
+            alice.offer(Msat(1_000_000), seed);
+            exchange(&mut alice, &mut bob);
+        }
+        old_commitment(&alice, alice.journal.len())
+    }
+
+    /// A close that both agreed to, and that Alice has forgotten, is no commitment and has no number.
+    #[test]
+    fn that_is_no_commitment_brings_nothing_of_ours() {
+        let (mut alice, mut bob) = pair_with(Options::default(), |_| {});
+        alice.offer(Msat(50_000_000), 1);
+        exchange(&mut alice, &mut bob);
+        bob.fulfill(HtlcId(0), 1);
+        exchange(&mut alice, &mut bob);
+        let kept = alice.journal.len();
+        for (node, seed) in [(&mut bob, 2), (&mut alice, 1)] {
+            let (feerate, feerate_max) = (FeeratePerKw(1_000), FeeratePerKw(2_000));
+            node.command(Command::Close(CloseOrder { script: wallet(seed), feerate, feerate_max })).unwrap();
+        }
+        exchange(&mut alice, &mut bob);
+        let close = alice.broadcasts.iter().find(|broadcast| broadcast.purpose == Purpose::MutualClose);
+        let close = close.expect("the close").tx.clone();
+        alice.journal.truncate(kept);
+        alice.channel = alice.replayed(kept);
+        let mut chain = Chain::with_funding(&alice);
+        chain.mine(std::slice::from_ref(&close), &mut [&mut alice]);
+        assert_nothing_of_ours_goes_out(&mut alice, &chain, &close);
+    }
+
+    /// Alice's data is whole: her own is as good as it was.
+    #[test]
+    fn that_is_revoked_brings_ours() {
+        for format in FORMATS {
+            for push in [Msat(5_000_000_000), Msat(9_900_000_000)] {
+                let (mut alice, mut bob) = pair_with(Options { format, push, ..Options::default() }, |_| {});
+                alice.offer(Msat(50_000_000), 1);
+                exchange(&mut alice, &mut bob);
+                let revoked = old_commitment(&bob, bob.journal.len());
+                alice.offer(Msat(1_000_000), 2);
+                exchange(&mut alice, &mut bob);
+                let mut chain = Chain::with_funding(&alice);
+                chain.mine(&[revoked], &mut [&mut alice]);
+                let what = &on_chain(&alice).spend.as_ref().unwrap().what;
+                assert!(matches!(what, SpendKind::Revoked { .. }), "{what:?}");
+                alice.chain(ChainEvent::Disconnected { height: chain.height });
+                assert!(on_chain(&alice).broadcast);
+                commitment_of(&alice);
+                alice.restart();
+            }
+        }
+    }
+}
+
+/// What a commitment holds that this node cannot build again is not known: no HTLC may be called failed over it.
 #[test]
-fn an_unknown_commitment_fails_no_htlc() {
+fn a_revoked_commitment_fails_no_htlc() {
     let (mut alice, mut bob) = pair_with(Options::default(), |_| {});
     alice.offer(Msat(50_000_000), 1);
     exchange(&mut alice, &mut bob);
@@ -600,7 +744,7 @@ fn an_unknown_commitment_fails_no_htlc() {
     for _ in 0..200 {
         chain.mine(&[], &mut [&mut alice]);
     }
-    let is_known = |fact: &Fact| matches!(fact, Fact::FundingSpent { what: SpendKind::Unknown { .. }, .. });
+    let is_known = |fact: &Fact| matches!(fact, Fact::FundingSpent { what: SpendKind::Revoked { .. }, .. });
     assert!(alice.facts.iter().any(is_known));
     assert!(!alice.facts.iter().any(|fact| matches!(fact, Fact::OfferTimedOut { .. })), "{:?}", alice.facts);
 }

@@ -112,8 +112,10 @@ fn spent(what: &SpendKind) -> (CloseKind, &'static str) {
         SpendKind::Local => (CloseKind::LocalCommitment, "our commitment is in a block"),
         SpendKind::RemoteUnrevoked => (CloseKind::RemoteCommitment, "the peer's commitment is in a block"),
         SpendKind::RemoteNext => (CloseKind::RemoteNextCommitment, "the peer's next commitment is in a block"),
-        SpendKind::Unknown { .. } => {
-            (CloseKind::Unknown, "a commitment is in a block that is revoked, or later than our data")
-        }
+        SpendKind::Revoked { .. } => (CloseKind::RevokedCommitment, "a revoked commitment is in a block"),
+        SpendKind::Future { .. } => (
+            CloseKind::FutureCommitment,
+            "what is in a block was signed after all that this node knows of: its data is old",
+        ),
     }
 }

@@ -222,10 +222,12 @@ impl Channel {
         let Some(spend) = &on_chain.spend else { return due };
         match &spend.what {
             SpendKind::MutualClose => {}
-            SpendKind::Unknown { to_remote } => due.extend(to_remote.as_ref().map(|(vout, output)| {
-                let outpoint = OutPoint { txid: spend.txid, vout: *vout };
-                sweep_after(self.unknown_to_remote(outpoint, output.clone()), spend.height)
-            })),
+            SpendKind::Revoked { to_remote } | SpendKind::Future { to_remote } => {
+                due.extend(to_remote.as_ref().map(|(vout, output)| {
+                    let outpoint = OutPoint { txid: spend.txid, vout: *vout };
+                    sweep_after(self.unresolved_to_remote(outpoint, output.clone()), spend.height)
+                }))
+            }
             SpendKind::Local => self.due_of_local(on_chain, spend.height, &mut due),
             SpendKind::RemoteUnrevoked => self.due_of_remote(Which::RemoteUnrevoked, spend.height, &mut due),
             SpendKind::RemoteNext => self.due_of_remote(Which::Current(Side::Remote), spend.height, &mut due),
@@ -280,8 +282,8 @@ impl Channel {
         }
     }
 
-    /// `to_remote` of a commitment that we do not know: its script is ours in every commitment of the peer's.
-    fn unknown_to_remote(&self, outpoint: OutPoint, output: bitcoin::TxOut) -> Claim {
+    /// `to_remote` of a commitment that we cannot build again: its script is ours in every commitment of the peer's.
+    fn unresolved_to_remote(&self, outpoint: OutPoint, output: bitcoin::TxOut) -> Claim {
         let payment = self.state.terms.party(Side::Local).basepoints.payment;
         let (witness_script, sequence) = match self.state.terms.format() {
             CommitmentFormat::StaticRemotekey => (bitcoin::ScriptBuf::new(), bitcoin::Sequence::ENABLE_RBF_NO_LOCKTIME),

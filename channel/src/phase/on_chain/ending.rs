@@ -7,7 +7,7 @@ use millrace_wire::{BlockHeight, CommitmentNumber, FeeratePerKw, Msat, PaymentHa
 use serde::{Deserialize, Serialize};
 
 use super::claims::Due;
-use super::{OnChain, Spend, SpendKind, second_level_outpoint};
+use super::{OnChain, Spend, second_level_outpoint};
 use crate::channel::Channel;
 use crate::ledger::Which;
 use crate::phase::Phase;
@@ -158,7 +158,7 @@ impl Channel {
                 let spend = on_chain.spend_of(output.outpoint);
                 output.spent = spend.map(|spend| (spend.by, spend.txid, spend.height));
             }
-        } else if let SpendKind::Unknown { to_remote: Some((vout, output)) } = &spend.what {
+        } else if let Some((vout, output)) = spend.what.unresolved_to_remote() {
             let outpoint = OutPoint { txid: spend.txid, vout: *vout };
             let due = self.due(on_chain);
             let spent = on_chain.spend_of(outpoint);

@@ -298,6 +298,53 @@ fn a_force_close_after_a_reorg_took_the_close_back() {
     assert_eq!((commitments(&alice), alice.journal.len()), (3, records), "said again, not recorded again");
 }
 
+/// Out of a block again, it goes out again, also after a restart: bitcoind may have forgotten it.
+#[test]
+fn a_close_that_a_reorg_took_back_goes_out_again() {
+    use crate::support::chain::Chain;
+    for features in [SIMPLE, LEGACY] {
+        let (mut alice, mut bob) = pair(Options::default(), features);
+        close(&mut alice, &mut bob, 1000, 600);
+        let signed = complete(&alice);
+        let mut chain = Chain::with_funding(&alice);
+        chain.mine(&signed[..1], &mut [&mut alice]);
+        alice.broadcasts.clear();
+        alice.restart();
+        assert!(alice.broadcasts.is_empty(), "it is in a block");
+        alice.chain(ChainEvent::Disconnected { height: chain.height });
+        let sent = |node: &Node| node.broadcasts.iter().map(|b| b.tx.clone()).collect::<Vec<_>>();
+        assert_eq!(sent(&alice), signed, "{features:?}");
+        alice.broadcasts.clear();
+        alice.restart();
+        assert_eq!(sent(&alice), signed, "{features:?}");
+    }
+}
+
+/// Alice has only her own signature of it; the block has both.
+#[test]
+fn a_close_that_only_the_peer_had_completed_goes_out_again_after_a_reorg() {
+    use crate::support::chain::Chain;
+    let (mut alice, mut bob) = pair(Options::default(), SIMPLE);
+    try_close(&mut alice, to_alice(), 1000).unwrap();
+    exchange(&mut alice, &mut bob);
+    try_close(&mut bob, to_bob(), 600).unwrap();
+    bob.commit();
+    alice.receive(bob.outbox.pop_front().unwrap()).unwrap();
+    alice.commit();
+    let offers: Vec<Message> = alice.outbox.drain(..).collect();
+    assert!(!offers.is_empty() && complete(&alice).is_empty());
+    for offer in offers {
+        bob.receive(offer).unwrap();
+    }
+    let theirs = complete(&bob)[0].clone();
+    let mut chain = Chain::with_funding(&alice);
+    chain.mine(std::slice::from_ref(&theirs), &mut [&mut alice]);
+    alice.restart();
+    alice.broadcasts.clear();
+    alice.chain(ChainEvent::Disconnected { height: chain.height });
+    assert_eq!(alice.broadcasts.iter().map(|b| b.tx.clone()).collect::<Vec<_>>(), [theirs]);
+}
+
 #[test]
 fn a_close_that_confirms_ends_the_channel_whichever_it_is() {
     use crate::support::chain::Chain;
