@@ -2,7 +2,9 @@
 //!
 //! A thread keeps one segment ready, made and zeroed before the writer needs it, and one reserve of
 //! zeros. When a segment cannot be made, the reserve becomes it, and callers are told to refuse new
-//! adds, opens and sends; removals, closes and chain work go on. When the reserve is gone too and the
+//! adds, opens and sends; removals, closes and chain work go on. Once the reserve is being written and
+//! half of it is used, they are told to take in nothing at all from peers, who would otherwise decide how long the
+//! rest lasts: it is for chain work. When the reserve is gone too and the
 //! writer needs room, the process aborts: nothing is dropped in silence. Attempts go on with
 //! backoff; there is enough space again only once a segment is ready *and* the reserve is back.
 //!
@@ -36,6 +38,22 @@ pub enum Space {
         /// The last attempt's error.
         reason: String,
     },
+    /// As [`Space::Low`], and the last segment that could be had, the reserve, is more than half full: take in nothing.
+    Last {
+        /// The last attempt's error.
+        reason: String,
+    },
+}
+
+impl Space {
+    /// Why nothing new may be taken on, if so.
+    #[must_use]
+    pub fn shortage(self) -> Option<String> {
+        match self {
+            Self::Enough => None,
+            Self::Low { reason } | Self::Last { reason } => Some(reason),
+        }
+    }
 }
 
 struct State {
@@ -44,6 +62,8 @@ struct State {
     next_number: u64,
     low: Option<String>,
     failures: u64,
+    /// The segment that is being written is more than half full.
+    is_half_written: bool,
     is_hurried: bool,
     is_stopping: bool,
 }
@@ -90,6 +110,7 @@ impl Supply {
                 next_number: stock.next_number,
                 low: None,
                 failures: 0,
+                is_half_written: false,
                 is_hurried: false,
                 is_stopping: false,
             }),
@@ -103,10 +124,17 @@ impl Supply {
 
     /// Whether there is room for new work.
     pub(crate) fn space(&self) -> Space {
-        match &self.lock().low {
+        let state = self.lock();
+        match state.low.clone() {
             None => Space::Enough,
-            Some(reason) => Space::Low { reason: reason.clone() },
+            Some(reason) if state.is_half_written && state.is_at_the_last() => Space::Last { reason },
+            Some(reason) => Space::Low { reason },
         }
+    }
+
+    /// The writer says whether the segment it writes is more than half full.
+    pub(crate) fn note_half_written(&self, is_half_written: bool) {
+        self.lock().is_half_written = is_half_written;
     }
 
     /// The next segment, for the writer; fails with the reason when neither a new one nor the reserve is left.
@@ -268,6 +296,11 @@ impl State {
         } else {
             None
         }
+    }
+
+    /// Nothing is left but the segment that is being written.
+    fn is_at_the_last(&self) -> bool {
+        self.ready.is_empty() && !self.has_reserve
     }
 
     fn add(&mut self, segment: Segment) {

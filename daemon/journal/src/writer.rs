@@ -57,6 +57,8 @@ pub(crate) struct Writer {
     parts: Parts,
     segment: Segment,
     offset: u64,
+    /// What the supply was told of this segment.
+    is_half_written: bool,
     last: Last,
     batch: Vec<Waiting>,
     buffer: Vec<u8>,
@@ -64,7 +66,18 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(parts: Parts, segment: Segment, offset: u64, last: Last) -> Writer {
-        Writer { parts, segment, offset, last, batch: Vec::new(), buffer: Vec::new() }
+        let (batch, buffer) = (Vec::new(), Vec::new());
+        let mut writer = Writer { parts, segment, offset, is_half_written: false, last, batch, buffer };
+        writer.note_half_written();
+        writer
+    }
+
+    fn note_half_written(&mut self) {
+        let is_half_written = self.offset > self.segment.bytes / 2;
+        if is_half_written != self.is_half_written {
+            self.is_half_written = is_half_written;
+            self.parts.supply.note_half_written(is_half_written);
+        }
     }
 
     /// The thread: until the journal is closed, or the process ends.
@@ -117,6 +130,7 @@ impl Writer {
             self.parts.index.start(next.clone(), self.last.frame + 1);
             self.segment = next;
             self.offset = PAGE;
+            self.note_half_written();
         }
         Ok(())
     }
@@ -132,6 +146,7 @@ impl Writer {
         self.write()?;
         self.sync()?;
         self.offset += self.buffer.len() as u64;
+        self.note_half_written();
         self.last = Last { frame: head.frame, crc, next_ticket: first.0 + self.batch.len() as u64 };
         self.tell(first, began.elapsed());
         Ok(())

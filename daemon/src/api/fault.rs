@@ -261,6 +261,7 @@ pub(super) fn connect(error: &ConnectError) -> Status {
             .fact("limit", max)
             .hint("Disconnect a peer that is not needed.")
             .into_status(message),
+        ConnectError::DiskFull(reason) => no_new_work(&NoNewWork::DiskLow(reason.clone())),
         ConnectError::Ourselves => field("node_id", message),
         ConnectError::Stopping => stopping(),
     }

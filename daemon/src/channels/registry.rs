@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use millrace_chain::SyncState;
 use millrace_channel::input::CloseOrder;
 use millrace_channel::{Command, Offer};
-use millrace_journal::{QUEUED_BYTES_BUSY, Space};
+use millrace_journal::QUEUED_BYTES_BUSY;
 use millrace_wire::{AttributionData, ChannelId, FeeratePerKw, HtlcId, Preimage, PublicKey, ShortChannelId};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -210,7 +210,7 @@ impl Registry {
         if self.inner.is_stopping.load(Ordering::Relaxed) {
             return Err(NoNewWork::Stopping);
         }
-        if let Space::Low { reason } = self.inner.log.space() {
+        if let Some(reason) = self.inner.log.space().shortage() {
             return Err(NoNewWork::DiskLow(reason));
         }
         let queued = self.inner.log.queued_bytes();

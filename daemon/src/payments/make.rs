@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use millrace_journal::Space;
 use millrace_routing::invoice::{Description, InvoiceError, NewInvoice};
 use millrace_routing::onion::FINAL_EXPIRY_MARGIN;
 use millrace_wire::{CltvDelta, Msat, PaymentSecret, Preimage};
@@ -79,7 +78,7 @@ impl Payments {
     ) -> Result<InvoiceRow, MakeError> {
         let stopping = || MakeError::NoNewWork(NoNewWork::Stopping);
         let journal = self.running.get().ok_or_else(stopping)?.journal.clone();
-        if let Space::Low { reason } = journal.space() {
+        if let Some(reason) = journal.space().shortage() {
             // The reserve is for what was begun: a client that makes invoices must not use it up.
             return Err(NoNewWork::DiskLow(reason).into());
         }

@@ -104,7 +104,9 @@ pub(super) async fn run(ends: Ends, mut inbox: Inbox) -> Closed {
 async fn read(reader: &mut WireReader, inbox: &mut Inbox, pulse: &Pulse) -> Closed {
     let received = ::metrics::counter!(metrics::PEER_MESSAGES, "direction" => "received");
     loop {
-        inbox.may_read().await;
+        if let Err(MustEnd(why)) = inbox.may_read().await {
+            return Closed(why);
+        }
         let bytes = match reader.next().await {
             Ok(bytes) => bytes,
             Err(error) if error.is_end() => return Closed("the peer closed the connection".to_owned()),

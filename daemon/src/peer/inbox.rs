@@ -1,13 +1,13 @@
 //! What becomes of a message that came in: it goes to its channel's shard, is answered here, or is dropped.
 //!
 //! The connection waits (and with it the peer) while too many bytes of its messages are unhandled, while too much waits
-//! for its socket, and while the disk is behind. No message makes more than one, and those about channels
+//! for its socket, and while the disk is behind; on a disk whose last room is being used it ends. No message makes more than one, and those about channels
 //! that do not exist are answered only so often.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_journal::QUEUED_BYTES_BUSY;
+use millrace_journal::{QUEUED_BYTES_BUSY, Space};
 use millrace_wire::message::OpenChannel;
 use millrace_wire::{ChannelId, DecodeError, Decoded, Error, Message, Ping, PublicKey, Warning};
 use tokio::sync::Semaphore;
@@ -47,10 +47,15 @@ impl Inbox {
     }
 
     /// Waits until the peer may be read from.
-    pub(super) async fn may_read(&self) {
+    pub(super) async fn may_read(&self) -> Result<(), MustEnd> {
         self.queued.sink().await;
         while self.registry.log().queued_bytes() > QUEUED_BYTES_BUSY {
             tokio::time::sleep(DISK_PAUSE).await;
+        }
+        match self.registry.log().space() {
+            // Whatever it says may have to be written down. Nothing of it is lost: it says it again on a new connection.
+            Space::Last { reason } => Err(MustEnd(format!("the disk is full: {reason}"))),
+            Space::Enough | Space::Low { .. } => Ok(()),
         }
     }
 

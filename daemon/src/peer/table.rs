@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use millrace_journal::Space;
 use millrace_wire::{ChainHash, Features, PublicKey};
 use secp256k1::SecretKey;
 use tokio::net::TcpStream;
@@ -101,6 +102,9 @@ pub enum ConnectError {
     /// It is us.
     #[error("this is our own node id")]
     Ourselves,
+    /// What peers say could not be written down.
+    #[error("the disk is full: {0}")]
+    DiskFull(String),
     /// The node is stopping.
     #[error("the node is shutting down")]
     Stopping,
@@ -321,6 +325,7 @@ impl Peers {
         if *self.inner.stopping.borrow() {
             return Err(ConnectError::Stopping);
         }
+        self.check_disk()?;
         self.check_room(&node_id)?;
         let unreachable = |reason: String| ConnectError::Unreachable { address: address.to_owned(), reason };
         let socket = match timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
@@ -339,6 +344,9 @@ impl Peers {
 
     /// Somebody has called.
     pub(super) async fn answer(&self, socket: TcpStream, address: String) {
+        if let Err(error) = self.check_disk() {
+            return tracing::debug!(address, %error, "a caller is turned away");
+        }
         let Some(_counted) = self.count_handshake() else {
             return tracing::debug!(address, "too many handshakes at once: a caller is turned away");
         };
@@ -376,6 +384,13 @@ impl Peers {
         let counted = Counted(Arc::clone(&self.inner));
         let under_way = self.inner.handshakes.fetch_add(1, Ordering::Relaxed);
         (under_way < self.inner.rules.max_handshakes).then_some(counted)
+    }
+
+    fn check_disk(&self) -> Result<(), ConnectError> {
+        match self.inner.registry.log().space() {
+            Space::Last { reason } => Err(ConnectError::DiskFull(reason)),
+            Space::Enough | Space::Low { .. } => Ok(()),
+        }
     }
 
     fn check_room(&self, node_id: &PublicKey) -> Result<(), ConnectError> {

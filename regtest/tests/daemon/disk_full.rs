@@ -5,14 +5,16 @@
 //! already, segments of half that size from its first start, it goes on writing, as it would on a full disk.
 
 use std::fs;
+use std::time::Duration;
 
 use bitcoin::Amount;
 use millrace_regtest::network::{random_key, wait_for};
 use millrace_regtest::node::Node;
+use millrace_regtest::pay_stream::{Outcome, PayStream, make_invoices};
 use millrace_rpc::v1::{
-    ChannelState, CloseChannelRequest, CreateInvoiceRequest, Cursor, ErrorDetail, ErrorReason, InvoiceStatus,
-    OpenChannelRequest, PaymentStatus, SendRequest, StreamPayRequest, close_channel_progress, send_request,
-    stream_pay_response,
+    ChannelState, CloseChannelRequest, ConnectRequest, CreateInvoiceRequest, Cursor, ErrorDetail, ErrorReason,
+    InvoiceStatus, ListPeersRequest, OpenChannelRequest, PaymentStatus, SendRequest, StreamPayRequest,
+    close_channel_progress, send_request, stream_pay_response,
 };
 use tokio::task::block_in_place;
 use tokio::time::timeout;
@@ -210,5 +212,81 @@ async fn a_payee_without_room_turns_payments_away() {
     pair.network.nodes[BOB].start().await.unwrap();
     pair.wait_until_usable().await;
     assert_eq!(pair.pay(ALICE, &second).await.unwrap().status(), PaymentStatus::Succeeded);
+    pair.stop().await;
+}
+
+/// A peer goes on paying a payee whose disk is full. What is left of the disk is for the chain: the peer is not listened
+/// to any more, and nothing ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_does_not_use_up_what_is_kept_for_the_chain() {
+    let mut pair = pair_with(
+        |node| {
+            if node.name == "bob" {
+                set_segment_mib(node, 1);
+            }
+        },
+        |_| {},
+    )
+    .await;
+    let bolt11s = make_invoices(&pair.client(BOB), &[20_000; 200], "paid too late").await.unwrap();
+    pair.wait_until_at_rest().await;
+    pair.network.nodes[BOB].stop().await.unwrap();
+    set_segment_mib(&pair.network.nodes[BOB], 2);
+    pair.network.nodes[BOB].start_by(LIMITED);
+    pair.network.nodes[BOB].start().await.unwrap();
+    pair.wait_until_usable().await;
+    no_room(pair.client(BOB).invoices.create(bare_invoice()).await);
+
+    // Each payment fails, and is tried again at once.
+    let mut stream = PayStream::open(&pair.network.nodes[ALICE]).await.unwrap();
+    let flood = async {
+        for (id, bolt11) in (0..).zip(&bolt11s) {
+            stream.pay(id, bolt11.clone(), String::new()).await.unwrap();
+        }
+        let mut failed = 0;
+        loop {
+            let (id, outcome, _) = stream.next().await.unwrap().expect("it goes on");
+            assert!(matches!(outcome, Outcome::Failed(_) | Outcome::Refused(_)), "{outcome:?}");
+            if matches!(outcome, Outcome::Refused(_)) {
+                break failed;
+            }
+            failed += 1;
+            stream.pay(id, bolt11s[usize::try_from(id).unwrap()].clone(), String::new()).await.unwrap();
+        }
+    };
+    let alice_id = pair.network.nodes[ALICE].node_id().to_vec();
+    let turned_away = pair.network.wait("alice turned away", async || {
+        let peers = pair.client(BOB).peers.list(ListPeersRequest {}).await.unwrap().into_inner().peers;
+        let alice = peers.into_iter().find(|peer| peer.node_id == alice_id).unwrap();
+        let is_told = alice.last_error.contains("the disk is full") && alice.last_error.contains("File too large");
+        Ok(if is_told && !alice.connected { Ok(()) } else { Err(format!("{alice:?}")) })
+    });
+    tokio::select! {
+        failed = flood => panic!("after {failed} payments alice is still connected"),
+        told = turned_away => told.unwrap(),
+    }
+
+    // She calls again and again, and he does not call her.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let address = pair.network.nodes[ALICE].lightning_address().unwrap();
+    let call_her = ConnectRequest { idempotency_key: random_key(), node_id: alice_id.clone(), address };
+    no_room(pair.client(BOB).peers.connect(call_her).await);
+    // He goes on with the chain.
+    pair.network.mine(3).await.unwrap();
+    let channel = pair.network.channel(BOB, &pair.channel_id).await.unwrap();
+    assert_eq!((channel.state(), channel.local_msat), (ChannelState::Normal, CAPACITY_SAT / 2 * 1000));
+
+    // With room again, all comes to its end, and nothing is lost.
+    pair.network.nodes[BOB].stop().await.unwrap();
+    pair.network.nodes[BOB].start_by(&[]);
+    pair.network.nodes[BOB].start().await.unwrap();
+    pair.wait_until_usable().await;
+    pair.wait_until_at_rest().await;
+    pair.pay(ALICE, &bolt11s[0]).await.unwrap();
+    pair.wait_until_at_rest().await;
+    let received = invoices(&pair.client(BOB)).await.iter().filter_map(|invoice| invoice.received_msat).sum::<u64>();
+    assert!(received >= 20_000);
+    let channel = pair.network.channel(BOB, &pair.channel_id).await.unwrap();
+    assert_eq!(channel.local_msat, CAPACITY_SAT / 2 * 1000 + received);
     pair.stop().await;
 }

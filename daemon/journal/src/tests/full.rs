@@ -50,6 +50,35 @@ fn next_segment_cannot_be_had() {
 }
 
 #[test]
+fn half_of_the_reserve_is_told_of_in_time_and_until_there_is_room() {
+    let (disk, mut driver) = low();
+    let at_last = |journal: &Journal| matches!(journal.space(), Space::Last { .. });
+    let mut steps_told = Vec::new();
+    for step in 6..=11 {
+        driver.step().unwrap();
+        if at_last(&driver.journal) {
+            steps_told.push(step);
+        }
+    }
+    // The reserve's five pages take steps 9 to 11; behind its header and step 9 is its half.
+    assert_eq!(steps_told, [10, 11]);
+    let reason = driver.journal.space().shortage().unwrap();
+    assert!(reason.contains("No space left"), "{reason}");
+    let told = Told { submitted: driver.submitted, acknowledged: driver.acknowledged };
+    drop(driver);
+
+    // Said again from the start on, and no longer once there is room.
+    let disk = disk.after_kill();
+    fill(&disk);
+    let driver = Driver::open(&disk).unwrap();
+    assert!(at_last(&driver.journal));
+    disk.set_capacity(None);
+    wait_for(&driver.journal, |space| *space == Space::Enough);
+    drop(driver);
+    check(&disk, told);
+}
+
+#[test]
 fn reserve_carries_work_and_then_the_process_aborts() {
     let (disk, mut driver) = low();
     while driver.step().is_some() {}
