@@ -29,5 +29,5 @@ pub(crate) use registry::{random, shard_of};
 pub(crate) use shared::commitment_feerate;
 pub use snapshot::{ChannelSnapshot, ChannelState, HtlcView};
 pub use wallet_seam::{
-    ChannelWallet, DestinationReply, Funded, FundingReply, FundingRequest, FundingTransaction, NoFunding,
+    ChannelWallet, DestinationReply, Funded, FundingReply, FundingRequest, FundingTransaction, NoFunding, ReserveReply,
 };

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::chain_feed::{BlockFollower, BroadcastOrder, Following, MempoolNews};
 use crate::channels::{
     ChannelSnapshot, ChannelState, ChannelWallet, DestinationReply, FundingRequest, FundingTransaction, NoFunding,
-    Registry,
+    Registry, ReserveReply,
 };
 use crate::claims::Claimer;
 use crate::clock;
@@ -193,6 +193,18 @@ impl ChannelWallet for Coins {
                 },
                 Ok(Err(error @ WalletError::Reserve { .. })) => Err(NoFunding::Reserve(error.to_string())),
                 Ok(Err(error)) => Err(NoFunding::Funds(error.to_string())),
+                Err(_) => Err(NoFunding::Gone),
+            });
+        });
+    }
+
+    fn reserve(&self, others: usize, reply: ReserveReply) {
+        let (wallet, registry) = (self.wallet.clone(), self.registry.clone());
+        self.runtime.spawn(async move {
+            keep_reserve(&wallet, &registry).await;
+            let more = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
+            reply(match wallet.check_reserve_for(more).await {
+                Ok(checked) => checked.map_err(|error| NoFunding::Reserve(error.to_string())),
                 Err(_) => Err(NoFunding::Gone),
             });
         });

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::order::{OpenOrder, ProgressSender, Reply};
 use super::snapshot::ChannelSnapshot;
-use super::wallet_seam::Funded;
+use super::wallet_seam::{Funded, NoFunding};
 use crate::entry::Entry;
 use crate::peer::link::Link;
 
@@ -45,6 +45,15 @@ pub(crate) enum Input {
         temporary_channel_id: ChannelId,
         /// The answer.
         funded: Funded,
+    },
+    /// The wallet has answered whether it can keep back what closing one more channel takes.
+    Reserve {
+        /// The peer of the opening.
+        peer: PublicKey,
+        /// Its temporary id.
+        temporary_channel_id: ChannelId,
+        /// Why not.
+        answer: Result<(), NoFunding>,
     },
     /// An order for a channel.
     Command {

@@ -18,7 +18,7 @@ use super::input::LinkUp;
 use super::mailbox::Mailbox;
 use super::order::{OpenFailure, OpenOrder, OpenProgress, ProgressSender, WhenOpened};
 use super::shared::Shared;
-use super::wallet_seam::{Funded, FundingReply, FundingRequest, FundingTransaction};
+use super::wallet_seam::{Funded, FundingReply, FundingRequest, FundingTransaction, NoFunding};
 use crate::channels::input::Input;
 
 /// How long an opening may take from one message to the next, the wallet included.
@@ -32,6 +32,8 @@ struct Pending {
     /// The final id that was taken for it.
     reserved: Option<ChannelId>,
     ours: Option<Ours>,
+    /// Our `accept_channel`, while the wallet is asked whether it can keep back what closing the channel takes.
+    held: Option<Message>,
 }
 
 /// What only an opening of our own has.
@@ -116,7 +118,7 @@ impl Openings {
         link.link.send(Box::new(message));
         let OpenOrder { when_opened, funding_feerate, .. } = order;
         let ours = Ours { progress, when_opened, funding_feerate, has_anchors, local_reserve_asked, transaction: None };
-        let pending = Pending { opening, due: now.plus(PATIENCE_MS), reserved: None, ours: Some(ours) };
+        let pending = Pending { opening, due: now.plus(PATIENCE_MS), reserved: None, ours: Some(ours), held: None };
         self.pending.insert((order.peer, temporary_channel_id), pending);
         Ok(())
     }
@@ -169,17 +171,58 @@ impl Openings {
     // --- the peer funds ---
 
     /// `open_channel`: it has been counted in the directory.
-    pub(crate) fn on_open_channel(&mut self, open: OpenChannel, link: &LinkUp, now: Millis, shared: &Shared) {
+    pub(crate) fn on_open_channel(
+        &mut self,
+        open: OpenChannel,
+        link: &LinkUp,
+        mailbox: &Mailbox<Input>,
+        now: Millis,
+        shared: &Shared,
+    ) {
         let (peer, id) = (link.peer, open.temporary_channel_id);
         match self.accept(open, link, shared) {
             Ok((opening, message)) => {
-                link.link.send(Box::new(message));
-                let pending = Pending { opening, due: now.plus(PATIENCE_MS), reserved: None, ours: None };
+                let mut pending =
+                    Pending { opening, due: now.plus(PATIENCE_MS), reserved: None, ours: None, held: None };
+                if has_anchors(&message) {
+                    pending.held = Some(message);
+                    let others = self.pending.values().filter(|other| other.ours.is_none()).count();
+                    ask_reserve(shared, mailbox, (peer, id), others);
+                } else {
+                    link.link.send(Box::new(message));
+                }
                 self.pending.insert((peer, id), pending);
             }
             Err(reply) => {
                 shared.directory.end_opening(peer, id);
                 link.link.send(reply);
+            }
+        }
+    }
+
+    /// The wallet has answered whether it can keep back what closing the channel takes.
+    pub(crate) fn on_reserve(
+        &mut self,
+        peer: PublicKey,
+        id: ChannelId,
+        answer: Result<(), NoFunding>,
+        link: Option<&LinkUp>,
+        now: Millis,
+        shared: &Shared,
+    ) {
+        let Some(pending) = self.pending.get_mut(&(peer, id)) else { return };
+        let (Some(accept), Some(link)) = (pending.held.take(), link) else { return };
+        match answer {
+            Ok(()) => {
+                pending.due = now.plus(PATIENCE_MS);
+                link.link.send(Box::new(accept));
+            }
+            Err(why) => {
+                let mut fx = Effects::default();
+                // How much there is, is not the peer's business.
+                pending.opening.cancel("no new channel now: this node lacks coins to close it with", &mut fx);
+                send_all(&mut fx, Some(link));
+                self.fail(peer, id, OpenFailure::Wallet(why), shared);
             }
         }
     }
@@ -402,6 +445,24 @@ fn ask_wallet(
     let reply = FundingReply::new(move |funded| mailbox.put(Input::Funded { peer, temporary_channel_id, funded }));
     let (feerate, has_anchors) = (ours.funding_feerate, ours.has_anchors);
     shared.wallet.fund(FundingRequest { script_pubkey, amount, feerate, has_anchors, reply });
+}
+
+/// Whether an `accept_channel` is for a channel with anchors, which pays its closing fees later.
+fn has_anchors(accept: &Message) -> bool {
+    let Message::AcceptChannel(accept) = accept else { return false };
+    let channel_type = accept.channel_type.as_ref().and_then(ChannelType::from_features);
+    channel_type.is_some_and(|channel_type| channel_type.format == CommitmentFormat::Anchors)
+}
+
+fn ask_reserve(
+    shared: &Shared,
+    mailbox: &Mailbox<Input>,
+    (peer, temporary_channel_id): (PublicKey, ChannelId),
+    others: usize,
+) {
+    let mailbox = mailbox.clone();
+    let reply = move |answer| mailbox.put(Input::Reserve { peer, temporary_channel_id, answer });
+    shared.wallet.reserve(others, Box::new(reply));
 }
 
 /// Sends what an opening wants to say. It has no record, so it waits for nothing.

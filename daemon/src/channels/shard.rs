@@ -127,6 +127,10 @@ impl Shard {
                 let link = self.links.get(&peer);
                 self.openings.on_funded(peer, temporary_channel_id, funded, link, clock::now(), &self.shared);
             }
+            Input::Reserve { peer, temporary_channel_id, answer } => {
+                let link = self.links.get(&peer);
+                self.openings.on_reserve(peer, temporary_channel_id, answer, link, clock::now(), &self.shared);
+            }
             Input::Command { channel_id, command, entries, reply, waiting: _ } => {
                 self.on_command(channel_id, command, entries, reply);
             }
@@ -194,7 +198,7 @@ impl Shard {
         let PeerMessage { peer, epoch, channel_id, message, credit: _credit } = message;
         let Some(link) = self.links.get(&peer).filter(|link| link.epoch == epoch) else { return };
         if let Message::OpenChannel(open) = message {
-            return self.openings.on_open_channel(*open, link, clock::now(), &self.shared);
+            return self.openings.on_open_channel(*open, link, &self.mailbox, clock::now(), &self.shared);
         }
         if self.actors.get(&channel_id).is_some_and(|actor| actor.peer() == peer) {
             return self.on_channel_message(channel_id, message);

@@ -10,6 +10,10 @@ pub trait ChannelWallet: Send + Sync {
     /// broadcast: the channel does that once the peer has signed.
     fn fund(&self, request: FundingRequest);
 
+    /// Answers whether the wallet can keep back what it takes to close one more channel with anchors, which a peer wants
+    /// to open; `others` are being opened as well.
+    fn reserve(&self, others: usize, reply: ReserveReply);
+
     /// The transaction will not be broadcast: its coins are free again.
     fn release(&self, transaction: &Transaction);
 
@@ -22,6 +26,9 @@ pub trait ChannelWallet: Send + Sync {
 
 /// Where a script of the wallet's goes.
 pub type DestinationReply = Box<dyn FnOnce(ScriptBuf) + Send>;
+
+/// Where it goes whether there is a reserve for one more channel: why not, for the owner.
+pub type ReserveReply = Box<dyn FnOnce(Result<(), NoFunding>) + Send>;
 
 /// The output of a channel that is to be paid for.
 #[derive(Debug)]

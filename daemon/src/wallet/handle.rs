@@ -287,12 +287,12 @@ impl WalletHandle {
         self.ask(move |wallet| wallet.set_anchor_channels(channels)).await
     }
 
-    /// [`Wallet::check_reserve_for_another`].
+    /// [`Wallet::check_reserve_for`].
     ///
     /// # Errors
     /// [`Closed`]; inside, [`WalletError::Reserve`].
-    pub async fn check_reserve_for_another(&self) -> Result<Result<(), WalletError>, Closed> {
-        self.ask(|wallet| wallet.check_reserve_for_another()).await
+    pub async fn check_reserve_for(&self, more: u32) -> Result<Result<(), WalletError>, Closed> {
+        self.ask(move |wallet| wallet.check_reserve_for(more)).await
     }
 
     /// [`Wallet::snapshot`]: everything in it is on disk already.

@@ -39,14 +39,13 @@ impl Wallet {
         self.reserve_policy.of(self.anchor_channels)
     }
 
-    /// Whether the wallet could keep enough back for one more channel with anchors, such as one that a peer wants to
-    /// open.
+    /// Whether the wallet could keep enough back for so many more channels with anchors, such as peers want to open.
     ///
     /// # Errors
     /// [`WalletError::Reserve`].
-    pub fn check_reserve_for_another(&self) -> Result<(), WalletError> {
+    pub fn check_reserve_for(&self, more: u32) -> Result<(), WalletError> {
         let left = self.spendable(Reach::OwnChange);
-        check(self.reserve_policy.of(self.anchor_channels.saturating_add(1)), left)
+        check(self.reserve_policy.of(self.anchor_channels.saturating_add(more)), left)
     }
 }
 

@@ -17,6 +17,7 @@ mod keys;
 mod metrics;
 mod process;
 mod refusals;
+mod reserve;
 mod restart;
 mod restore;
 mod secrets;

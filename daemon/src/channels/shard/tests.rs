@@ -32,7 +32,7 @@ use crate::channels::directory::Directory;
 use crate::channels::keys::FreshKeys;
 use crate::channels::{
     ChannelRules, ChannelSnapshot, ChannelWallet, CommandResult, DestinationReply, FundingRequest, FundingTransaction,
-    OpenOrder, Registry,
+    OpenOrder, Registry, ReserveReply,
 };
 use crate::entry::Kind;
 use crate::facts::{Fold, Folds};
@@ -129,6 +129,10 @@ impl ChannelWallet for OneCoin {
             output: vec![TxOut { value: Amount::from_sat(request.amount.0), script_pubkey: request.script_pubkey }],
         };
         request.reply.answer(Ok(FundingTransaction { transaction, vout: 0 }));
+    }
+
+    fn reserve(&self, _others: usize, reply: ReserveReply) {
+        reply(Ok(()));
     }
 
     fn release(&self, _transaction: &Transaction) {}

@@ -104,12 +104,16 @@ fn the_reserve_grows_by_channel_up_to_its_maximum_and_goes_with_them() {
         world.wallet.set_anchor_channels(channels);
         assert_eq!(world.wallet.reserve(), Sat(reserve), "{channels}");
     }
-    world.wallet.check_reserve_for_another().unwrap();
+    world.wallet.check_reserve_for(1).unwrap();
     world.wallet.set_anchor_channels(3);
-    world.wallet.check_reserve_for_another().unwrap();
+    world.wallet.check_reserve_for(u32::MAX).unwrap();
+    let mut scant = world_with(&[60_000]);
+    scant.wallet.set_anchor_channels(1);
+    scant.wallet.check_reserve_for(1).unwrap();
+    assert!(matches!(scant.wallet.check_reserve_for(2), Err(WalletError::Reserve { short: Sat(15_000), .. })));
     let mut poor = world_with(&[24_999]);
     assert_eq!(
-        poor.wallet.check_reserve_for_another(),
+        poor.wallet.check_reserve_for(1),
         Err(WalletError::Reserve { reserve: Sat(25_000), left: Sat(24_999), short: Sat(1) })
     );
     poor.wallet.set_anchor_channels(0);

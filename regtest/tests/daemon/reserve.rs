@@ -1,0 +1,59 @@
+//! The coins that are kept back to close channels with: who has none takes no channel from a peer.
+
+use bitcoin::Amount;
+use millrace_regtest::network::random_key;
+use millrace_rpc::v1::{BalanceRequest, ErrorReason, ListChannelsRequest, OpenChannelRequest, open_channel_progress};
+use tonic::Status;
+
+use super::support::{ALICE, BOB, network, refused};
+
+/// What is kept back for one channel.
+const RESERVE_SAT: u64 = 25_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_coins_to_close_with_takes_no_channel() {
+    let mut network = network(&["alice", "bob"]);
+    for node in &mut network.nodes {
+        node.start().await.unwrap();
+    }
+    network.fund(ALICE, Amount::from_sat(1_000_000)).await.unwrap();
+    network.fund(BOB, Amount::from_sat(RESERVE_SAT - 1)).await.unwrap();
+    network.connect(ALICE, BOB).await.unwrap();
+    let bob_id = network.nodes[BOB].node_id().to_vec();
+    let mut alice = network.nodes[ALICE].client().unwrap();
+    let mut open = async || {
+        let request = OpenChannelRequest {
+            idempotency_key: random_key(),
+            node_id: bob_id.clone(),
+            capacity_sat: 200_000,
+            ..OpenChannelRequest::default()
+        };
+        let mut progress = alice.channels.open(request).await?.into_inner();
+        while let Some(step) = progress.message().await? {
+            if let Some(open_channel_progress::Stage::FundingBroadcast(_)) = step.stage {
+                return Ok::<(), Status>(());
+            }
+        }
+        panic!("the opening ended without a word")
+    };
+    let told = refused(open().await, ErrorReason::PeerRefused);
+    let peer_message = &told.facts["peer_message"];
+    assert!(peer_message.contains("lacks coins to close it with") && !peer_message.contains("999"), "{peer_message}");
+    for node in &network.nodes {
+        let request = ListChannelsRequest { include_closed: true, ..ListChannelsRequest::default() };
+        assert!(node.client().unwrap().channels.list(request).await.unwrap().into_inner().channels.is_empty());
+        let log = std::fs::read_to_string(node.log_path()).unwrap();
+        let says_how_much = log.contains("24,999") || log.contains("24999");
+        assert_eq!(says_how_much, node.name == "bob", "the owner is told the numbers:\n{log}");
+    }
+    let balance = network.nodes[ALICE].client().unwrap().wallet.balance(BalanceRequest {}).await.unwrap().into_inner();
+    assert_eq!((balance.confirmed_sat, balance.spendable_sat), (1_000_000, 1_000_000), "her coins are free again");
+
+    // One sat more, and he takes one; for a second there is too little again.
+    network.fund(BOB, Amount::from_sat(1_000)).await.unwrap();
+    open().await.unwrap();
+    refused(open().await, ErrorReason::PeerRefused);
+    for node in &mut network.nodes {
+        node.stop().await.unwrap();
+    }
+}
