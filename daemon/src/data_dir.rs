@@ -196,13 +196,10 @@ impl DataDir {
         self.path.join("rpc.json")
     }
 
-    /// Writes down from which height on the coins of a restored seed are looked for.
-    ///
-    /// # Errors
-    /// [`DataDirError::Io`].
-    pub fn write_restore_from(&self, height: u32) -> Result<(), DataDirError> {
-        let path = self.path.join(RESTORE_FROM);
-        replace_public(&path, format!("{height}\n").as_bytes()).map_err(failed("cannot write", &path))
+    /// The file with the height from which on the coins of a restored seed are looked for.
+    #[must_use]
+    pub fn restore_from_file(&self) -> PathBuf {
+        self.path.join(RESTORE_FROM)
     }
 
     /// From which height on the coins of a restored seed are looked for, if the seed was restored.
@@ -210,7 +207,7 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError::Io`], also if it is no height.
     pub fn restore_from(&self) -> Result<Option<u32>, DataDirError> {
-        let path = self.path.join(RESTORE_FROM);
+        let path = self.restore_from_file();
         match fs::read_to_string(&path) {
             Ok(text) => {
                 let height = text.trim().parse();

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use millraced::config::{self, Action, Config, ConfigError, Loaded, Surroundings, network_name};
-use millraced::prepare::{Prepared, oldest_wallet, prepare, restore_seed};
+use millraced::prepare::{Prepared, prepare, restore_seed};
 use millraced::seed::Seed;
 use millraced::{log, run, seed, shutdown};
 use rustix::fs::Mode;
@@ -50,9 +50,8 @@ fn act(loaded: Loaded) -> Result<(), Fault> {
         Action::PrintExampleConfig => print(&Config::example()),
         Action::PrintSeed => print_seed(&loaded.config),
         Action::RestoreSeed(words_file, from_height) => {
-            let keys = restore_seed(&loaded.config, words_file, *from_height)?;
+            let (keys, from) = restore_seed(&loaded.config, words_file, *from_height)?;
             let folder = loaded.config.data_dir.display();
-            let from = from_height.unwrap_or(oldest_wallet(loaded.config.network));
             print(&format!(
                 "The seed is in {folder}. The node's id is {}. The next start looks for its coins in every block from {from} on.\n",
                 keys.node_id()

@@ -67,24 +67,25 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
 }
 
 /// The first block that may pay to a wallet of this software: it is younger. All of the test networks is quickly read.
-#[must_use]
-pub const fn oldest_wallet(network: Network) -> u32 {
+const fn oldest_wallet(network: Network) -> u32 {
     match network {
         Network::Bitcoin => 900_000,
         _ => 1,
     }
 }
 
-/// Puts the seed whose words are in a file into a folder that has none. Its coins are looked for from this height on.
+/// Puts the seed whose words are in a file into a folder that has none. Its coins are looked for from this height on,
+/// which is returned too; `None`: from that of the oldest wallet.
 ///
 /// # Errors
 /// [`PrepareError`].
-pub fn restore_seed(config: &Config, words_file: &Path, from_height: Option<u32>) -> Result<Keys, PrepareError> {
+pub fn restore_seed(config: &Config, words_file: &Path, from_height: Option<u32>) -> Result<(Keys, u32), PrepareError> {
     check_consent(config)?;
     let data_dir = DataDir::open(&config.data_dir, config.network)?;
-    let seed = seed::restore(&data_dir, words_file)?;
-    data_dir.write_restore_from(from_height.unwrap_or(oldest_wallet(config.network)).max(1))?;
-    Ok(Keys::derive(&seed, config.network))
+    // The first block has nothing that can be spent.
+    let from_height = from_height.unwrap_or(oldest_wallet(config.network)).max(1);
+    let seed = seed::restore(&data_dir, words_file, from_height)?;
+    Ok((Keys::derive(&seed, config.network), from_height))
 }
 
 #[cfg(test)]
@@ -121,7 +122,8 @@ mod tests {
         let words = other.path().join("words");
         std::fs::write(&words, first.new_seed.as_ref().unwrap().words()).unwrap();
         let config = Config::defaults(Network::Regtest, other.path());
-        assert_eq!(restore_seed(&config, &words, Some(77)).unwrap().node_id(), first.keys.node_id());
+        let (keys, from) = restore_seed(&config, &words, Some(77)).unwrap();
+        assert_eq!((keys.node_id(), from), (first.keys.node_id(), 77));
         let restored = prepare(config).unwrap();
         assert_eq!(restored.keys.node_id(), first.keys.node_id());
         assert_eq!(

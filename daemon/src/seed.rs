@@ -182,16 +182,20 @@ pub fn look(folder: &Path) -> Result<Seed, SeedError> {
     read(&folder.join(FILE_NAME))
 }
 
-/// Puts the seed whose words are in `words_file` into a folder that has none.
+/// Puts the seed whose words are in `words_file` into a folder that has none. Its coins are looked for from the block at
+/// `from_height` on: this is stored first, since a seed without it would be taken for one whose coins are known.
 ///
 /// # Errors
 /// [`SeedError`].
-pub fn restore(data_dir: &DataDir, words_file: &Path) -> Result<Seed, SeedError> {
+pub fn restore(data_dir: &DataDir, words_file: &Path, from_height: u32) -> Result<Seed, SeedError> {
     let path = data_dir.seed();
     if path.exists() {
         return Err(SeedError::Exists { path });
     }
     let seed = read(words_file)?;
+    let restore_from = data_dir.restore_from_file();
+    let line = format!("{from_height}\n");
+    replace_synced(&restore_from, line.as_bytes()).map_err(failed("cannot write", &restore_from))?;
     store_synced(&seed, &path).map_err(failed("cannot store the seed in", &path))?;
     Ok(seed)
 }
@@ -206,17 +210,23 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SeedErr
     move |error| SeedError::Io { doing, path, error }
 }
 
-/// Writes the words so that they survive a power cut before any key of theirs is used: file synced, renamed, folder
-/// synced. Nothing but this and the journal may sync (durability.md); everything else here can be made again.
+/// Writes the words so that they survive a power cut before any key of theirs is used.
 fn store_synced(seed: &Seed, path: &Path) -> io::Result<()> {
+    let mut line = Zeroizing::new(seed.words().as_bytes().to_vec());
+    line.push(b'\n');
+    replace_synced(path, &line)
+}
+
+/// File synced, renamed, folder synced. Nothing but this and the journal may sync (durability.md); everything else here
+/// can be made again.
+fn replace_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary_of(path);
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(seed.words().as_bytes())?;
-    file.write_all(b"\n")?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -298,10 +308,10 @@ mod tests {
         let (home, data) = folder();
         let words = home.path().join("words");
         fs::write(&words, ZEROS).unwrap();
-        let restored = restore(&data, &words).unwrap();
+        let restored = restore(&data, &words, 7).unwrap();
         assert_eq!(hex::encode(restored.bytes()), ZEROS_SEED);
         assert_eq!(open(&data).unwrap().1, Origin::Found);
-        assert!(matches!(restore(&data, &words).unwrap_err(), SeedError::Exists { .. }));
+        assert!(matches!(restore(&data, &words, 7).unwrap_err(), SeedError::Exists { .. }));
     }
 
     #[test]
