@@ -20,6 +20,7 @@ use super::channel_text::{Extent, closed_message, has_scid, message, swept};
 use super::once::{Once, Start, once, reference, start};
 use super::{Shared, fault, parse};
 use crate::channels::ChannelState;
+use crate::view::ChannelRow;
 
 /// Steps of progress that may wait for a slow reader.
 const STEPS_MAX: usize = 16;
@@ -96,7 +97,7 @@ impl Channels for ChannelsService {
         if include_closed {
             let past = inner.past.clone();
             past.view.catch_up(&past.log).await;
-            let is_wanted = |row: &crate::view::ChannelRow| {
+            let is_wanted = |row: &ChannelRow| {
                 row.closed_ms.is_some()
                     && !known.contains(&row.opening.channel_id)
                     && (node_id.is_empty() || row.opening.peer.serialize()[..] == node_id[..])
@@ -141,23 +142,24 @@ impl Channels for ChannelsService {
             let channel = Some(message(inner, &snapshot, Extent::Whole, &swept(inner).await));
             return Ok(Response::new(GetChannelResponse { channel }));
         }
-        inner.past.view.catch_up(&inner.past.log).await;
-        let row = inner.past.view.channel(&channel_id).map_err(|error| fault::view(&error))?;
-        let row = row.ok_or_else(|| fault::not_found("channel", channel_id))?;
+        let row = past_row(inner, channel_id).await?.ok_or_else(|| fault::not_found("channel", channel_id))?;
         Ok(Response::new(GetChannelResponse {
             channel: Some(closed_message(&row, Extent::Whole, &swept(inner).await)),
         }))
     }
 }
 
+/// What the view knows of a channel.
+async fn past_row(inner: &Shared, channel_id: ChannelId) -> Result<Option<ChannelRow>, Status> {
+    inner.past.view.catch_up(&inner.past.log).await;
+    inner.past.view.channel(&channel_id).map_err(|error| fault::view(&error))
+}
+
 /// A closed channel that is asked for by something else than its id.
-async fn closed_channel(
-    inner: &Shared,
-    is_wanted: impl Fn(&crate::view::ChannelRow) -> bool,
-) -> Result<Option<ChannelId>, Status> {
+async fn closed_channel(inner: &Shared, is_wanted: impl Fn(&ChannelRow) -> bool) -> Result<Option<ChannelId>, Status> {
     let past = &inner.past;
     past.view.catch_up(&past.log).await;
-    let is_closed = |row: &crate::view::ChannelRow| row.closed_ms.is_some() && is_wanted(row);
+    let is_closed = |row: &ChannelRow| row.closed_ms.is_some() && is_wanted(row);
     let page = tokio::task::block_in_place(|| past.view.channels(None, 1, is_closed));
     Ok(page.map_err(|error| fault::view(&error))?.rows.first().map(|row| row.opening.channel_id))
 }

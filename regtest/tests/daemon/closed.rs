@@ -6,12 +6,12 @@ use millrace_regtest::client::Client;
 use millrace_regtest::network::{random_key, whole_page};
 use millrace_rpc::v1::get_channel_request::Channel as By;
 use millrace_rpc::v1::{
-    Channel, ChannelState, CloseChannelRequest, CloseKind, GetChannelRequest, GetInfoRequest, ListChannelsRequest,
-    OutputKind, OutputStatus, close_channel_progress,
+    Channel, ChannelState, CloseChannelRequest, CloseKind, ErrorReason, GetChannelRequest, GetInfoRequest,
+    ListChannelsRequest, OutputKind, OutputStatus, close_channel_progress,
 };
 use tokio::time::timeout;
 
-use super::support::{ALICE, BOB, CAPACITY_SAT, Pair, metrics_page, pair_with, turn_metrics_on};
+use super::support::{ALICE, BOB, CAPACITY_SAT, Pair, metrics_page, pair_with, refused, turn_metrics_on};
 
 /// Blocks that are mined before it is looked again whether the channel is closed.
 const BLOCKS_AT_A_TIME: u32 = 15;
@@ -42,14 +42,37 @@ async fn by_every_name(client: &Client, channel_id: &[u8]) -> Channel {
     channel
 }
 
-/// Closes by force, mines until it is over, and gives the confirmations that were told on the way.
-async fn close_by_force(pair: &mut Pair) -> Vec<(u32, u32)> {
-    let request = CloseChannelRequest {
+fn by_force(pair: &Pair) -> CloseChannelRequest {
+    CloseChannelRequest {
         idempotency_key: random_key(),
         channel_id: pair.channel_id.clone(),
         force: true,
         ..CloseChannelRequest::default()
+    }
+}
+
+/// The order is done: by its key its end is told again, by another it is refused.
+async fn order_again(pair: &Pair, done: &CloseChannelRequest, closed: &Channel) {
+    let mut client = pair.client(ALICE);
+    let mut progress = client.channels.close(done.clone()).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while let Some(step) = timeout(PATIENCE, progress.message()).await.unwrap().unwrap() {
+        told.push(step.stage.unwrap());
+    }
+    let ours = closed.closing.clone().unwrap().txid;
+    let [close_channel_progress::Stage::Broadcast(broadcast), .., close_channel_progress::Stage::Closed(last)] =
+        &told[..]
+    else {
+        panic!("{told:?}")
     };
+    assert_eq!((&broadcast.txid, broadcast.kind()), (&ours, CloseKind::LocalCommitment));
+    assert_eq!((&last.channel_id, last.state()), (&closed.channel_id, ChannelState::Closed));
+    let refusal = client.channels.close(by_force(pair)).await.map(|_| ());
+    refused(refusal, ErrorReason::ChannelNotUsable);
+}
+
+/// Closes by force, mines until it is over, and gives the confirmations that were told on the way.
+async fn close_by_force(pair: &mut Pair, request: CloseChannelRequest) -> Vec<(u32, u32)> {
     let mut progress = pair.client(ALICE).channels.close(request).await.unwrap().into_inner();
     let follow = tokio::spawn(async move {
         let mut told = Vec::new();
@@ -84,7 +107,8 @@ async fn a_closed_channel_is_remembered_whole_whatever_happens_to_the_daemon() {
     let id = pair.channel_id.clone();
     let open = [by_every_name(&pair.client(ALICE), &id).await, by_every_name(&pair.client(BOB), &id).await];
 
-    let told = close_by_force(&mut pair).await;
+    let order = by_force(&pair);
+    let told = close_by_force(&mut pair, order.clone()).await;
     assert!(told.len() >= 2 && told.is_sorted(), "confirmations as they come: {told:?}");
     assert!(told.iter().all(|(have, need)| (1..=100).contains(have) && *need == 100), "{told:?}");
 
@@ -92,6 +116,7 @@ async fn a_closed_channel_is_remembered_whole_whatever_happens_to_the_daemon() {
     for (node, (open, closed)) in open.iter().zip(&before).enumerate() {
         check_is_remembered(node, open, closed);
     }
+    order_again(&pair, &order, &before[ALICE]).await;
     for way in ["a stop", "a stop, and the view is gone", "a kill"] {
         for node in &mut pair.network.nodes {
             match way {
@@ -106,6 +131,9 @@ async fn a_closed_channel_is_remembered_whole_whatever_happens_to_the_daemon() {
         for (node, before) in before.iter().enumerate() {
             let client = pair.client(node);
             assert_eq!(&by_every_name(&client, &id).await, before, "{way}");
+            if node == ALICE {
+                order_again(&pair, &order, before).await;
+            }
             let listed = closed_in_list(&client).await;
             assert_eq!(listed.len(), 1, "{way}");
             assert_eq!((listed[0].channel_id.clone(), listed[0].state()), (id.clone(), ChannelState::Closed), "{way}");

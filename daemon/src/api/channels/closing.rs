@@ -11,8 +11,8 @@ use millrace_rpc::v1::{self, CloseChannelProgress, close_channel_progress};
 use millrace_wire::{ChannelId, FeeratePerKw};
 use tonic::Status;
 
-use super::{ChannelsService, Progress};
-use crate::api::channel_text::{Extent, message, present_kind, resolution, swept};
+use super::{ChannelsService, Progress, past_row};
+use crate::api::channel_text::{Extent, closed_message, message, present_kind, resolution, swept};
 use crate::api::events::close_kind;
 use crate::api::once::{Finished, Once, Stored};
 use crate::api::{Shared, fault, parse};
@@ -65,7 +65,10 @@ pub(super) async fn close(
 ) -> Result<Finished, Status> {
     let registry = &inner.api.registry;
     let Some(snapshot) = registry.snapshot(channel_id) else {
-        return Err(fault::not_found("channel", channel_id));
+        return Err(match past_row(inner, channel_id).await? {
+            Some(_) => fault::channel_state(ChannelState::Closed, "be closed again"),
+            None => fault::not_found("channel", channel_id),
+        });
     };
     if snapshot.state == ChannelState::Closed {
         return Err(fault::channel_state(snapshot.state, "be closed again"));
@@ -100,8 +103,7 @@ struct Told {
 /// Tells how a channel closes: by agreement until the transaction is in a block, otherwise until all is resolved.
 pub(super) async fn follow_closing(inner: Shared, channel_id: ChannelId, to: Progress<CloseChannelProgress>) {
     let Some(mut watch) = inner.api.registry.watch(channel_id) else {
-        let _gone = to.send(Err(fault::not_found("channel", channel_id))).await;
-        return;
+        return tell_past_closing(&inner, channel_id, &to).await;
     };
     let mut told = Told::default();
     loop {
@@ -123,6 +125,28 @@ pub(super) async fn follow_closing(inner: Shared, channel_id: ChannelId, to: Pro
                 let _gone = to.send(Err(fault::stopping())).await;
                 return;
             }
+        }
+    }
+}
+
+/// The channel was closed before the node's last start: what is left to tell is how it ended.
+async fn tell_past_closing(inner: &Shared, channel_id: ChannelId, to: &Progress<CloseChannelProgress>) {
+    let row = past_row(inner, channel_id).await;
+    let row = match row.and_then(|row| row.ok_or_else(|| fault::not_found("channel", channel_id))) {
+        Ok(row) => row,
+        Err(status) => {
+            let _gone = to.send(Err(status)).await;
+            return;
+        }
+    };
+    let mut stages = Vec::new();
+    Told::default().tell_broadcast(row.close, row.kind.unwrap_or(CloseKind::Unknown), &mut stages);
+    let closed = closed_message(&row, Extent::Whole, &swept(inner).await);
+    stages.push(close_channel_progress::Stage::Closed(closed));
+    for stage in stages {
+        let step = CloseChannelProgress { channel_id: channel_id.0.to_vec(), stage: Some(stage) };
+        if to.send(Ok(step)).await.is_err() {
+            return;
         }
     }
 }
