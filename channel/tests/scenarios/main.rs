@@ -14,3 +14,4 @@ mod on_chain;
 mod ready;
 mod reconnect;
 mod resume;
+mod spent;
