@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use millrace_rpc::v1::{ListUtxosRequest, OutputKind};
+use millrace_rpc::v1::{ChannelState, ListUtxosRequest, OutputKind};
 use serde_json::{Value, json};
 
 use crate::network::{Deposit, Error, Network, whole_page};
@@ -17,9 +17,10 @@ pub struct Accounts {
     pub wallets_sat: u64,
     /// In open channels, by the capacity that both sides name.
     pub channels_sat: u64,
-    /// Paid to miners by transactions of theirs. The millisatoshi of HTLCs without an output, and fractions of a
-    /// satoshi, went into the commitment's fee, and so are here.
+    /// Paid to miners by transactions of theirs, on purpose.
     pub fees_sat: u64,
+    /// Millisatoshi that no output of a closing transaction could hold, of both sides together: the miners have them too.
+    pub trimmed_msat: u64,
     /// In anchors that nobody has spent.
     pub anchors_sat: u64,
 }
@@ -33,6 +34,7 @@ impl Accounts {
             - self.channels_sat as i128
             - self.fees_sat as i128
             - self.anchors_sat as i128
+            - (self.trimmed_msat / 1000) as i128
     }
 }
 
@@ -64,6 +66,11 @@ pub async fn settle(network: &Network, from_height: u32) -> Result<Accounts, Err
             }
         }
     }
+    accounts.trimmed_msat = trimmed_msat(network).await?;
+    let all_fees_sat = accounts.fees_sat;
+    accounts.fees_sat = all_fees_sat.checked_sub(accounts.trimmed_msat / 1000).ok_or_else(|| {
+        Error::Wrong(format!("{} msat were trimmed, and the miners got {all_fees_sat} sat", accounts.trimmed_msat))
+    })?;
     let anchors = anchors(network).await?;
     for (coin, sat) in coins {
         if sat != ANCHOR_SAT || !anchors.contains(&coin) {
@@ -90,6 +97,22 @@ async fn anchors(network: &Network) -> Result<HashSet<Coin>, Error> {
         }
     }
     Ok(anchors)
+}
+
+/// What the closing transactions of closed channels left out: each side's balance below a whole satoshi.
+async fn trimmed_msat(network: &Network) -> Result<u64, Error> {
+    let mut by_channel = HashMap::new();
+    for node in 0..network.nodes.len() {
+        for channel in network.channels(node).await? {
+            if channel.state() == ChannelState::Closed {
+                if channel.local_msat + channel.remote_msat != channel.capacity_sat * 1000 {
+                    return Err(Error::Wrong(format!("a channel was closed with HTLCs in it: {channel:?}")));
+                }
+                by_channel.insert(channel.channel_id, channel.local_msat % 1000 + channel.remote_msat % 1000);
+            }
+        }
+    }
+    Ok(by_channel.values().sum())
 }
 
 fn check_channel(channel: &millrace_rpc::v1::Channel, sat: u64) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! The demo: the main job of two daemons on a real chain, played with progress shown, and every satoshi accounted for
 //! at its end.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -170,15 +171,39 @@ impl Demo {
             }
             peak += stream.outstanding();
         }
-        for (stream, _) in &mut streams {
-            all_paid(stream, AT_ONCE).await?;
+        let most_htlcs = Cell::new(0);
+        let paid = async {
+            for (stream, _) in &mut streams {
+                all_paid(stream, AT_ONCE).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        tokio::select! {
+            paid = paid => paid?,
+            failed = self.watch_htlcs(&most_htlcs) => return Err(failed),
         }
         let seconds = begun.elapsed().as_secs_f64();
         // As much each way: the balances are what they were.
         self.paid_msat.iter_mut().for_each(|paid| *paid += amounts.iter().sum::<u64>());
         self.check_balances().await?;
         self.figures.insert("outstanding_at_once", json!(peak));
-        Ok(format!("{} payments, {peak} asked for before the first was counted, {seconds:.1} s", 2 * AT_ONCE))
+        self.figures.insert("most_htlcs_seen", json!(most_htlcs.get()));
+        Ok(format!(
+            "{} payments, {peak} asked for before the first was counted, up to {} HTLCs seen in the channel, {seconds:.1} s",
+            2 * AT_ONCE,
+            most_htlcs.get()
+        ))
+    }
+
+    /// Notes the most HTLCs that Alice's channel is seen to hold. Ends only if it cannot be looked at.
+    async fn watch_htlcs(&self, most: &Cell<u32>) -> Error {
+        loop {
+            match self.open_channel(ALICE).await {
+                Ok(channel) => most.set(most.get().max(channel.offered_htlcs + channel.received_htlcs)),
+                Err(error) => return error,
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Payments both ways; Bob is killed among them and comes back. Every payment is asked for again with its own
@@ -379,7 +404,7 @@ impl Demo {
     // --- the end ---
 
     async fn account(&mut self) -> Result<String, Error> {
-        let settled = std::cell::Cell::new(None);
+        let settled = Cell::new(None);
         wait_for("the accounts to agree", Duration::from_secs(20), async || {
             let accounts = accounts::settle(&self.network, self.from_height).await?;
             settled.set(Some(accounts));
@@ -390,8 +415,13 @@ impl Demo {
         let accounts = settled.get().unwrap_or_default();
         self.figures.insert("accounts", json!(accounts));
         Ok(format!(
-            "{} sat given = {} in wallets + {} in channels + {} in fees (HTLCs too small for an output among them) + {} in unspent anchors",
-            accounts.given_sat, accounts.wallets_sat, accounts.channels_sat, accounts.fees_sat, accounts.anchors_sat
+            "{} sat given = {} in wallets + {} in channels + {} in fees + {} in unspent anchors + {} of trimmed msat",
+            accounts.given_sat,
+            accounts.wallets_sat,
+            accounts.channels_sat,
+            accounts.fees_sat,
+            accounts.anchors_sat,
+            accounts.trimmed_msat / 1000
         ))
     }
 

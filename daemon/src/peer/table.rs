@@ -557,3 +557,25 @@ fn prepare(socket: &TcpStream) -> std::io::Result<()> {
     let keep_alive = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
     socket2::SockRef::from(socket).set_tcp_keepalive(&keep_alive)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_kept_alive_and_waits_for_no_full_packet() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (called, _) = listener.accept().await.unwrap();
+        for socket in [caller, called] {
+            prepare(&socket).unwrap();
+            let raw = socket2::SockRef::from(&socket);
+            assert!(raw.keepalive().unwrap() && socket.nodelay().unwrap());
+            assert_eq!(
+                (raw.tcp_keepalive_time().unwrap(), raw.tcp_keepalive_interval().unwrap()),
+                (KEEP_ALIVE, KEEP_ALIVE)
+            );
+        }
+    }
+}

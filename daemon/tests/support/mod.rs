@@ -29,7 +29,7 @@ use millrace_wire::{
 use millraced::chain_feed::{BroadcastOrder, MempoolNews};
 use millraced::channels::{
     Accepted, ChannelRules, ChannelSnapshot, ChannelState, ChannelWallet, DestinationReply, FundingRequest,
-    FundingTransaction, NoFunding, OpenOrder, OpenProgress,
+    FundingTransaction, NoFunding, OpenOrder, OpenProgress, ReserveReply,
 };
 use millraced::entry::Entry;
 use millraced::facts::{Fold, Item, News, Telling};
@@ -204,6 +204,11 @@ impl ChannelWallet for FakeWallet {
         };
         funded.push(transaction.clone());
         request.reply.answer(Ok(FundingTransaction { transaction, vout: 0 }));
+    }
+
+    fn reserve(&self, _others: usize, reply: ReserveReply) {
+        let is_empty = self.is_empty.load(std::sync::atomic::Ordering::Relaxed);
+        reply(if is_empty { Err(NoFunding::Reserve("there are no coins".to_owned())) } else { Ok(()) });
     }
 
     fn release(&self, transaction: &Transaction) {
