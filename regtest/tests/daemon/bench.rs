@@ -15,7 +15,6 @@ const FIGURES: &[&str] = &[
     "rss_mib_peak",
     "floor_per_s",
     "share_of_floor",
-    "driver_cpu_share",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,6 +29,8 @@ async fn payments_are_measured_and_their_sums_hold_after_a_restart() {
     for field in FIGURES {
         assert!(told[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}: {told}");
     }
+    // In ticks of the system's clock: on so small a load it may be none.
+    assert!(told["driver_cpu_share"].as_f64().is_some_and(|share| (0.0..1.0).contains(&share)), "{told}");
     let latency = ["p50", "p95", "p99"].map(|field| told["latency_ms"][field].as_f64().unwrap());
     assert!(latency[0] > 0.0 && latency.is_sorted(), "{latency:?}");
     // Each is offered and taken away again on two commitments, and signed for on each side's: never less.

@@ -71,6 +71,8 @@ async fn from_an_empty_node_to_a_payment() {
     assert_eq!(answer["confirmed_sat"], 0, "{answer}");
     let amount = bitcoin::Amount::from_sat(3_000_000);
     pair.network.fund(ALICE, amount).await.unwrap();
+    // He needs some to close the channel with.
+    pair.network.fund(BOB, bitcoin::Amount::from_sat(50_000)).await.unwrap();
     let answer = done(&pair.network.nodes[ALICE], &["wallet", "balance"]).await;
     assert_eq!(answer["confirmed_sat"], 3_000_000, "{answer}");
     let answer = done(&pair.network.nodes[ALICE], &["wallet", "utxos"]).await;
