@@ -34,9 +34,7 @@ use crate::readiness::Readiness;
 use crate::recovery::{RecoveryError, recover, trail_of};
 use crate::steps::{JournalHandle, StepLog};
 
-/// A checkpoint is due after so many bytes of journal.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// And after so long, if anything was written at all.
+/// A checkpoint is due after a segment of journal; and after so long, if anything was written at all.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(15 * 60);
 /// How often that is looked at.
 const CHECKPOINT_LOOK: Duration = Duration::from_secs(1);
@@ -127,6 +125,16 @@ pub struct RecoveredNode {
     blocks: Blocks,
     next_key: u64,
     addresses: std::collections::BTreeMap<millrace_wire::PublicKey, String>,
+    pace: Pace,
+}
+
+/// When a checkpoint is due.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// After so many bytes of journal.
+    due_after: u64,
+    /// What was read back that no checkpoint holds: a node that never lives for long writes one too.
+    behind: u64,
 }
 
 /// Opens the journal and reads everything back; the folds are told.
@@ -135,6 +143,7 @@ pub struct RecoveredNode {
 /// [`StartError`]: what is on disk cannot be trusted, or not be read.
 pub fn open(origins: Origins<'_>) -> Result<RecoveredNode, StartError> {
     let Origins { journal, options, rules, keys_of, folds, sync } = origins;
+    let segment_bytes = options.segment_bytes;
     let (journal, recovered) = Journal::open(journal, options)?;
     let journal = Arc::new(journal);
     let folds = Folds::new(folds);
@@ -155,6 +164,7 @@ pub fn open(origins: Origins<'_>) -> Result<RecoveredNode, StartError> {
         blocks: recovery.blocks,
         next_key: recovery.next_key,
         addresses: recovery.addresses,
+        pace: Pace { due_after: segment_bytes, behind: recovery.tail_bytes },
     })
 }
 
@@ -222,7 +232,7 @@ impl RecoveredNode {
             folds: self.folds,
             node: node_section(blocks, fresh_keys.clone(), peers.clone(), self.registry.clone()),
         };
-        let checkpoints = start_checkpoints(checkpointer)?;
+        let checkpoints = start_checkpoints(checkpointer, self.pace)?;
         let (readiness, ready_seen) = watch::channel(Readiness::Recovering);
         let (listening, listening_seen) = watch::channel(None);
         let begin = Beginning {
@@ -392,16 +402,18 @@ impl Checkpoints {
     }
 }
 
-fn start_checkpoints(checkpointer: Checkpointer) -> Result<Checkpoints, StartError> {
+fn start_checkpoints(checkpointer: Checkpointer, pace: Pace) -> Result<Checkpoints, StartError> {
     let (stop, stopped) = std_mpsc::channel();
     let started = std::thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
         let mut last = (Instant::now(), checkpointer.journal.stats().bytes);
+        let mut behind = pace.behind;
         loop {
             let is_last = stopped.recv_timeout(CHECKPOINT_LOOK) != Err(std_mpsc::RecvTimeoutError::Timeout);
             let written = checkpointer.journal.stats().bytes - last.1;
-            let is_due = written >= CHECKPOINT_BYTES || (written > 0 && last.0.elapsed() >= CHECKPOINT_EVERY);
+            let is_due = behind + written >= pace.due_after || (written > 0 && last.0.elapsed() >= CHECKPOINT_EVERY);
             if is_due || is_last {
                 last = (Instant::now(), checkpointer.journal.stats().bytes);
+                behind = 0;
                 if let Err(error) = checkpointer.write() {
                     tracing::warn!(%error, "no checkpoint this time: the one before stands");
                 }

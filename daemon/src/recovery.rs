@@ -32,6 +32,8 @@ pub(crate) struct Recovery {
     pub(crate) next_key: u64,
     /// Where peers were reached.
     pub(crate) addresses: BTreeMap<PublicKey, String>,
+    /// How much was read that the checkpoint does not hold.
+    pub(crate) tail_bytes: u64,
 }
 
 /// Why the daemon does not start: what is on disk is not what was written.
@@ -128,11 +130,13 @@ pub(crate) fn recover(
         let Replay { closed, channels, .. } = &mut replay;
         closed.retain(|id| !channels.contains_key(id));
     }
+    let mut tail_bytes = 0;
     for step in recovered.tail {
         let step = step?;
+        tail_bytes += step.bytes.len() as u64;
         replay.step(step.position, &step.bytes)?;
     }
-    Ok(replay.finish())
+    Ok(replay.finish(tail_bytes))
 }
 
 struct Replay<'a> {
@@ -286,12 +290,12 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Recovery {
+    fn finish(self, tail_bytes: u64) -> Recovery {
         let mut known: Vec<Known> = self.channels.into_values().filter(|known| !is_over(&known.channel)).collect();
         known.sort_unstable_by_key(|known| known.channel.id());
         let actors =
             known.into_iter().map(|known| Actor::new(known.channel, known.opened_ms, known.position)).collect();
-        Recovery { actors, blocks: self.blocks, next_key: self.next_key, addresses: self.addresses }
+        Recovery { actors, blocks: self.blocks, next_key: self.next_key, addresses: self.addresses, tail_bytes }
     }
 }
 

@@ -1,14 +1,15 @@
 //! A stop in good order and a start: everything is as before, also when the view was deleted in between.
 
 use millrace_regtest::client::Client;
-use millrace_regtest::network::whole_page;
+use millrace_regtest::network::{random_key, whole_page};
+use millrace_regtest::pay_stream::{Outcome, PayStream, make_invoices};
 use millrace_rpc::v1::{
     BalanceRequest, BalanceResponse, Channel, GetInvoiceRequest, GetPaymentRequest, InvoiceStatus, ListChannelsRequest,
     ListInvoicesRequest, ListPaymentsRequest, ListTransactionsRequest, ListUtxosRequest, Page, PaymentStatus, Utxo,
     WalletTransaction,
 };
 
-use super::support::{ALICE, BOB, Pair, events, invoices, pair, payments};
+use super::support::{ALICE, BOB, CAPACITY_SAT, Pair, events, invoices, pair, pair_with, payments};
 
 /// Everything that is listed and looked up.
 #[derive(PartialEq, Debug)]
@@ -127,6 +128,51 @@ async fn lists_answer_the_same_after_a_restart_and_without_the_view() {
     check_same(&before, &both(&pair).await, false);
     let bolt11 = pair.invoice(ALICE, 50_000).await;
     pair.pay(BOB, &bolt11).await.unwrap();
+    pair.stop().await;
+}
+
+/// How much each start of a daemon has read of its journal, in bytes.
+fn read_at_starts(pair: &Pair, node: usize) -> Vec<u64> {
+    let log = std::fs::read_to_string(pair.network.nodes[node].log_path()).unwrap();
+    let starts = log.lines().filter(|line| line.contains("journal open"));
+    let bytes = starts.map(|line| line.split(" bytes=").nth(1).unwrap().split(' ').next().unwrap());
+    bytes.map(|bytes| bytes.parse().unwrap()).collect()
+}
+
+/// No life of the daemon is long enough for a segment of journal, and none ends in good order: checkpoints are written all
+/// the same, and starts do not take ever longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_killed_again_and_again_does_not_read_ever_more() {
+    const LIVES: usize = 7;
+    const PAYMENTS: u64 = 240;
+    const SEGMENT: u64 = 1 << 20;
+    let small_segments = |node: &mut millrace_regtest::node::Node| {
+        std::fs::create_dir_all(node.data_dir()).unwrap();
+        std::fs::write(node.data_dir().join("millrace.toml"), "[journal]\nsegment_mib = 1\n").unwrap();
+    };
+    let mut pair = pair_with(small_segments, |_| {}).await;
+    for _ in 0..LIVES {
+        let bolt11s = make_invoices(&pair.client(BOB), &[10_000; PAYMENTS as usize], "again").await.unwrap();
+        let mut stream = PayStream::open(&pair.network.nodes[ALICE]).await.unwrap();
+        for (id, bolt11) in (0..).zip(bolt11s) {
+            stream.pay(id, bolt11, random_key()).await.unwrap();
+        }
+        for _ in 0..PAYMENTS {
+            assert_eq!(stream.next().await.unwrap().unwrap().1, Outcome::Paid);
+        }
+        // Time for a look at whether a checkpoint is due.
+        tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+        pair.network.nodes[ALICE].kill9().unwrap();
+        pair.network.nodes[ALICE].start().await.unwrap();
+        pair.wait_until_usable().await;
+    }
+    pair.wait_until_at_rest().await;
+    let read = read_at_starts(&pair, ALICE);
+    let a_life = read[1];
+    assert!(a_life < SEGMENT && a_life * LIVES as u64 > 4 * SEGMENT, "a life writes a part of a segment: {read:?}");
+    assert!(read.iter().all(|bytes| *bytes < 3 * SEGMENT), "{read:?}");
+    let channel = pair.network.channel(BOB, &pair.channel_id).await.unwrap();
+    assert_eq!(channel.local_msat, CAPACITY_SAT / 2 * 1000 + 10_000 * PAYMENTS * LIVES as u64);
     pair.stop().await;
 }
 
