@@ -36,9 +36,6 @@ pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 const FIRST_CHECK: Duration = Duration::from_secs(10);
 /// How long the main task may take to say why it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// The journal's reserve for a full disk, in MiB.
-const RESERVE_MIB: u64 = 16;
-
 /// Runs until `shutdown`, or until the node cannot go on.
 ///
 /// # Errors
@@ -279,9 +276,5 @@ fn reserve_policy(config: &Config) -> ReservePolicy {
 
 fn journal_options(config: &Config) -> Options {
     let segment_bytes = u64::from(config.journal.segment_mib) << 20;
-    Options {
-        segment_bytes,
-        reserve_bytes: segment_bytes.min(RESERVE_MIB << 20).max(segment_bytes),
-        ..Options::default()
-    }
+    Options { segment_bytes, reserve_bytes: segment_bytes, ..Options::default() }
 }

@@ -17,7 +17,7 @@ pub trait StepLog: Send + Sync {
     /// Takes a step. Never waits.
     ///
     /// # Errors
-    /// If the journal is closed, or the step cannot fit.
+    /// If the journal is closed. A step that cannot fit ends the process.
     fn submit(&self, step: Vec<u8>, wake: WakeHandle) -> Result<Ticket, SubmitError>;
 
     /// Bytes that were submitted and are not durable.
@@ -29,7 +29,12 @@ pub trait StepLog: Send + Sync {
 
 impl StepLog for Journal {
     fn submit(&self, step: Vec<u8>, wake: WakeHandle) -> Result<Ticket, SubmitError> {
-        self.submit(step, Some(wake))
+        let result = self.submit(step, Some(wake));
+        if let Err(error @ SubmitError::TooLarge { .. }) = result {
+            // Whoever makes steps keeps them small. To go on without one would be to forget what has happened.
+            self.abort(&error.to_string());
+        }
+        result
     }
 
     fn queued_bytes(&self) -> u64 {

@@ -20,6 +20,10 @@ const RULE_FEE: &str = "BOLT 2, \"Updating Fees\"";
 /// BOLT 4: the bit that says that the onion itself was bad.
 const BADONION: u16 = 0x8000;
 
+/// A failure packet has 292 bytes, or some more (BOLT 4, "Returning Errors"). Of a longer one no more is kept: a peer that fails all
+/// 483 HTLCs at once must not make a record that cannot be written.
+const REASON_BYTES_MAX: usize = 1_024;
+
 /// A feerate above this is refused: absurdly high, 1,000 sat/vB.
 pub(crate) const FEERATE_MAX: FeeratePerKw = FeeratePerKw(250_000);
 
@@ -216,8 +220,10 @@ impl Channel {
 
     pub(crate) fn on_update_fail_htlc(&mut self, message: UpdateFailHtlc) -> Result<(), PeerFault> {
         self.check_removable(message.id, "update_fail_htlc")?;
-        let removal = Removal::Fail { reason: message.reason, attribution: message.attribution };
-        self.propose_peer_removal(message.id, removal);
+        let UpdateFailHtlc { id, mut reason, attribution, .. } = message;
+        // It is no failure packet of BOLT 4, and nobody could read it anyway.
+        reason.truncate(REASON_BYTES_MAX);
+        self.propose_peer_removal(id, Removal::Fail { reason, attribution });
         Ok(())
     }
 

@@ -395,3 +395,22 @@ mod faults {
         assert_eq!(alice.receive(Message::RevokeAndAck(revoke)).unwrap_err().reaction, Reaction::FailChannel);
     }
 }
+
+/// No failure packet is so long. What is cut off was nobody's to read; and the record stays small, however many there are.
+#[test]
+fn a_reason_that_is_too_long_is_cut() {
+    let (mut alice, mut bob) = normal_pair();
+    let id = alice.offer(Msat(50_000_000), 1);
+    exchange(&mut alice, &mut bob);
+    let before = alice.journal.len();
+    bob.command(Command::Fail { id, reason: (0..65_000_u32).map(|byte| byte as u8).collect(), attribution: None })
+        .unwrap();
+    exchange(&mut alice, &mut bob);
+    assert!(alice.journal[before..].iter().all(|record| record.len() < 2_000));
+    let told = alice.facts.iter().find_map(|fact| match fact {
+        Fact::OfferResolved { removal: Removal::Fail { reason, .. }, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert_eq!(told.unwrap(), (0..1_024_u32).map(|byte| byte as u8).collect::<Vec<u8>>());
+    alice.restart();
+}

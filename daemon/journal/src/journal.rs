@@ -142,6 +142,13 @@ impl Journal {
         self.parts.queue.submit(step, wake)
     }
 
+    /// Ends the process: something has happened that cannot be written down. What was submitted before may still become
+    /// durable, and nothing that comes after.
+    pub fn abort(&self, reason: &str) {
+        self.parts.queue.stop();
+        self.parts.disk.abort(reason);
+    }
+
     /// Takes one step and waits until it is durable; for start-up and tests, never for an actor.
     pub fn submit_and_wait(&self, step: Vec<u8>) -> Result<Position, SubmitError> {
         let arrival = Arc::new(Arrival::default());

@@ -30,7 +30,8 @@ pub(crate) struct Actor {
     /// What the present turn has asked for so far.
     pub(crate) fx: Effects,
     /// What must be durable with this turn.
-    pub(crate) entries: Vec<Entry>,
+    entries: Vec<Entry>,
+    entry_bytes: usize,
     /// To be answered once this turn is durable.
     pub(crate) answers: Vec<(Reply, CommandResult)>,
     /// The connection that is up.
@@ -74,6 +75,11 @@ enum Publishing {
     Stale,
 }
 
+/// A turn that has gathered so much is handed over at once, and goes on: with what one more input can add, a step is well
+/// below what the smallest segment holds (see `config::check`). What a peer can put into one input is bounded: 483 adds and
+/// 483 removals in one `commitment_signed` make less than 2 MiB, since the core cuts long reasons.
+const STEP_BYTES_SOON: usize = 1 << 20;
+
 /// Takes a step, or says that the journal is closed.
 pub(crate) type Submit<'a> = &'a mut dyn FnMut(Vec<u8>) -> Option<Ticket>;
 
@@ -86,6 +92,7 @@ impl Actor {
             outbox: Outbox::new(position),
             fx: Effects::default(),
             entries: Vec::new(),
+            entry_bytes: 0,
             answers: Vec::new(),
             epoch: None,
             deadline: None,
@@ -109,12 +116,24 @@ impl Actor {
         self.terms.remote_node
     }
 
+    /// More to be written in the same step.
+    pub(crate) fn add_entries(&mut self, entries: Vec<Entry>) {
+        self.entry_bytes += entries.iter().map(|entry| entry.bytes.len()).sum::<usize>();
+        self.entries.extend(entries);
+    }
+
+    /// Whether so much is gathered that it should not wait for the end of the turn.
+    pub(crate) fn is_full(&self) -> bool {
+        self.fx.journal.len() + self.entry_bytes > STEP_BYTES_SOON
+    }
+
     /// Puts everything that the turn asked for so far into the outbox; its records and entries become one step.
     ///
     /// If the journal takes no more, nothing of it will ever leave: the node is about to end.
     pub(crate) fn hand_over(&mut self, telling: Telling, submit: Submit<'_>) {
         let mut fx = std::mem::take(&mut self.fx);
         let entries = std::mem::take(&mut self.entries);
+        self.entry_bytes = 0;
         let time_ms = clock::unix_ms();
         let has_record = fx.list.iter().any(|effect| matches!(effect, Effect::Journal(_)));
         let step = if !has_record && entries.is_empty() {

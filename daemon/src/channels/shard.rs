@@ -232,7 +232,8 @@ impl Shard {
         let funding_outpoint = channel.terms().funding_outpoint;
         tracing::info!(channel_id = %id, %peer, capacity = channel.terms().capacity.0, "a channel exists");
         let mut actor = Actor::new(*channel, clock::unix_ms(), None);
-        (actor.fx, actor.entries, actor.epoch) = (fx, entries, Some(epoch));
+        (actor.fx, actor.epoch) = (fx, Some(epoch));
+        actor.add_entries(entries);
         self.keep(actor);
         self.hand_over(id);
         if let Some(actor) = self.actors.get_mut(&id) {
@@ -259,11 +260,11 @@ impl Shard {
         };
         match result {
             Ok(Accepted::Offered(htlc_id)) => {
-                actor.entries.extend(entries);
+                actor.add_entries(entries);
                 answer(reply, Ok(Accepted::Offered(htlc_id)));
             }
             Ok(Accepted::Done) => {
-                actor.entries.extend(entries);
+                actor.add_entries(entries);
                 actor.answers.extend(reply.map(|reply| (reply, Ok(Accepted::Done))));
             }
             Err(refusal) => return answer(reply, Err(CommandError::Refused(refusal))),
@@ -409,6 +410,9 @@ impl Shard {
         {
             actor.is_touched = true;
             self.touched.push(id);
+        }
+        if self.actors.get(&id).is_some_and(Actor::is_full) {
+            self.hand_over(id);
         }
     }
 
