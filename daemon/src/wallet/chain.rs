@@ -48,6 +48,7 @@ impl Wallet {
         if tip.height > 0 && tip != connected_to {
             return Err(out_of_order);
         }
+        let block = &self.without_foreign_witnesses(block);
         for account in ACCOUNTS {
             let applied = self.account_mut(account).apply_block_connected_to(block, height, connected_to);
             applied.map_err(|_| out_of_order.clone())?;
@@ -88,6 +89,7 @@ impl Wallet {
         }
         // The mempool holds one of several that spend the same: the others are gone.
         self.drop_transactions(&self.rivals(tx), now);
+        let tx = &self.without_foreign_witness(tx);
         // To BDK an eviction weighs more than a sighting of the same second.
         let seen_at = now.max(self.evicted_at + 1);
         for account in ACCOUNTS {
@@ -95,6 +97,21 @@ impl Wallet {
         }
         self.seen_at = self.seen_at.max(seen_at);
         self.stage();
+    }
+
+    /// What others have signed with is of no use to the wallet, and may be most of a block.
+    fn without_foreign_witness(&self, tx: &Transaction) -> Transaction {
+        let mut tx = tx.clone();
+        let is_ours = |outpoint| self.prevout(outpoint).is_some_and(|output| self.is_mine(&output.script_pubkey));
+        if !tx.input.iter().any(|input| is_ours(&input.previous_output)) {
+            tx.input.iter_mut().for_each(|input| input.witness.clear());
+        }
+        tx
+    }
+
+    fn without_foreign_witnesses(&self, block: &Block) -> Block {
+        let txdata = block.txdata.iter().map(|tx| self.without_foreign_witness(tx)).collect();
+        Block { header: block.header, txdata }
     }
 
     /// Transactions left the mempool without being mined. Withdrawals and funding transactions of ours stay: they are

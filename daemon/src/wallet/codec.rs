@@ -86,7 +86,88 @@ pub(crate) fn seen_in_record(bytes: &[u8]) -> Result<Vec<WalletSeen>, String> {
     }
 }
 
+/// A record that would be larger is written as several, since a step of the journal has its limit, and everybody may pay to
+/// the wallet as often as he likes.
+const PIECE_BYTES: usize = 1 << 20;
+/// What an entry of each kind takes as JSON, or a little less.
+const ANCHOR_BYTES: usize = 300;
+const SEEN_BYTES: usize = 500;
+const MAP_ENTRY_BYTES: usize = 120;
+/// JSON of a transaction without witnesses, to its bytes on the wire: an input of 41 bytes has 160 characters.
+const JSON_TO_WIRE: usize = 4;
+
+/// Fills pieces, one after the other.
+struct Pieces {
+    full: Vec<Change>,
+    last: Change,
+    bytes: usize,
+}
+
+impl Pieces {
+    fn add(&mut self, bytes: usize, put: impl FnOnce(&mut Change)) {
+        if self.bytes + bytes > PIECE_BYTES && self.bytes > 0 {
+            self.full.push(std::mem::take(&mut self.last));
+            self.bytes = 0;
+        }
+        put(&mut self.last);
+        self.bytes += bytes;
+    }
+
+    /// What grows with the number of transactions.
+    fn add_graph(
+        &mut self,
+        graph: bdk_wallet::chain::tx_graph::ChangeSet<bdk_wallet::chain::ConfirmationBlockTime>,
+        of: fn(&mut Change) -> &mut ChangeSet,
+    ) {
+        for tx in graph.txs {
+            self.add(tx.total_size() * JSON_TO_WIRE + MAP_ENTRY_BYTES, |piece| {
+                of(piece).tx_graph.txs.insert(tx);
+            });
+        }
+        for (outpoint, output) in graph.txouts {
+            self.add(output.size() * JSON_TO_WIRE + MAP_ENTRY_BYTES, |piece| {
+                of(piece).tx_graph.txouts.insert(outpoint, output);
+            });
+        }
+        for anchor in graph.anchors {
+            self.add(ANCHOR_BYTES, |piece| {
+                of(piece).tx_graph.anchors.insert(anchor);
+            });
+        }
+        let times: [(_, fn(&mut ChangeSet) -> &mut BTreeMap<Txid, u64>); 3] = [
+            (graph.first_seen, |change| &mut change.tx_graph.first_seen),
+            (graph.last_seen, |change| &mut change.tx_graph.last_seen),
+            (graph.last_evicted, |change| &mut change.tx_graph.last_evicted),
+        ];
+        for (times, place) in times {
+            for (txid, time) in times {
+                self.add(MAP_ENTRY_BYTES, |piece| {
+                    place(of(piece)).insert(txid, time);
+                });
+            }
+        }
+    }
+}
+
 impl Change {
+    /// The same in pieces, each of which is a record. Those that are written mean what they say if the others are lost: blocks
+    /// come last, and are asked for again.
+    pub(super) fn into_pieces(self) -> Vec<Self> {
+        let Self { mut taproot, mut segwit, labels, seen } = self;
+        let mut pieces = Pieces { full: Vec::new(), last: Self::default(), bytes: 0 };
+        pieces.add_graph(std::mem::take(&mut taproot.tx_graph), |change| &mut change.taproot);
+        pieces.add_graph(std::mem::take(&mut segwit.tx_graph), |change| &mut change.segwit);
+        for one in seen {
+            pieces.add(SEEN_BYTES, |piece| piece.seen.push(one));
+        }
+        // Labels are this node's own, and few.
+        pieces.add(labels.len() * ANCHOR_BYTES, |piece| piece.labels.extend(labels));
+        pieces.last.taproot.merge(taproot);
+        pieces.last.segwit.merge(segwit);
+        pieces.full.push(pieces.last);
+        pieces.full
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.taproot.is_empty() && self.segwit.is_empty() && self.labels.is_empty()
     }

@@ -55,12 +55,12 @@ where
     F: Future<Output = ()>,
 {
     // A new wallet has its keys to record, before it has been asked anything.
-    if let Some(bytes) = wallet.take_staged() {
+    for bytes in wallet.take_staged() {
         sink(bytes).await;
     }
     while let Some(job) = queue.recv().await {
         let answer = job(&mut wallet);
-        if let Some(bytes) = wallet.take_staged() {
+        for bytes in wallet.take_staged() {
             sink(bytes).await;
         }
         answer(&mut wallet);

@@ -74,13 +74,16 @@ impl Wallet {
         Ok(wallet)
     }
 
-    /// What has changed since the last call, to be put into the journal. Nothing that rests on it may leave before it
-    /// is on disk.
-    pub fn take_staged(&mut self) -> Option<Vec<u8>> {
+    /// What has changed since the last call, to be put into the journal in this order, as one record as a rule. Nothing that
+    /// rests on it may leave before it is on disk.
+    pub fn take_staged(&mut self) -> Vec<Vec<u8>> {
         self.stage();
         let mut change = std::mem::take(&mut self.staged);
         change.seen = self.seen_in(&change);
-        (!change.is_empty()).then(|| change.encode())
+        if change.is_empty() {
+            return Vec::new();
+        }
+        change.into_pieces().iter().map(Change::encode).collect()
     }
 
     /// All of it, for a checkpoint: takes the place of every record so far.

@@ -68,23 +68,23 @@ fn records_tell_of_what_appears_is_confirmed_and_goes() {
     told[3..].sort_unstable();
     assert_eq!(told[3..], [gift, sent(true, false)]);
     world.unmine();
-    assert_eq!(seen(&[world.wallet.take_staged().unwrap()]), [sent(false, true)], "a reorganisation took it");
+    assert_eq!(seen(&world.wallet.take_staged()), [sent(false, true)], "a reorganisation took it");
     assert_eq!(seen(&[world.wallet.snapshot()]), [], "a snapshot tells nothing again");
 }
 
 #[test]
 fn nothing_new_is_nothing_to_write() {
     let (mut world, records) = eventful();
-    assert_eq!(world.wallet.take_staged(), None);
-    assert_eq!(restart(records).take_staged(), None);
-    assert!(empty_wallet().take_staged().is_some(), "a new wallet records its public keys");
+    assert!(world.wallet.take_staged().is_empty());
+    assert!(restart(records).take_staged().is_empty());
+    assert_eq!(empty_wallet().take_staged().len(), 1, "a new wallet records its public keys");
 }
 
 #[test]
 fn an_address_that_was_given_is_not_given_again_after_a_restart() {
     let mut wallet = empty_wallet();
     let given = [AddressType::Taproot, AddressType::Segwit].map(|kind| wallet.new_address(kind));
-    let mut again = restart([wallet.take_staged().unwrap()]);
+    let mut again = restart(wallet.take_staged());
     for (kind, address) in [AddressType::Taproot, AddressType::Segwit].into_iter().zip(given) {
         assert!(again.is_mine(&address.script_pubkey()));
         assert_ne!(again.new_address(kind), address);
@@ -108,14 +108,14 @@ fn a_snapshot_does_not_grow_with_the_chain() {
 
 #[test]
 fn records_of_others_are_refused() {
-    let record = empty_wallet().take_staged().unwrap();
+    let record = empty_wallet().take_staged().remove(0);
     let other = Keys::derive(&Seed::from_entropy(&[1; 32]), Network::Regtest);
     let error = Wallet::load([record.clone()], other.wallet().clone(), RESERVE).unwrap_err();
     assert!(matches!(error, LoadError::Foreign(_)), "{error}");
     let signet = Keys::derive(&Seed::from_entropy(&[9; 32]), Network::Signet);
     let error = Wallet::load([record.clone()], signet.wallet().clone(), RESERVE).unwrap_err();
     assert!(matches!(error, LoadError::Foreign(_)), "{error}");
-    let theirs = Wallet::load([], other.wallet().clone(), RESERVE).unwrap().take_staged().unwrap();
+    let theirs = Wallet::load([], other.wallet().clone(), RESERVE).unwrap().take_staged().remove(0);
     let error = Wallet::load([record, theirs], keys().wallet().clone(), RESERVE).unwrap_err();
     assert!(matches!(error, LoadError::Foreign(_)), "{error}");
 }
@@ -187,4 +187,78 @@ async fn coins_of_an_answer_that_nobody_hears_are_free_again() {
     task.abort();
     assert!(task.await.is_err());
     assert_eq!(handle.balance().await, Err(Closed));
+}
+
+/// Large transactions of somebody else, each paying both accounts, and as many small ones: a block that is nearly all ours.
+fn flood(world: &mut World) -> Vec<Transaction> {
+    let scripts =
+        [AddressType::Taproot, AddressType::Segwit].map(|kind| world.wallet.new_address(kind).script_pubkey());
+    let large = (0..6).map(|_| {
+        let mut tx = world.pays(scripts[0].clone(), 1_000);
+        let value = bitcoin::Amount::from_sat(600);
+        tx.output.push(TxOut { value, script_pubkey: scripts[1].clone() });
+        tx.output
+            .resize(2_200, TxOut { value, script_pubkey: ScriptBuf::from_bytes([&[0x51, 32], &[9; 32][..]].concat()) });
+        tx.input[0].witness = Witness::from_slice(&[vec![1; 600_000]]);
+        tx
+    });
+    let mut txs: Vec<Transaction> = large.collect();
+    txs.extend((0..200).map(|_| world.pays(scripts[1].clone(), 700)));
+    txs
+}
+
+/// A step of the journal holds 8 MiB at most, and anybody may pay to the wallet.
+const STEP_BYTES: usize = 3 << 20;
+
+#[test]
+fn whatever_is_paid_at_once_fits_into_steps() {
+    for is_mined in [false, true] {
+        let mut world = world();
+        let before = world.wallet.snapshot();
+        world.wallet.take_staged();
+        let txs = flood(&mut world);
+        let mut records = world.wallet.take_staged();
+        if is_mined {
+            world.mine(&txs);
+        } else {
+            let now = world.now;
+            txs.iter().for_each(|tx| world.wallet.see_transaction(tx, now));
+        }
+        let staged = world.wallet.take_staged();
+        let sizes: Vec<usize> = staged.iter().map(Vec::len).collect();
+        assert!(sizes.len() > 1 && sizes.iter().all(|size| *size < STEP_BYTES), "{sizes:?}");
+        records.extend(staged);
+        let all = || std::iter::once(before.clone()).chain(records.clone());
+        assert_eq!(told(&restart(all())), told(&world.wallet), "mined: {is_mined}");
+        let expected = 6 * (1_000 + 600) + 200 * 700;
+        assert_eq!(world.wallet.utxos().iter().map(|utxo| utxo.amount.0).sum::<u64>(), expected);
+
+        // Cut anywhere, it takes the block, or the transactions, again.
+        for kept in 0..records.len() {
+            let mut cut = restart(all().take(kept + 1));
+            if is_mined {
+                cut.apply_block(world.height(), world.blocks.last().unwrap()).unwrap();
+            } else {
+                txs.iter().for_each(|tx| cut.see_transaction(tx, world.now));
+            }
+            assert_eq!(cut.balance(), world.wallet.balance(), "mined: {is_mined}, cut after {kept}");
+        }
+    }
+}
+
+#[test]
+fn what_others_signed_with_is_not_kept_and_what_we_signed_with_is() {
+    let mut world = world_with(&[100_000]);
+    let mut gift = world.pays_us(9_000, AddressType::Segwit);
+    gift.input[0].witness = Witness::from_slice(&[vec![7; 5_000]]);
+    world.wallet.see_transaction(&gift, world.now);
+    let sent = world.wallet.send(STRANGER, Amount::Exactly(Sat(20_000)), FEERATE).unwrap();
+    world.broadcast(&sent, WITHDRAWAL);
+    world.mine(&[gift.clone(), sent.tx.clone()]);
+    let known = |txid: &Txid| {
+        let accounts = [&world.wallet.taproot, &world.wallet.segwit];
+        accounts.iter().find_map(|account| account.get_tx(*txid)).unwrap().tx_node.tx.clone()
+    };
+    assert!(known(&gift.compute_txid()).input[0].witness.is_empty());
+    assert_eq!(*known(&sent.tx.compute_txid()), sent.tx);
 }
