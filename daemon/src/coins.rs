@@ -153,14 +153,26 @@ impl Coins {
     }
 }
 
+fn has_open_anchors(snapshot: &ChannelSnapshot) -> bool {
+    snapshot.terms.format() == CommitmentFormat::Anchors && snapshot.state != ChannelState::Closed
+}
+
 /// Keeps back what the channels of this moment may need to get their commitments confirmed: before anything is spent.
 pub(crate) async fn keep_reserve(wallet: &WalletHandle, registry: &Registry) {
-    let is_counted = |snapshot: &ChannelSnapshot| {
-        snapshot.terms.format() == CommitmentFormat::Anchors && snapshot.state != ChannelState::Closed
-    };
+    let is_counted = |snapshot: &ChannelSnapshot| has_open_anchors(snapshot) && !snapshot.is_only_promised();
     let channels = registry.snapshots().iter().filter(|snapshot| is_counted(snapshot)).count();
     // A wallet that has stopped gives nothing away.
     let _stopped = wallet.set_anchor_channels(u32::try_from(channels).unwrap_or(u32::MAX)).await;
+}
+
+fn no_funding(error: &WalletError) -> NoFunding {
+    match error {
+        WalletError::InsufficientFunds { needed, available } => {
+            NoFunding::Funds { needed: *needed, available: *available }
+        }
+        WalletError::Reserve { reserve, left, .. } => NoFunding::Reserve { reserve: *reserve, available: *left },
+        other => NoFunding::Other(other.to_string()),
+    }
 }
 
 /// Whether bitcoind would take a transaction that the wallet has just made. If not, its coins are free again. A bitcoind
@@ -191,8 +203,7 @@ impl ChannelWallet for Coins {
                     Ok(()) => Ok(FundingTransaction { transaction: made.tx, vout: made.vout }),
                     Err(reason) => Err(NoFunding::Refused(reason)),
                 },
-                Ok(Err(error @ WalletError::Reserve { .. })) => Err(NoFunding::Reserve(error.to_string())),
-                Ok(Err(error)) => Err(NoFunding::Funds(error.to_string())),
+                Ok(Err(error)) => Err(no_funding(&error)),
                 Err(_) => Err(NoFunding::Gone),
             });
         });
@@ -202,9 +213,13 @@ impl ChannelWallet for Coins {
         let (wallet, registry) = (self.wallet.clone(), self.registry.clone());
         self.runtime.spawn(async move {
             keep_reserve(&wallet, &registry).await;
-            let more = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
+            // What others have promised may come true.
+            let is_promised =
+                |snapshot: &&std::sync::Arc<ChannelSnapshot>| has_open_anchors(snapshot) && snapshot.is_only_promised();
+            let promised = registry.snapshots().iter().filter(is_promised).count();
+            let more = u32::try_from(others + promised).unwrap_or(u32::MAX).saturating_add(1);
             reply(match wallet.check_reserve_for(more).await {
-                Ok(checked) => checked.map_err(|error| NoFunding::Reserve(error.to_string())),
+                Ok(checked) => checked.map_err(|error| no_funding(&error)),
                 Err(_) => Err(NoFunding::Gone),
             });
         });

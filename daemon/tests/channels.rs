@@ -131,11 +131,56 @@ async fn a_wallet_without_coins_fails_the_opening_and_nothing_else() {
     let mut progress = a.node.registry().open_channel(a.order(b.id(), 1_000_000)).unwrap();
     assert!(matches!(progress.recv().await.unwrap(), OpenProgress::Negotiated { .. }));
     let failed = progress.recv().await.unwrap();
-    assert_eq!(failed, OpenProgress::Failed(OpenFailure::Wallet(NoFunding::Funds("there are no coins".to_owned()))));
+    assert_eq!(failed, OpenProgress::Failed(OpenFailure::Wallet(NoFunding::Other("there are no coins".to_owned()))));
     let too_small = a.node.registry().open_channel(a.order(b.id(), 1_000)).unwrap().recv().await.unwrap();
     assert!(matches!(too_small, OpenProgress::Failed(OpenFailure::Refused(_))), "{too_small:?}");
     a.wallet.is_empty.store(false, std::sync::atomic::Ordering::Relaxed);
     open_between(&a, &b, &chain, 1_000_000).await;
+}
+
+/// Saying that one will fund a channel costs nothing: it gives no rights, and only so many may be said.
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_that_are_only_promised_are_few_and_give_no_rights() {
+    let chain = FakeChain::new();
+    let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let mut setup = Setup::new(1);
+    setup.peers.max_without_channels = 1;
+    let a = start(&setup, &chain, dirs[0].path()).await;
+    let b = start(&Setup::new(2), &chain, dirs[1].path()).await;
+    let c = start(&Setup::new(3), &chain, dirs[2].path()).await;
+    b.node.peers().connect(a.id(), &a.address.to_string()).await.unwrap();
+    let mut promised = 0;
+    let why = loop {
+        let mut progress = b.node.registry().open_channel(b.order(a.id(), 100_000)).unwrap();
+        let end = loop {
+            match progress.recv().await.unwrap() {
+                OpenProgress::Negotiated { .. } => {}
+                end => break end,
+            }
+        };
+        match end {
+            OpenProgress::Opened { .. } => promised += 1,
+            OpenProgress::Failed(OpenFailure::PeerRefused(why)) => break why,
+            other => panic!("{other:?}"),
+        }
+        assert!(promised < 20, "any number may be promised");
+    };
+    assert_eq!(promised, 5, "{why}");
+    assert!(why.contains("5 openings with this node are under way"), "{why}");
+    // B is still a stranger, and the only one that may be here.
+    let refused = c.node.peers().connect(a.id(), &a.address.to_string()).await;
+    assert!(
+        refused.is_err()
+            || eventually("c is turned away", || (!a.node.peers().is_connected(&c.id())).then_some(true)).await
+    );
+    // Once its channels are in blocks, B is no stranger any more, and may open others.
+    chain.mine(6);
+    for snapshot in a.node.registry().snapshots() {
+        a.wait_until(snapshot.channel_id, "ready", ChannelSnapshot::is_usable).await;
+    }
+    c.node.peers().connect(a.id(), &a.address.to_string()).await.unwrap();
+    eventually("c is let in", || a.node.peers().is_connected(&c.id()).then_some(())).await;
+    open_between(&b, &a, &chain, 100_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

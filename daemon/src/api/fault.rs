@@ -78,6 +78,13 @@ pub(super) fn key(error: KeyError) -> Status {
     ErrorDetail::new(reason).fact("field", "idempotency_key").hint(hint).into_status(error.to_string())
 }
 
+fn with_heights(detail: ErrorDetail, heights: Option<(u32, u32)>) -> ErrorDetail {
+    match heights {
+        Some((height, target)) => detail.fact("height", height).fact("target_height", target),
+        None => detail,
+    }
+}
+
 pub(super) fn no_new_work(why: &NoNewWork) -> Status {
     let message = why.to_string();
     match why {
@@ -89,10 +96,10 @@ pub(super) fn no_new_work(why: &NoNewWork) -> Status {
             .fact("queued_bytes", bytes)
             .hint("Call again in a moment.")
             .into_status(message),
-        NoNewWork::Chain(reason) if reason.starts_with("bitcoind is away") => ErrorDetail::new(ErrorReason::ChainAway)
+        NoNewWork::Chain { is_away: true, .. } => ErrorDetail::new(ErrorReason::ChainAway)
             .hint("See that bitcoind runs and can be reached; the node goes on by itself.")
             .into_status(message),
-        NoNewWork::Chain(_) => ErrorDetail::new(ErrorReason::ChainSyncing)
+        NoNewWork::Chain { heights, .. } => with_heights(ErrorDetail::new(ErrorReason::ChainSyncing), *heights)
             .hint("Wait until bitcoind and the node are at the chain's tip.")
             .into_status(message),
         NoNewWork::Stopping => stopping(),
@@ -208,10 +215,7 @@ pub(super) fn pay(refusal: &PayRefusal) -> Status {
             (ErrorDetail::new(ErrorReason::TooManyHtlcs).fact("limit", limit), "Call again when payments have ended.")
         }
         PayRefusal::DustExposure { amount, left } => (
-            ErrorDetail::new(ErrorReason::DustExposure)
-                .fact("amount_msat", amount.0)
-                .fact("exposure_msat", amount.0)
-                .fact("limit_msat", left.0),
+            ErrorDetail::new(ErrorReason::DustExposure).fact("amount_msat", amount.0).fact("left_msat", left.0),
             "Wait until other small payments have ended, or pay a larger amount.",
         ),
         PayRefusal::AlreadyPaid { payment_hash } => (
@@ -355,12 +359,21 @@ pub(super) fn open(failure: &OpenFailure) -> Status {
             .into_status(message),
         OpenFailure::Wallet(NoFunding::Gone) => stopping(),
         OpenFailure::Wallet(NoFunding::Refused(reason)) => broadcast_refused(reason),
-        OpenFailure::Wallet(NoFunding::Reserve(_)) => ErrorDetail::new(ErrorReason::AnchorReserve)
+        OpenFailure::Wallet(NoFunding::Reserve { reserve, available }) => ErrorDetail::new(ErrorReason::AnchorReserve)
+            .fact("reserve_sat", reserve.0)
+            .fact("available_sat", available.0)
             .hint("Open a smaller channel, or receive coins first; nothing was spent.")
             .into_status(message),
-        OpenFailure::Wallet(NoFunding::Funds(_)) => ErrorDetail::new(ErrorReason::InsufficientBalance)
-            .hint("Open a smaller channel, or receive coins first; nothing was spent.")
+        OpenFailure::Wallet(NoFunding::Other(_)) => ErrorDetail::new(ErrorReason::OpenFailed)
+            .hint("Open with another amount or feerate, by a new idempotency key; nothing was spent.")
             .into_status(message),
+        OpenFailure::Wallet(NoFunding::Funds { needed, available }) => {
+            ErrorDetail::new(ErrorReason::InsufficientBalance)
+                .fact("needed_sat", needed.0)
+                .fact("available_sat", available.0)
+                .hint("Open a smaller channel, or receive coins first; nothing was spent.")
+                .into_status(message)
+        }
         OpenFailure::Disconnected | OpenFailure::TimedOut(_) => ErrorDetail::new(ErrorReason::OpenFailed)
             .hint("Connect again and open with a new idempotency key; nothing was spent.")
             .into_status(message),
@@ -399,10 +412,23 @@ fn refused(refusal: &Refusal) -> Status {
             .fact("needed_msat", amount.0)
             .fact("available_msat", available.0),
         Refusal::BadShutdownScript(_) => ErrorDetail::new(ErrorReason::AddressInvalid).fact("field", "address"),
-        Refusal::CannotOpen(_) => ErrorDetail::new(ErrorReason::InvalidField).fact("field", "capacity_sat"),
+        Refusal::CannotOpen(why) => ErrorDetail::new(ErrorReason::InvalidField).fact("field", field_of(why)),
         _ => ErrorDetail::new(ErrorReason::ChannelNotUsable).fact("state", &message),
     };
     detail.hint("See the channel's state and limits; nothing has changed.").into_status(message)
+}
+
+/// Which field of `OpenChannelRequest` a limit of an opening is about.
+const fn field_of(why: &Unacceptable) -> &'static str {
+    match why {
+        Unacceptable::PushTooLarge { .. }
+        | Unacceptable::CannotPayFee { .. }
+        | Unacceptable::BothBelowReserve { .. } => "push_msat",
+        Unacceptable::DelayTooLong { .. } => "to_self_delay_blocks",
+        Unacceptable::HtlcMinimumTooLarge { .. } => "htlc_minimum_msat",
+        Unacceptable::InFlightTooSmall { .. } => "max_in_flight_msat",
+        _ => "capacity_sat",
+    }
 }
 
 /// A channel that is in no state for this.
@@ -451,8 +477,8 @@ mod tests {
             PayRefusal::Field { field: "timeout_s", what: "x".to_owned() },
             PayRefusal::Key(KeyError::Conflict),
             PayRefusal::NoNewWork(NoNewWork::DiskLow("x".to_owned())),
-            PayRefusal::NoNewWork(NoNewWork::Chain("bitcoind is away: x".to_owned())),
-            PayRefusal::NoNewWork(NoNewWork::Chain("3 of 5 blocks are there".to_owned())),
+            PayRefusal::NoNewWork(NoNewWork::Chain { reason: "x".to_owned(), is_away: true, heights: None }),
+            PayRefusal::NoNewWork(NoNewWork::Chain { reason: "x".to_owned(), is_away: false, heights: Some((3, 5)) }),
             PayRefusal::NoNewWork(NoNewWork::Stopping),
             PayRefusal::TooManyPayments { limit: 1 },
             PayRefusal::Channel("x".to_owned()),

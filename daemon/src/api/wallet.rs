@@ -195,6 +195,11 @@ impl WalletService {
         if known.is_some_and(|known| known.height.is_some()) {
             return Ok((sent.answer, String::new()));
         }
+        // It was replaced, by `bump-fee` or by a rival that is in a block: to say it again would only hide what took its place.
+        let is_replaced = api.wallet.ask(move |wallet| wallet.is_replaced(&txid)).await;
+        if is_replaced.map_err(|_| fault::stopping())? {
+            return Ok((sent.answer, "it was replaced by another transaction of this wallet".to_owned()));
+        }
         let label = Label { kind: TxKind::Withdrawal, channel: None };
         let now = clock::unix_ms() / 1000;
         api.wallet.mark_broadcast(tx.clone(), label, now).await.map_err(|_| fault::stopping())?;

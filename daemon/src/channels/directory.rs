@@ -97,6 +97,24 @@ impl Directory {
         Ok(())
     }
 
+    /// Whether a peer may ask for one more channel: what it has promised to fund counts until it is in a block.
+    pub(crate) fn check_promised(&self, peer: &PublicKey) -> Result<(), NoOpening> {
+        let tables = self.read();
+        let snapshots = tables.channels.values().filter_map(Place::snapshot);
+        let (mut under_way, mut of_peer) = (0, 0);
+        for snapshot in snapshots.filter(|snapshot| snapshot.is_only_promised()) {
+            under_way += 1;
+            of_peer += usize::from(snapshot.peer == *peer);
+        }
+        if of_peer >= self.openings_per_peer_max {
+            return Err(NoOpening::TooManyOfPeer { under_way: of_peer, max: self.openings_per_peer_max });
+        }
+        if under_way >= self.openings_max {
+            return Err(NoOpening::TooMany { under_way, max: self.openings_max });
+        }
+        Ok(())
+    }
+
     /// The opening is over, whatever came of it.
     pub(crate) fn end_opening(&self, peer: PublicKey, id: ChannelId) {
         self.write().openings.remove(&(peer, id));
@@ -220,7 +238,16 @@ impl Directory {
 
     /// Peers with a channel that is not closed.
     pub(crate) fn peers(&self) -> BTreeSet<PublicKey> {
-        let is_open = |place: &Place| place.snapshot().is_some_and(|snapshot| snapshot.state != ChannelState::Closed);
+        self.peers_with(|snapshot| snapshot.state != ChannelState::Closed)
+    }
+
+    /// Those whose channel is more than promised.
+    pub(crate) fn established_peers(&self) -> BTreeSet<PublicKey> {
+        self.peers_with(|snapshot| snapshot.state != ChannelState::Closed && !snapshot.is_only_promised())
+    }
+
+    fn peers_with(&self, counts: impl Fn(&ChannelSnapshot) -> bool) -> BTreeSet<PublicKey> {
+        let is_open = |place: &Place| place.snapshot().is_some_and(|snapshot| counts(&snapshot));
         self.read().channels.values().filter(|place| is_open(place)).map(|place| place.peer).collect()
     }
 

@@ -122,8 +122,15 @@ pub enum NoNewWork {
     #[error("{0} bytes wait for the disk")]
     DiskBehind(u64),
     /// bitcoind is away or catching up.
-    #[error("the chain is not known well enough: {0}")]
-    Chain(String),
+    #[error("the chain is not known well enough: {reason}")]
+    Chain {
+        /// In words.
+        reason: String,
+        /// Whether bitcoind cannot be reached.
+        is_away: bool,
+        /// Blocks that are there, and that there are, as far as is known.
+        heights: Option<(u32, u32)>,
+    },
     /// The node is stopping.
     #[error("the node is shutting down")]
     Stopping,

@@ -218,7 +218,7 @@ impl Registry {
             return Err(NoNewWork::DiskBehind(queued));
         }
         let chain = self.inner.chain.borrow();
-        if chain.is_synced() { Ok(()) } else { Err(NoNewWork::Chain(describe(&chain))) }
+        if chain.is_synced() { Ok(()) } else { Err(not_synced(&chain)) }
     }
 
     // --- for the daemon's own parts ---
@@ -306,6 +306,15 @@ fn answer_now(reply: Option<oneshot::Sender<CommandResult>>, error: CommandError
         // Whoever does not listen does not need it.
         let _gone = reply.send(Err(error));
     }
+}
+
+fn not_synced(chain: &SyncState) -> NoNewWork {
+    let heights = match chain {
+        SyncState::Syncing { blocks, headers, .. } => Some((*blocks, *headers)),
+        SyncState::Stalled { height, .. } => Some((*height, *height)),
+        SyncState::Away { .. } | SyncState::Synced { .. } => None,
+    };
+    NoNewWork::Chain { reason: describe(chain), is_away: matches!(chain, SyncState::Away { .. }), heights }
 }
 
 fn describe(chain: &SyncState) -> String {

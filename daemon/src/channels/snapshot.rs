@@ -107,6 +107,14 @@ pub struct ChannelSnapshot {
 }
 
 impl ChannelSnapshot {
+    /// The peer has said that it funds the channel, and nothing of that is in a block. That costs nothing to say: it gives no
+    /// rights, and nothing is kept back for it.
+    #[must_use]
+    pub fn is_only_promised(&self) -> bool {
+        let is_theirs = self.terms.funder == Side::Remote;
+        is_theirs && self.funding_depth == 0 && !matches!(self.state, ChannelState::Normal | ChannelState::Closed)
+    }
+
     /// Of a channel as it is now: to be put in its outbox, not to be shown.
     pub(crate) fn of(channel: &Channel, terms: &Arc<Terms>, opened_ms: u64, last_error: Option<&String>) -> Self {
         let ledger = channel.ledger();

@@ -52,11 +52,24 @@ pub type Funded = Result<FundingTransaction, NoFunding>;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NoFunding {
     /// There is too little.
-    #[error("{0}")]
-    Funds(String),
+    #[error("{needed} are needed, fee included, and {available} can be spent")]
+    Funds {
+        /// What is needed, fee included.
+        needed: Sat,
+        /// What can be spent.
+        available: Sat,
+    },
     /// There would be, but not without the reserve for closing channels.
+    #[error("{available} would be left, and {reserve} are kept back to get the commitments of channels confirmed")]
+    Reserve {
+        /// What is kept back, the new channel's part included.
+        reserve: Sat,
+        /// What would be left.
+        available: Sat,
+    },
+    /// It cannot be made, for another reason.
     #[error("{0}")]
-    Reserve(String),
+    Other(String),
     /// bitcoind would not take the transaction.
     #[error("bitcoind would refuse the funding transaction: {0}")]
     Refused(String),

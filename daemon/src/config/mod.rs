@@ -110,7 +110,7 @@ pub struct ChannelConfig {
 pub struct PaymentsConfig {
     /// Blocks that our invoices ask of the last hop. Default: 42.
     pub final_cltv_delta: CltvDelta,
-    /// The furthest expiry we accept or offer, in blocks from now. Default: 2,016.
+    /// The furthest expiry of an HTLC that pays for us, in blocks from now. Default: 2,016.
     pub max_cltv_expiry_blocks: u16,
     /// Life of an invoice that does not say. Default: 3,600 s.
     pub invoice_expiry_s: u32,

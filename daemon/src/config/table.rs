@@ -184,7 +184,7 @@ fn payments() -> Vec<Field> {
         field(
             "payments.max_cltv_expiry_blocks",
             |c| &mut c.payments.max_cltv_expiry_blocks,
-            "The furthest expiry accepted or offered, in blocks from now.",
+            "The furthest expiry of an HTLC that pays for us, in blocks from now.",
         ),
         field("payments.invoice_expiry_s", |c| &mut c.payments.invoice_expiry_s, "Life of an invoice, in seconds."),
         field(

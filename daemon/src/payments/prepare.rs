@@ -152,7 +152,13 @@ pub(crate) fn build_attempt(
     rules: &PayerRules,
     height: Option<BlockHeight>,
 ) -> Result<BuiltAttempt, PayRefusal> {
-    let unknown = || PayRefusal::NoNewWork(NoNewWork::Chain("its height is not known yet".to_owned()));
+    let unknown = || {
+        PayRefusal::NoNewWork(NoNewWork::Chain {
+            reason: "its height is not known yet".to_owned(),
+            is_away: false,
+            heights: None,
+        })
+    };
     let height = height.ok_or_else(unknown)?;
     let delta = invoice.min_final_cltv.checked_add(EXPIRY_PADDING);
     let expiry = delta.and_then(|delta| height.expiry_after(delta)).filter(|expiry| expiry.is_height());

@@ -164,9 +164,13 @@ impl Invoices {
         }
     }
 
-    /// For a checkpoint.
+    /// For a checkpoint. A claim that is not durable is not in it: if it becomes so, its entry comes after.
     pub(crate) fn section(&self) -> Vec<(PaymentHash, Invoice)> {
-        self.by_expiry.iter().filter_map(|(_, hash)| Some((*hash, self.by_hash.get(hash)?.clone()))).collect()
+        let durable = |invoice: &Invoice| match invoice.state {
+            State::Claiming(_, _) => Invoice { state: State::Open, ..invoice.clone() },
+            State::Open | State::Paid(_, _) => invoice.clone(),
+        };
+        self.by_expiry.iter().filter_map(|(_, hash)| Some((*hash, durable(self.by_hash.get(hash)?)))).collect()
     }
 
     /// Takes a section back.
@@ -216,6 +220,22 @@ mod tests {
         invoices.begin(hash(1)).unwrap();
         invoices.on_entry(made(1, 9), &mut Vec::new());
         assert_eq!(invoices.begin(hash(1)), Err(InvoiceRefusal::HashTaken(hash(1))));
+    }
+
+    /// The process may die before the claim is durable, and the HTLC may be failed: the invoice can be paid by another.
+    #[test]
+    fn a_checkpoint_holds_no_claim_that_is_not_durable() {
+        let mut invoices = with(1, 9);
+        let (first, second) = ((ChannelId([1; 32]), HtlcId(1)), (ChannelId([1; 32]), HtlcId(2)));
+        let (_, entry) = invoices.claim(hash(1), first.0, first.1, Msat(5)).unwrap();
+        let mut restarted = Invoices::default();
+        restarted.restore(invoices.section());
+        assert!(restarted.get(&hash(1)).unwrap().is_payable_by(second.0, second.1));
+        // Once it is durable, its entry says so, before a checkpoint and in one.
+        restarted.on_entry(entry, &mut Vec::new());
+        let mut again = Invoices::default();
+        again.restore(restarted.section());
+        assert!(!again.get(&hash(1)).unwrap().is_payable_by(second.0, second.1));
     }
 
     #[test]

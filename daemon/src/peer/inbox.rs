@@ -120,7 +120,9 @@ impl Inbox {
     async fn on_open_channel(&mut self, open: Box<OpenChannel>) {
         let id = open.temporary_channel_id;
         let shard = self.registry.shard_of(id);
-        match self.registry.directory().begin_opening(self.peer, id, shard) {
+        let directory = self.registry.directory();
+        let begun = directory.check_promised(&self.peer).and_then(|()| directory.begin_opening(self.peer, id, shard));
+        match begun {
             Ok(()) => self.put(shard, id, Message::OpenChannel(open)).await,
             Err(why) if self.may_answer() => self.send(turn_down(id, &why)),
             Err(_) => {}

@@ -394,18 +394,17 @@ impl Peers {
     }
 
     fn check_room(&self, node_id: &PublicKey) -> Result<(), ConnectError> {
-        let has_channels = self.open_channels(node_id) > 0;
+        let established = self.inner.registry.directory().established_peers();
         let table = self.inner.table();
         let connected = || table.iter().filter(|(id, peer)| peer.connection.is_some() && *id != node_id);
         let check = |connections, max| {
             if connections >= max { Err(ConnectError::TooMany { connections, max }) } else { Ok(()) }
         };
-        if has_channels {
+        if established.contains(node_id) {
             return Ok(());
         }
         check(connected().count(), self.inner.rules.max_connections)?;
-        let peers = self.inner.registry.directory().peers();
-        let without = connected().filter(|(id, _)| !peers.contains(id)).count();
+        let without = connected().filter(|(id, _)| !established.contains(id)).count();
         check(without, self.inner.rules.max_without_channels)
     }
 

@@ -164,13 +164,9 @@ impl Wallet {
     /// Unconfirmed transactions that spend what this one spends.
     fn rivals(&self, tx: &Transaction) -> Vec<Txid> {
         let txid = tx.compute_txid();
-        let spends_same = |other: &Transaction| {
-            let mut theirs = other.input.iter().map(|input| input.previous_output);
-            theirs.any(|outpoint| tx.input.iter().any(|input| input.previous_output == outpoint))
-        };
         let all = ACCOUNTS.iter().flat_map(|account| self.account(*account).transactions());
         let unconfirmed = all.filter(|other| other.chain_position.is_unconfirmed() && other.tx_node.txid != txid);
-        unconfirmed.filter(|other| spends_same(&other.tx_node.tx)).map(|other| other.tx_node.txid).collect()
+        unconfirmed.filter(|other| spend_same(tx, &other.tx_node.tx)).map(|other| other.tx_node.txid).collect()
     }
 
     fn drop_transactions(&mut self, txids: &[Txid], now: u64) {
@@ -183,6 +179,25 @@ impl Wallet {
         }
         self.evicted_at = self.evicted_at.max(evicted_at);
         self.stage();
+    }
+
+    /// Whether a transaction that the wallet has had gave way to another that spends the same.
+    #[must_use]
+    pub fn is_replaced(&self, txid: &Txid) -> bool {
+        let nodes = ACCOUNTS.iter().filter_map(|account| self.account(*account).tx_graph().get_tx(*txid));
+        let stands = |account: &Account| self.account(*account).get_tx(*txid).is_some();
+        let mut known = nodes.peekable();
+        known.peek().is_some()
+            && !ACCOUNTS.iter().any(stands)
+            && known.any(|tx| !self.rivals_that_stand(&tx).is_empty())
+    }
+
+    fn rivals_that_stand(&self, tx: &Transaction) -> Vec<Txid> {
+        let txid = tx.compute_txid();
+        let all = ACCOUNTS.iter().flat_map(|account| self.account(*account).transactions());
+        all.filter(|other| other.tx_node.txid != txid && spend_same(tx, &other.tx_node.tx))
+            .map(|other| other.tx_node.txid)
+            .collect()
     }
 
     /// Whether the transaction stands in one of the accounts.
@@ -198,4 +213,9 @@ impl Wallet {
         self.taproot = fresh.taproot;
         self.segwit = fresh.segwit;
     }
+}
+
+fn spend_same(one: &Transaction, other: &Transaction) -> bool {
+    let mut theirs = other.input.iter().map(|input| input.previous_output);
+    theirs.any(|outpoint| one.input.iter().any(|input| input.previous_output == outpoint))
 }

@@ -186,7 +186,7 @@ pub struct FakeWallet {
 impl ChannelWallet for FakeWallet {
     fn fund(&self, request: FundingRequest) {
         if self.is_empty.load(std::sync::atomic::Ordering::Relaxed) {
-            return request.reply.answer(Err(NoFunding::Funds("there are no coins".to_owned())));
+            return request.reply.answer(Err(NoFunding::Other("there are no coins".to_owned())));
         }
         let mut funded = self.funded.lock().unwrap();
         let seed = [request.script_pubkey.as_bytes(), &[u8::try_from(funded.len()).unwrap()]].concat();
@@ -208,7 +208,7 @@ impl ChannelWallet for FakeWallet {
 
     fn reserve(&self, _others: usize, reply: ReserveReply) {
         let is_empty = self.is_empty.load(std::sync::atomic::Ordering::Relaxed);
-        reply(if is_empty { Err(NoFunding::Reserve("there are no coins".to_owned())) } else { Ok(()) });
+        reply(if is_empty { Err(NoFunding::Other("there are no coins".to_owned())) } else { Ok(()) });
     }
 
     fn release(&self, transaction: &Transaction) {

@@ -3,8 +3,8 @@
 
 use millrace_regtest::network::random_key;
 use millrace_rpc::v1::{
-    CreateInvoiceRequest, ErrorReason, NewAddressRequest, OpenChannelRequest, PayRequest, PaymentStatus, SendRequest,
-    open_channel_progress, send_request,
+    ChannelState, CloseChannelRequest, CreateInvoiceRequest, ErrorReason, NewAddressRequest, OpenChannelRequest,
+    PayRequest, PaymentStatus, SendRequest, open_channel_progress, send_request,
 };
 use tokio::task::block_in_place;
 
@@ -128,5 +128,25 @@ async fn an_opening_by_its_key() {
     let mut other = request.clone();
     other.capacity_sat = 300_001;
     refused(pair.client(ALICE).channels.open(other).await, ErrorReason::IdempotencyConflict);
+
+    // Long after it was closed again, it is still an opening that has succeeded.
+    let close = CloseChannelRequest {
+        idempotency_key: random_key(),
+        channel_id: first.clone(),
+        ..CloseChannelRequest::default()
+    };
+    let _progress = pair.client(ALICE).channels.close(close).await.unwrap();
+    pair.network.wait_for_mempool(1).await.unwrap();
+    assert_eq!(channel_of(&pair).await, first);
+    pair.network.mine(110).await.unwrap();
+    let closed = pair.network.wait("the channel closed", async || {
+        let state = pair.network.channel(ALICE, &first).await?.state();
+        Ok(if state == ChannelState::Closed { Ok(()) } else { Err(format!("it is {state:?}")) })
+    });
+    closed.await.unwrap();
+    assert_eq!(channel_of(&pair).await, first);
+    pair.network.nodes[ALICE].stop().await.unwrap();
+    pair.network.nodes[ALICE].start().await.unwrap();
+    assert_eq!(channel_of(&pair).await, first);
     pair.stop().await;
 }

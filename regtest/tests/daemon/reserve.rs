@@ -2,7 +2,9 @@
 
 use bitcoin::Amount;
 use millrace_regtest::network::random_key;
-use millrace_rpc::v1::{BalanceRequest, ErrorReason, ListChannelsRequest, OpenChannelRequest, open_channel_progress};
+use millrace_rpc::v1::{
+    BalanceRequest, CloseChannelRequest, ErrorReason, ListChannelsRequest, OpenChannelRequest, open_channel_progress,
+};
 use tonic::Status;
 
 use super::support::{ALICE, BOB, network, refused};
@@ -53,6 +55,72 @@ async fn a_node_without_coins_to_close_with_takes_no_channel() {
     network.fund(BOB, Amount::from_sat(1_000)).await.unwrap();
     open().await.unwrap();
     refused(open().await, ErrorReason::PeerRefused);
+    for node in &mut network.nodes {
+        node.stop().await.unwrap();
+    }
+}
+
+/// Bob closes a channel before it is in any block: Alice, who waits for it, is told that it never came into use.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opening_that_is_closed_before_its_use_says_so() {
+    let mut network = network(&["alice", "bob"]);
+    for node in &mut network.nodes {
+        node.start().await.unwrap();
+    }
+    for node in [ALICE, BOB] {
+        network.fund(node, Amount::from_sat(1_000_000)).await.unwrap();
+    }
+    network.connect(ALICE, BOB).await.unwrap();
+    let [alice, bob] = [ALICE, BOB].map(|node| network.nodes[node].client().unwrap());
+    let open = OpenChannelRequest {
+        idempotency_key: random_key(),
+        node_id: network.nodes[BOB].node_id().to_vec(),
+        capacity_sat: 200_000,
+        ..OpenChannelRequest::default()
+    };
+    let too_much = |capacity_sat| OpenChannelRequest { idempotency_key: random_key(), capacity_sat, ..open.clone() };
+    let ended = async |request: OpenChannelRequest| {
+        let mut progress = alice.clone().channels.open(request).await?.into_inner();
+        while let Some(step) = progress.message().await? {
+            assert!(!matches!(step.stage, Some(open_channel_progress::Stage::Ready(_))), "{step:?}");
+        }
+        Ok::<(), Status>(())
+    };
+    let told = refused(ended(too_much(5_000_000)).await, ErrorReason::InsufficientBalance);
+    assert_eq!(told.facts["available_sat"], "1000000", "{told:?}");
+    assert!(told.facts["needed_sat"].parse::<u64>().unwrap() > 5_000_000, "{told:?}");
+    let told = refused(ended(too_much(990_000)).await, ErrorReason::AnchorReserve);
+    assert_eq!(told.facts["reserve_sat"], "25000", "{told:?}");
+    let told = refused(
+        ended(OpenChannelRequest { push_msat: 200_000_000, ..too_much(200_000) }).await,
+        ErrorReason::InvalidField,
+    );
+    assert_eq!(told.facts["field"], "push_msat", "{told:?}");
+
+    let mut progress = alice.clone().channels.open(open.clone()).await.unwrap().into_inner();
+    let channel_id = loop {
+        let step = progress.message().await.unwrap().unwrap();
+        if let Some(open_channel_progress::Stage::FundingBroadcast(funding)) = step.stage {
+            assert!(funding.fee_sat > 0, "{funding:?}");
+            break step.channel_id;
+        }
+    };
+    let close = CloseChannelRequest {
+        idempotency_key: random_key(),
+        channel_id,
+        force: true,
+        ..CloseChannelRequest::default()
+    };
+    let _following = bob.clone().channels.close(close).await.unwrap();
+    let rest = async {
+        while let Some(step) = progress.message().await? {
+            assert!(!matches!(step.stage, Some(open_channel_progress::Stage::Ready(_))), "{step:?}");
+        }
+        Ok::<(), Status>(())
+    };
+    refused(rest.await, ErrorReason::ChannelNotUsable);
+    let told = refused(ended(open).await, ErrorReason::ChannelNotUsable);
+    assert!(told.facts.contains_key("channel_id"), "{told:?}");
     for node in &mut network.nodes {
         node.stop().await.unwrap();
     }

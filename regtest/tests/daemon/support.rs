@@ -96,12 +96,20 @@ impl Pair {
             }
         };
         self.network.wait_for_mempool(1).await.unwrap();
-        for node in [ALICE, BOB] {
+        // Of the one who funds, coins are kept for the channel before any block counts it; of the other, once it is there.
+        let reserve = async |node: usize| {
             let balance = self.client(node).wallet.balance(BalanceRequest {}).await.unwrap().into_inner();
-            assert!(balance.anchor_reserve_sat > 0, "coins are kept for the channel before any block counts it");
-        }
+            balance.anchor_reserve_sat
+        };
+        assert!(reserve(ALICE).await > 0 && reserve(BOB).await == 0);
         self.network.mine(6).await.unwrap();
         self.wait_until_usable().await;
+        let client = self.client(BOB);
+        let kept = self.network.wait("coins kept for the channel", async || {
+            let balance = client.clone().wallet.balance(BalanceRequest {}).await.unwrap().into_inner();
+            Ok(if balance.anchor_reserve_sat > 0 { Ok(()) } else { Err("none are".to_owned()) })
+        });
+        kept.await.unwrap();
     }
 
     pub(crate) fn client(&self, node: usize) -> Client {

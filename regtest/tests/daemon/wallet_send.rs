@@ -3,7 +3,8 @@
 use millrace_regtest::client::Client;
 use millrace_regtest::network::random_key;
 use millrace_rpc::v1::{
-    ErrorReason, ListUtxosRequest, NewAddressRequest, SendRequest, SendResponse, Utxo, send_request,
+    BumpFeeRequest, ErrorReason, ListTransactionsRequest, ListUtxosRequest, NewAddressRequest, SendRequest,
+    SendResponse, Utxo, send_request,
 };
 use tokio::task::block_in_place;
 use tonic::Status;
@@ -50,5 +51,46 @@ async fn what_bitcoind_would_refuse_is_not_sent_and_costs_nothing() {
     assert_eq!(before, after, "coins are as free as before, and nothing has left");
     pair.network.mine(1).await.unwrap();
     assert_eq!(send(&client, &address).await.unwrap().waiting, "");
+    pair.stop().await;
+}
+
+/// What was bumped stays bumped, however often the first transaction is asked for again by its key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_repeated_by_its_key_does_not_undo_its_bump() {
+    let mut pair = pair().await;
+    let client = pair.client(BOB);
+    let address = block_in_place(|| pair.network.bitcoind.new_address()).unwrap().to_string();
+    let request = SendRequest {
+        idempotency_key: random_key(),
+        address,
+        amount: Some(send_request::Amount::AmountSat(50_000)),
+        fee: None,
+    };
+    let first = client.clone().wallet.send(request.clone()).await.unwrap().into_inner();
+    let bump = |txid: &[u8], sat_per_vb: u32| BumpFeeRequest {
+        idempotency_key: random_key(),
+        txid: txid.to_vec(),
+        fee: Some(millrace_rpc::v1::FeeChoice {
+            choice: Some(millrace_rpc::v1::fee_choice::Choice::FeerateSatPerKw(sat_per_vb * 250)),
+        }),
+    };
+    let second = client.clone().wallet.bump_fee(bump(&first.txid, 20)).await.unwrap().into_inner();
+    let unconfirmed = async || {
+        let request = ListTransactionsRequest { page: None };
+        let answer = client.clone().wallet.list_transactions(request).await.unwrap().into_inner();
+        let waiting = answer.transactions.into_iter().filter(|tx| tx.height.is_none());
+        waiting.map(|tx| tx.txid).collect::<Vec<_>>()
+    };
+    assert_eq!(unconfirmed().await, [second.txid.clone()]);
+    for _ in 0..2 {
+        let again = client.clone().wallet.send(request.clone()).await.unwrap().into_inner();
+        assert_eq!(again.txid, first.txid, "the same result");
+        assert!(again.waiting.contains("replaced"), "{again:?}");
+        assert_eq!(unconfirmed().await, [second.txid.clone()]);
+    }
+    let third = client.clone().wallet.bump_fee(bump(&second.txid, 40)).await.unwrap().into_inner();
+    assert_eq!(unconfirmed().await, [third.txid.clone()]);
+    pair.network.mine(1).await.unwrap();
+    assert_eq!(client.clone().wallet.send(request).await.unwrap().into_inner().txid, first.txid);
     pair.stop().await;
 }

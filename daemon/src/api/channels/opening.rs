@@ -1,6 +1,7 @@
 //! Opening a channel, and telling how that goes on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::{Address, ScriptBuf};
@@ -8,8 +9,8 @@ use millrace_rpc::v1::{self, ErrorDetail, ErrorReason, OpenChannelProgress, open
 use millrace_wire::{ChannelId, Msat, Sat};
 use tonic::Status;
 
-use super::{ChannelsService, Progress};
-use crate::api::channel_text::{Extent, Swept, message};
+use super::{ChannelsService, Progress, past_row};
+use crate::api::channel_text::{Extent, Swept, closed_message, message};
 use crate::api::once::{Once, Stored, reference_entry};
 use crate::api::{Shared, fault, parse};
 use crate::channels::{ChannelSnapshot, ChannelState, OpenOrder, OpenProgress};
@@ -142,7 +143,7 @@ pub(super) fn open_step(
 pub(super) async fn follow_opening(inner: Shared, channel_id: ChannelId, to: Progress<OpenChannelProgress>) {
     use open_channel_progress::Stage;
     let Some(mut watch) = inner.api.registry.watch(channel_id) else {
-        let _gone = to.send(Err(gone(channel_id))).await;
+        let _gone = to.send(over(&inner, channel_id).await).await;
         return;
     };
     let (mut told_funding, mut told_depth) = (false, None);
@@ -162,11 +163,11 @@ pub(super) async fn follow_opening(inner: Shared, channel_id: ChannelId, to: Pro
                 told_depth = depth;
                 is_new.then(|| Stage::Confirmations(confirmations_of(&snapshot)))
             }
-            ChannelState::Closed => {
-                let _gone = to.send(Err(gone(channel_id))).await;
+            ChannelState::ShuttingDown | ChannelState::Closing | ChannelState::OnChain | ChannelState::Closed => {
+                let _gone = to.send(over(&inner, channel_id).await).await;
                 return;
             }
-            ChannelState::Normal | ChannelState::ShuttingDown | ChannelState::Closing | ChannelState::OnChain => {
+            ChannelState::Normal => {
                 let ready = Stage::Ready(message(&inner, &snapshot, Extent::Short, &Swept::new()));
                 let _gone = to.send(Ok(open_step(channel_id, false, ready))).await;
                 return;
@@ -199,15 +200,40 @@ pub(super) fn confirmations_of(snapshot: &ChannelSnapshot) -> v1::Confirmations 
     }
 }
 
-pub(super) fn gone(channel_id: ChannelId) -> Status {
-    ErrorDetail::new(ErrorReason::OpenFailed)
+/// The last word on an opening whose channel closes or is closed. If it could be used once, the opening has succeeded, however
+/// long ago: the channel is told as it is now.
+async fn over(inner: &Shared, channel_id: ChannelId) -> Result<OpenChannelProgress, Status> {
+    let row = past_row(inner, channel_id).await?;
+    let row = row.ok_or_else(|| fault::not_found("channel", channel_id))?;
+    let snapshot = inner.api.registry.snapshot(channel_id).filter(|snapshot| snapshot.state != ChannelState::Closed);
+    if row.was_ready {
+        let channel = match &snapshot {
+            Some(snapshot) => message(inner, snapshot, Extent::Short, &Swept::new()),
+            None => closed_message(&row, Extent::Short, &Swept::new()),
+        };
+        return Ok(open_step(channel_id, false, open_channel_progress::Stage::Ready(channel)));
+    }
+    let state = snapshot.map_or(ChannelState::Closed, |snapshot| snapshot.state);
+    let reason = if row.reason.is_empty() { "it was closed" } else { &row.reason };
+    Err(ErrorDetail::new(ErrorReason::ChannelNotUsable)
+        .fact("state", format!("{state:?}"))
         .fact("channel_id", channel_id)
-        .hint("Look at the channel for what became of it.")
-        .into_status(format!("channel {channel_id} is closed"))
+        .hint("Look at the channel for what becomes of its coins.")
+        .into_status(format!("channel {channel_id} closes before it could be used: {reason}")))
 }
 
+/// Looks at the wallet for a transaction that it is about to be told of.
+const FEE_LOOKS: u32 = 40;
+const FEE_LOOK: Duration = Duration::from_millis(25);
+
 /// What a transaction of ours pays the miners; 0 if the wallet does not know.
-pub(super) async fn fee_of(inner: &Shared, txid: bitcoin::Txid) -> u64 {
-    let known = inner.api.wallet.ask(move |wallet| wallet.transaction(&txid)).await;
-    known.ok().flatten().and_then(|tx| tx.fee).unwrap_or(Sat::ZERO).0
+async fn fee_of(inner: &Shared, txid: bitcoin::Txid) -> u64 {
+    for _ in 0..FEE_LOOKS {
+        let known = inner.api.wallet.ask(move |wallet| wallet.transaction(&txid)).await;
+        if let Some(fee) = known.ok().flatten().and_then(|tx| tx.fee) {
+            return fee.0;
+        }
+        tokio::time::sleep(FEE_LOOK).await;
+    }
+    0
 }
