@@ -1,7 +1,7 @@
 //! The demo: the main job of two daemons on a real chain, played with progress shown, and every satoshi accounted for
 //! at its end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use bitcoin::Amount;
 use millrace_rpc::v1::{ChannelState, CloseChannelRequest, InvoiceStatus, ListInvoicesRequest, close_channel_progress};
 use serde_json::json;
 
-use crate::accounts;
+use crate::accounts::{self, Played};
+use crate::books::{Books, Broadcast, Dealings};
 use crate::network::{Error, Network, random_key, wait_for, whole_page};
 use crate::pay_stream::{Outcome, PayStream, make_invoices};
 use crate::report::Report;
@@ -36,10 +37,10 @@ const BOB: usize = 1;
 pub struct Demo {
     network: Network,
     from_height: u32,
-    /// Paid from Alice to Bob over the channel that is open, less what came back, in msat.
-    net_msat: i128,
-    /// Ever paid by each, in msat.
-    paid_msat: [u64; 2],
+    /// Every channel so far; the last is the one that is open, if any is.
+    played: Vec<Played>,
+    /// What the end was settled by.
+    books: Option<Books>,
     figures: BTreeMap<&'static str, serde_json::Value>,
 }
 
@@ -76,7 +77,7 @@ impl Demo {
             network.nodes[index].start().await?;
         }
         let from_height = tokio::task::block_in_place(|| network.bitcoind.height())?;
-        Ok(Self { network, from_height, net_msat: 0, paid_msat: [0; 2], figures: BTreeMap::new() })
+        Ok(Self { network, from_height, played: Vec::new(), books: None, figures: BTreeMap::new() })
     }
 
     fn greeting(&self) -> String {
@@ -117,10 +118,12 @@ impl Demo {
     }
 
     async fn open(&mut self) -> Result<String, Error> {
-        let push = CAPACITY_SAT / 2 * 1000;
-        let channel_id = self.network.open(ALICE, BOB, CAPACITY_SAT, push).await?;
-        self.net_msat = 0;
-        Ok(format!("{}… of {CAPACITY_SAT} sat, half of it bob's", &hex::encode(channel_id)[..12]))
+        let push_msat = CAPACITY_SAT / 2 * 1000;
+        let channel_id = self.network.open(ALICE, BOB, CAPACITY_SAT, push_msat).await?;
+        let told = format!("{}… of {CAPACITY_SAT} sat, half of it bob's", &hex::encode(&channel_id)[..12]);
+        let dealings = Dealings { funder: ALICE, capacity_sat: CAPACITY_SAT, push_msat, paid_msat: [0; 2] };
+        self.played.push(Played { channel_id, dealings, broadcast: None });
+        Ok(told)
     }
 
     /// The channel that is open.
@@ -149,9 +152,16 @@ impl Demo {
     }
 
     fn count(&mut self, from: usize, amount_msat: u64) {
-        self.paid_msat[from] += amount_msat;
-        let amount = i128::from(amount_msat);
-        self.net_msat += if from == ALICE { amount } else { -amount };
+        self.last_played().dealings.paid_msat[from] += amount_msat;
+    }
+
+    fn last_played(&mut self) -> &mut Played {
+        self.played.last_mut().expect("the story opens a channel before it pays or closes")
+    }
+
+    /// Ever paid by a node.
+    fn paid_msat(&self, by: usize) -> u64 {
+        self.played.iter().map(|played| played.dealings.paid_msat[by]).sum()
     }
 
     async fn pay_at_once(&mut self) -> Result<String, Error> {
@@ -184,7 +194,7 @@ impl Demo {
         }
         let seconds = begun.elapsed().as_secs_f64();
         // As much each way: the balances are what they were.
-        self.paid_msat.iter_mut().for_each(|paid| *paid += amounts.iter().sum::<u64>());
+        [ALICE, BOB].into_iter().for_each(|from| self.count(from, amounts.iter().sum()));
         self.check_balances().await?;
         self.figures.insert("outstanding_at_once", json!(peak));
         self.figures.insert("most_htlcs_seen", json!(most_htlcs.get()));
@@ -295,9 +305,9 @@ impl Demo {
 
     /// Both daemons say the same of the channel, and it is what the payments come to, to the millisatoshi.
     async fn check_balances(&self) -> Result<(), Error> {
-        let half = i128::from(CAPACITY_SAT / 2 * 1000);
-        let expected = (half - self.net_msat, half + self.net_msat);
-        for (node, local, remote) in [(ALICE, expected.0, expected.1), (BOB, expected.1, expected.0)] {
+        let dealings = self.played.last().expect("the story opens a channel before it pays").dealings;
+        for (node, other) in [(ALICE, BOB), (BOB, ALICE)] {
+            let (local, remote) = (dealings.balance_msat(node), dealings.balance_msat(other));
             let name = self.network.nodes[node].name.clone();
             self.network
                 .wait(&format!("{name} with {local} msat"), async || {
@@ -316,7 +326,7 @@ impl Demo {
 
     /// What the invoices received is what the payers paid, by each payee's own list.
     async fn check_invoices(&self) -> Result<(), Error> {
-        for (node, paid) in [(ALICE, self.paid_msat[BOB]), (BOB, self.paid_msat[ALICE])] {
+        for (node, paid) in [(ALICE, self.paid_msat(BOB)), (BOB, self.paid_msat(ALICE))] {
             let mut page = whole_page();
             let mut received: u64 = 0;
             loop {
@@ -352,22 +362,23 @@ impl Demo {
         Ok("both sides signed".to_owned())
     }
 
-    /// Closes, and waits until the closing transaction is in the mempool. Returns its fee in sat.
-    async fn close(&mut self, request: CloseChannelRequest) -> Result<u64, Error> {
+    /// Closes, notes what is first said of the closing transaction, and waits until it is in the mempool.
+    async fn close(&mut self, request: CloseChannelRequest) -> Result<(), Error> {
         let node = &self.network.nodes[ALICE];
         let answer = node.client()?.channels.close(request).await;
         let mut progress = answer.map_err(|status| node.call_failed(&status))?.into_inner();
-        let fee = loop {
+        let told = loop {
             let step = tokio::time::timeout(PAYMENT_LIMIT, progress.message()).await;
             let step = step.map_err(|_| Error::Wrong("closing makes no progress".to_owned()))?;
             let step = step.map_err(|status| node.call_failed(&status))?;
             let Some(step) = step else { return Err(Error::Wrong("closing ended without a word".to_owned())) };
             if let Some(close_channel_progress::Stage::Broadcast(broadcast)) = step.stage {
-                break broadcast.fee_sat;
+                break broadcast;
             }
         };
-        self.network.wait_for_mempool(1).await?;
-        Ok(fee)
+        let (txid, fee_sat, local_sat) = (hex::encode(told.txid), told.fee_sat, told.local_sat);
+        self.last_played().broadcast = Some(Broadcast { by: ALICE, txid, fee_sat, local_sat });
+        self.network.wait_for_mempool(1).await
     }
 
     async fn wait_until_closed(&self, channel_id: &[u8]) -> Result<(), Error> {
@@ -404,18 +415,25 @@ impl Demo {
     // --- the end ---
 
     async fn account(&mut self) -> Result<String, Error> {
-        let settled = Cell::new(None);
+        let (settled, settled_books) = (Cell::new(None), RefCell::new(None));
         wait_for("the accounts to agree", Duration::from_secs(20), async || {
-            let accounts = accounts::settle(&self.network, self.from_height).await?;
+            let (accounts, books) = accounts::settle(&self.network, self.from_height, &self.played).await?;
             settled.set(Some(accounts));
             let missing = accounts.missing_sat();
-            Ok(if missing == 0 { Ok(()) } else { Err(format!("{missing} sat are missing: {accounts:?}")) })
+            if missing != 0 {
+                return Ok(Err(format!("{missing} sat are missing: {accounts:?}")));
+            }
+            let checked = books.check();
+            *settled_books.borrow_mut() = Some(books);
+            Ok(checked)
         })
         .await?;
         let accounts = settled.get().unwrap_or_default();
         self.figures.insert("accounts", json!(accounts));
+        self.books = settled_books.take();
         Ok(format!(
-            "{} sat given = {} in wallets + {} in channels + {} in fees + {} in unspent anchors + {} of trimmed msat",
+            "{} sat given = {} in wallets + {} in channels + {} in fees + {} in unspent anchors + {} of trimmed msat; each \
+             node has what its own books say",
             accounts.given_sat,
             accounts.wallets_sat,
             accounts.channels_sat,
@@ -428,6 +446,12 @@ impl Demo {
     /// The network, to be left running or stopped.
     pub fn into_network(self) -> Network {
         self.network
+    }
+
+    /// Each node's books at the end, if it came to that.
+    #[must_use]
+    pub const fn books(&self) -> Option<&Books> {
+        self.books.as_ref()
     }
 
     /// Figures for the JSON object.

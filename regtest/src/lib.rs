@@ -11,6 +11,8 @@ pub mod accounts;
 #[cfg(feature = "network")]
 pub mod bench;
 #[cfg(feature = "network")]
+pub mod books;
+#[cfg(feature = "network")]
 pub mod client;
 #[cfg(feature = "network")]
 pub mod crash;

@@ -128,6 +128,8 @@ pub struct Network {
 /// Coins given to a daemon.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Deposit {
+    /// To which, by its index.
+    pub node: usize,
     /// The transaction, as people write it.
     pub txid: String,
     /// The daemon's address.
@@ -229,7 +231,7 @@ impl Network {
         let address = address.ok_or_else(|| Error::Wrong(format!("{text} is not an address of regtest")))?;
         let before = self.balance(node).await?.confirmed_sat;
         let txid = tokio::task::block_in_place(|| self.bitcoind.send_to(&address, amount))?;
-        self.deposits.push(Deposit { txid: txid.to_string(), address: text });
+        self.deposits.push(Deposit { node, txid: txid.to_string(), address: text });
         self.mine(1).await?;
         let wanted = before + amount.to_sat();
         self.wait(&format!("{wanted} sat in {}'s wallet", self.nodes[node].name), async || {

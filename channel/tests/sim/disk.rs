@@ -46,6 +46,13 @@ impl Disk {
     }
 
     /// The power goes: of the steps that were not flushed, the first `kept` were on the disk all the same.
+    ///
+    /// A disk may lose any subset of what was not flushed, and yet a start never finds anything but a prefix. The journal
+    /// writes a frame only after the flush of the frame before it has returned; until then later steps wait in memory.
+    /// So at most one frame of steps is not flushed, the next in order, and a frame of which any page was lost is cut
+    /// whole (D12). Whole frames are prefixes; the simulator keeps every number of steps, which is more than those. That
+    /// the journal does so is its own tests' to show: `any_subset_of_the_last_frames_pages_lost` and
+    /// `crash_at_every_operation_of_a_story`, where unsynced pages, lengths and names are lost one by one.
     pub fn cut(&mut self, kept: usize) -> Vec<Step> {
         let flushed = self.flush(kept);
         self.waiting.clear();

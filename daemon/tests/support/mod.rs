@@ -53,6 +53,7 @@ struct ChainState {
     known: HashSet<Txid>,
     spent: HashSet<OutPoint>,
     followers: Vec<mpsc::UnboundedSender<ChainEvent>>,
+    fees: watch::Sender<FeeEstimates>,
     nonce: u32,
 }
 
@@ -64,6 +65,7 @@ impl FakeChain {
             known: HashSet::new(),
             spent: HashSet::new(),
             followers: Vec::new(),
+            fees: watch::Sender::new(FeeEstimates::fallback(Network::Regtest)),
             nonce: 0,
         };
         let chain = Self(Arc::new(Mutex::new(state)));
@@ -126,6 +128,11 @@ impl FakeChain {
         state.mempool.push(tx);
     }
 
+    /// From now on every node on this chain estimates fees so.
+    pub fn estimate(&self, fees: FeeEstimates) {
+        self.0.lock().unwrap().fees.send_replace(fees);
+    }
+
     pub fn source(&self, trail: &Trail) -> ChainSource {
         let (events, receiver) = mpsc::channel(8);
         let (sender, mut unbounded) = mpsc::unbounded_channel();
@@ -155,7 +162,7 @@ impl FakeChain {
                 }
             }
         });
-        let fees = watch::channel(FeeEstimates::fallback(Network::Regtest)).1;
+        let fees = self.0.lock().unwrap().fees.subscribe();
         ChainSource { events: receiver, mempool: mpsc::channel::<MempoolNews>(1).1, fees, broadcasts }
     }
 }

@@ -1,5 +1,6 @@
 //! `cargo demo`'s story.
 
+use millrace_regtest::books::{Books, FEERATE_MAX_PER_KW, Node};
 use millrace_regtest::demo;
 use millrace_regtest::report::Report;
 
@@ -37,8 +38,39 @@ async fn every_step_is_played_and_every_satoshi_accounted_for() {
         [1_000, 2_000].contains(&sat("trimmed_msat")),
         "the second channel ended with fractions of a satoshi: {accounts}"
     );
+    check_books(demo.books().unwrap(), sat("wallets_sat"));
     assert!(demo.figures()["most_htlcs_seen"].as_u64().unwrap() > 50, "{:?}", demo.figures());
     for node in &mut demo.into_network().nodes {
         node.stop().await.unwrap();
     }
+}
+
+/// What the last step has compared is there, and is compared to the satoshi.
+fn check_books(books: &Books, wallets_sat: u64) {
+    let [alice, bob] = &books.nodes;
+    assert_eq!((alice.given_sat, bob.given_sat), (20_000_000, 20_000_000), "{books:#?}");
+    assert_eq!(alice.wallet_sat + bob.wallet_sat, wallets_sat, "{books:#?}");
+    assert_eq!((alice.fees.len(), bob.fees.len()), (3, 1), "two fundings, and a sweep of each: {books:#?}");
+    assert_eq!(books.channels.len(), 2, "{books:#?}");
+    assert_eq!(books.transactions.len(), 6, "these and two that close: {books:#?}");
+    let is_fair = |fee_sat: u64, weight: u64| fee_sat > 0 && fee_sat * 1000 <= FEERATE_MAX_PER_KW * weight;
+    assert!(books.transactions.iter().all(|tx| is_fair(tx.fee_sat, tx.weight)), "{books:#?}");
+    assert_eq!(books.check(), Ok(()));
+
+    let wrong = |change: &dyn Fn(&mut Books)| {
+        let mut books = books.clone();
+        change(&mut books);
+        books.check().unwrap_err()
+    };
+    for (node, Node { name, .. }) in books.nodes.iter().enumerate() {
+        let in_wallet = wrong(&|books| books.nodes[node].wallet_sat -= 1);
+        assert!(in_wallet.starts_with(&format!("{name} was given 20000000 sat")), "{in_wallet}");
+        let in_fee = wrong(&|books| books.nodes[node].fees[0].sat += 1);
+        assert!(in_fee.starts_with(&format!("{name} says that")), "{in_fee}");
+    }
+    let moved = wrong(&|books| {
+        books.nodes[0].wallet_sat -= 1;
+        books.nodes[1].wallet_sat += 1;
+    });
+    assert!(moved.starts_with("alice was given"), "{moved}");
 }
