@@ -128,12 +128,6 @@ impl FeeEstimates {
         self.within(6)
     }
 
-    /// For a sweep that must be mined within `deadline` blocks; without a deadline, within a day.
-    #[must_use]
-    pub fn sweep(&self, deadline: Option<u32>) -> SatPerKw {
-        self.within(deadline.unwrap_or(144))
-    }
-
     /// For a close that both sides agree to.
     #[must_use]
     pub fn mutual_close(&self) -> SatPerKw {
@@ -287,14 +281,6 @@ mod tests {
 
     mod kinds {
         use super::*;
-
-        #[test]
-        fn sweep_by_deadline() {
-            let fees = estimates(ORDINARY, 253);
-            assert_eq!(fees.sweep(None), SatPerKw(1_500));
-            assert_eq!(fees.sweep(Some(0)), SatPerKw(6_000));
-            assert_eq!(fees.sweep(Some(18)), SatPerKw(3_000));
-        }
 
         #[test]
         fn close_and_plain_commitment() {

@@ -161,12 +161,19 @@ impl Wallet {
         txids
     }
 
-    /// Unconfirmed transactions that spend what this one spends.
+    /// Transactions that spend what this one spends, and were never in a block. Looked up by what is spent: anybody may make the
+    /// list of all transactions long.
     fn rivals(&self, tx: &Transaction) -> Vec<Txid> {
         let txid = tx.compute_txid();
-        let all = ACCOUNTS.iter().flat_map(|account| self.account(*account).transactions());
-        let unconfirmed = all.filter(|other| other.chain_position.is_unconfirmed() && other.tx_node.txid != txid);
-        unconfirmed.filter(|other| spend_same(tx, &other.tx_node.tx)).map(|other| other.tx_node.txid).collect()
+        let graphs = ACCOUNTS.map(|account| self.account(account).tx_graph());
+        let spenders = |outpoint| graphs.iter().flat_map(move |graph| graph.outspends(outpoint).iter().copied());
+        let was_in_block =
+            |other| graphs.iter().filter_map(|graph| graph.get_tx_node(other)).any(|tx| !tx.anchors.is_empty());
+        let mut rivals: Vec<Txid> = tx.input.iter().flat_map(|input| spenders(input.previous_output)).collect();
+        rivals.retain(|other| *other != txid && !was_in_block(*other));
+        rivals.sort_unstable();
+        rivals.dedup();
+        rivals
     }
 
     fn drop_transactions(&mut self, txids: &[Txid], now: u64) {

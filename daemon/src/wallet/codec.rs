@@ -134,17 +134,16 @@ impl Pieces {
                 of(piece).tx_graph.anchors.insert(anchor);
             });
         }
-        let times: [(_, fn(&mut ChangeSet) -> &mut BTreeMap<Txid, u64>); 3] = [
-            (graph.first_seen, |change| &mut change.tx_graph.first_seen),
-            (graph.last_seen, |change| &mut change.tx_graph.last_seen),
-            (graph.last_evicted, |change| &mut change.tx_graph.last_evicted),
-        ];
-        for (times, place) in times {
-            for (txid, time) in times {
-                self.add(MAP_ENTRY_BYTES, |piece| {
-                    place(of(piece)).insert(txid, time);
-                });
-            }
+        self.add_times(graph.first_seen, |piece| &mut of(piece).tx_graph.first_seen);
+        self.add_times(graph.last_seen, |piece| &mut of(piece).tx_graph.last_seen);
+        self.add_times(graph.last_evicted, |piece| &mut of(piece).tx_graph.last_evicted);
+    }
+
+    fn add_times(&mut self, times: BTreeMap<Txid, u64>, place: impl Fn(&mut Change) -> &mut BTreeMap<Txid, u64>) {
+        for (txid, time) in times {
+            self.add(MAP_ENTRY_BYTES, |piece| {
+                place(piece).insert(txid, time);
+            });
         }
     }
 }

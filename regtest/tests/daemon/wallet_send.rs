@@ -81,15 +81,15 @@ async fn a_send_repeated_by_its_key_does_not_undo_its_bump() {
         let waiting = answer.transactions.into_iter().filter(|tx| tx.height.is_none());
         waiting.map(|tx| tx.txid).collect::<Vec<_>>()
     };
-    assert_eq!(unconfirmed().await, [second.txid.clone()]);
+    assert_eq!(unconfirmed().await, std::slice::from_ref(&second.txid));
     for _ in 0..2 {
         let again = client.clone().wallet.send(request.clone()).await.unwrap().into_inner();
         assert_eq!(again.txid, first.txid, "the same result");
         assert!(again.waiting.contains("replaced"), "{again:?}");
-        assert_eq!(unconfirmed().await, [second.txid.clone()]);
+        assert_eq!(unconfirmed().await, std::slice::from_ref(&second.txid));
     }
     let third = client.clone().wallet.bump_fee(bump(&second.txid, 40)).await.unwrap().into_inner();
-    assert_eq!(unconfirmed().await, [third.txid.clone()]);
+    assert_eq!(unconfirmed().await, std::slice::from_ref(&third.txid));
     pair.network.mine(1).await.unwrap();
     assert_eq!(client.clone().wallet.send(request).await.unwrap().into_inner().txid, first.txid);
     pair.stop().await;

@@ -12,7 +12,6 @@ async fn regtest_falls_back() {
     let fees = FeeEstimates::fetch(&connect(&regtest).await).await.unwrap();
     assert!(!fees.is_estimated());
     assert_eq!(fees.mutual_close(), FALLBACK_TEST);
-    assert_eq!(fees.sweep(Some(1)), FALLBACK_TEST);
     assert_eq!(fees.anchor_commitment(), SatPerKw(1_250));
 }
 

@@ -203,7 +203,7 @@ fn flood(world: &mut World) -> Vec<Transaction> {
         tx
     });
     let mut txs: Vec<Transaction> = large.collect();
-    txs.extend((0..200).map(|_| world.pays(scripts[1].clone(), 700)));
+    txs.extend((0..400).map(|_| world.pays(scripts[1].clone(), 700)));
     txs
 }
 
@@ -230,7 +230,7 @@ fn whatever_is_paid_at_once_fits_into_steps() {
         records.extend(staged);
         let all = || std::iter::once(before.clone()).chain(records.clone());
         assert_eq!(told(&restart(all())), told(&world.wallet), "mined: {is_mined}");
-        let expected = 6 * (1_000 + 600) + 200 * 700;
+        let expected = 6 * (1_000 + 600) + 400 * 700;
         assert_eq!(world.wallet.utxos().iter().map(|utxo| utxo.amount.0).sum::<u64>(), expected);
 
         // Cut anywhere, it takes the block, or the transactions, again.
