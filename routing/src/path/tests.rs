@@ -1,0 +1,2 @@
+//! Ways on small maps, against every way that there is.
+#![allow(clippy::unwrap_used)]
