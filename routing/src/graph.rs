@@ -4,6 +4,8 @@
 //! outputs. Messages are kept as they came, and that is how they are relayed: their signatures cover bytes that this node
 //! may not understand. Path finding reads none of this: it has a copy of its own ([`crate::map`]).
 
+mod answer;
+mod ask;
 mod channel;
 mod judge;
 mod node;
@@ -17,6 +19,8 @@ use std::collections::btree_map::Entry;
 
 use millrace_wire::{BlockHeight, ChainHash, Sat, ShortChannelId};
 
+pub use answer::{Backlog, IdsAnswer, RangeAnswer, Relayed};
+pub use ask::{AskFault, Asking, Next};
 pub use channel::{Channel, Direction, Policy, Terms};
 pub use judge::Unwanted;
 pub use node::{Announced, Node, NodeId};
