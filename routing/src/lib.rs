@@ -5,7 +5,11 @@
 
 mod cipher;
 pub mod failure;
+pub mod graph;
 pub mod invoice;
+pub mod liquidity;
+pub mod map;
 pub mod onion;
+pub mod path;
 
 pub use cipher::SharedSecret;

@@ -1,0 +1,66 @@
+//! Nodes of the public graph (BOLT 7, "The `node_announcement` Message").
+
+use core::fmt;
+
+use bitcoin::hex::DisplayHex as _;
+use millrace_wire::{NodeAnnouncement, PublicKey};
+
+/// A node's public key as gossip carries it: 33 bytes that were not yet held against the curve.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub [u8; 33]);
+
+impl NodeId {
+    /// The key, if the bytes are one.
+    #[must_use]
+    pub fn public_key(&self) -> Option<PublicKey> {
+        PublicKey::from_slice(&self.0).ok()
+    }
+}
+
+impl From<PublicKey> for NodeId {
+    fn from(key: PublicKey) -> Self {
+        Self(key.serialize())
+    }
+}
+
+impl From<&PublicKey> for NodeId {
+    fn from(key: &PublicKey) -> Self {
+        Self(key.serialize())
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hex().fmt(f)
+    }
+}
+
+/// A node that has an announced channel.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Node {
+    /// How many announced channels it has.
+    pub channels: u32,
+    /// What it has said of itself, if anything.
+    pub announcement: Option<Announced>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Announced {
+    /// Seconds of Unix time, or whatever the node counts by: only a greater one replaces it.
+    pub timestamp: u32,
+    /// The message, to be relayed as it came.
+    pub bytes: Box<[u8]>,
+}
+
+impl Announced {
+    pub(super) fn new(announcement: &NodeAnnouncement) -> Self {
+        Self { timestamp: announcement.parsed().contents.timestamp, bytes: announcement.bytes().into() }
+    }
+}
