@@ -4,6 +4,9 @@
 //! One job for each peer that is asked. What the peer says is bounded: by its own range, which its replies may only cover
 //! once and in order, and by [`CHANNELS_MAX`].
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use millrace_wire::{
@@ -76,7 +79,9 @@ pub struct Asking {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     /// Replies are coming; the next begins here.
-    Ranges { next: BlockHeight },
+    Ranges {
+        next: BlockHeight,
+    },
     /// Answers are coming.
     Channels,
     Done,
@@ -160,7 +165,8 @@ impl Asking {
             Some(first) => self.wanted.split_off(&first),
             None => BTreeMap::new(),
         };
-        let (short_channel_ids, query_flags): (Vec<_>, Vec<_>) = std::mem::replace(&mut self.wanted, rest).into_iter().unzip();
+        let (short_channel_ids, query_flags): (Vec<_>, Vec<_>) =
+            std::mem::replace(&mut self.wanted, rest).into_iter().unzip();
         if short_channel_ids.is_empty() {
             self.stage = Stage::Done;
             return Next::Done;
@@ -179,7 +185,10 @@ fn check(reply: &ReplyChannelRange, next: BlockHeight) -> Result<(), AskFault> {
     let fault = AskFault::Range { first, expected, found: ids.len() };
     // Most begin at a block before what was asked for, and end beyond it: BOLT 7 allows that.
     let end = u64::from(first) + u64::from(reply.number_of_blocks);
-    if first > expected || end + 1 < u64::from(expected) || (end <= u64::from(expected) && expected > 0 && ids.is_empty()) {
+    if first > expected
+        || end + 1 < u64::from(expected)
+        || (end <= u64::from(expected) && expected > 0 && ids.is_empty())
+    {
         return Err(fault);
     }
     let is_in = |id: &ShortChannelId| u64::from(id.parts().0) >= u64::from(first) && u64::from(id.parts().0) < end;

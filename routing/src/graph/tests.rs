@@ -175,7 +175,8 @@ fn a_channel_is_known_with_its_nodes_and_its_funding_script() {
 #[test]
 fn a_channel_with_a_signature_that_does_not_hold() {
     let good = channel(1, 2, SCID).into_parsed();
-    let fields: [(&str, fn(&mut msgs::ChannelAnnouncement) -> &mut Signature); 4] = [
+    type Field = fn(&mut msgs::ChannelAnnouncement) -> &mut Signature;
+    let fields: [(&str, Field); 4] = [
         ("node_signature_1", |message| &mut message.node_signature_1),
         ("node_signature_2", |message| &mut message.node_signature_2),
         ("bitcoin_signature_1", |message| &mut message.bitcoin_signature_1),
@@ -427,7 +428,7 @@ proptest! {
 
     /// BOLT 7's formula, in whole numbers.
     #[test]
-    fn fees_are_bolt_7s(amount in 0..21_000_000_00_000_000_u64, base in any::<u32>(), share in any::<u32>()) {
+    fn fees_are_bolt_7s(amount in 0..2_100_000_000_000_000_u64, base in any::<u32>(), share in any::<u32>()) {
         let policy = Policy {
             is_disabled: false,
             cltv_expiry_delta: 1,

@@ -85,7 +85,7 @@ fn check(graph: &Graph, query: QueryChannelRange) -> Vec<ReplyChannelRange> {
     assert_eq!(end(last.first_block, last.number_of_blocks), end(query.first_block, query.number_of_blocks));
     for reply in &replies {
         let mut bytes = Vec::new();
-        Message::ReplyChannelRange(reply.clone().into()).encode(&mut bytes).unwrap();
+        Message::ReplyChannelRange(reply.clone()).encode(&mut bytes).unwrap();
         assert!(bytes.len() <= 65_535, "{} bytes", bytes.len());
         assert!(matches!(Message::decode(&bytes), Ok(Decoded::Message(_))));
         for id in &reply.short_channel_ids {
