@@ -7,6 +7,8 @@
 mod answer;
 mod ask;
 mod channel;
+#[cfg(test)]
+mod fixture;
 mod judge;
 mod node;
 mod saved;

@@ -20,8 +20,8 @@ const RULE_FEE: &str = "BOLT 2, \"Updating Fees\"";
 /// BOLT 4: the bit that says that the onion itself was bad.
 const BADONION: u16 = 0x8000;
 
-/// A failure packet has 292 bytes, or some more (BOLT 4, "Returning Errors"). Of a longer one no more is kept: a peer that fails all
-/// 483 HTLCs at once must not make a record that cannot be written.
+/// A failure packet has 292 bytes, or some more (BOLT 4, "Returning Errors"). Of a longer one no more is kept: a peer that
+/// fails all 483 HTLCs at once must not make a record that cannot be written.
 const REASON_BYTES_MAX: usize = 1_024;
 
 /// A feerate above this is refused: absurdly high, 1,000 sat/vB.

@@ -14,9 +14,9 @@ use millrace_wire::{BlockHeight, CltvExpiry, HtlcId, Message, Msat, Sat};
 use crate::support::chain::Chain;
 use crate::support::node::{HEIGHT, Node, Options, disconnect, exchange, offer, pair_with, preimage_of};
 
-const FORMATS: [CommitmentFormat; 2] = [CommitmentFormat::Anchors, CommitmentFormat::StaticRemotekey];
+pub(crate) const FORMATS: [CommitmentFormat; 2] = [CommitmentFormat::Anchors, CommitmentFormat::StaticRemotekey];
 
-fn wallet(seed: u8) -> ScriptBuf {
+pub(crate) fn wallet(seed: u8) -> ScriptBuf {
     let hash = bitcoin::hashes::Hash::from_byte_array([seed; 20]);
     ScriptBuf::new_p2wpkh(&hash)
 }
@@ -38,7 +38,7 @@ fn spent_of(node: &Node) -> &[OutputSpend] {
     &on_chain.spent
 }
 
-fn commitment_of(node: &Node) -> Transaction {
+pub(crate) fn commitment_of(node: &Node) -> Transaction {
     let found = node.broadcasts.iter().rfind(|broadcast| broadcast.purpose == Purpose::Commitment);
     found.expect("the commitment was broadcast").tx.clone()
 }

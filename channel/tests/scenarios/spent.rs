@@ -14,20 +14,9 @@ use millrace_channel::tx::{commitment, script};
 use millrace_channel::{ChainEvent, Command, Fact, LinkEvent, Refusal};
 use millrace_wire::{BlockHeight, FeeratePerKw, HtlcId, Message, Msat};
 
+use super::on_chain::{FORMATS, commitment_of, wallet};
 use crate::support::chain::Chain;
 use crate::support::node::{FEATURES, HEIGHT, Node, Options, disconnect, exchange, normal_pair, pair_with};
-
-const FORMATS: [CommitmentFormat; 2] = [CommitmentFormat::Anchors, CommitmentFormat::StaticRemotekey];
-
-fn wallet(seed: u8) -> ScriptBuf {
-    let hash = bitcoin::hashes::Hash::from_byte_array([seed; 20]);
-    ScriptBuf::new_p2wpkh(&hash)
-}
-
-fn commitment_of(node: &Node) -> Transaction {
-    let found = node.broadcasts.iter().rfind(|broadcast| broadcast.purpose == Purpose::Commitment);
-    found.expect("the commitment was broadcast").tx.clone()
-}
 
 fn on_chain(node: &Node) -> &OnChain {
     let Phase::OnChain(on_chain) = node.channel.phase() else { panic!("it is not on chain") };

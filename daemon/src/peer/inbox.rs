@@ -1,8 +1,8 @@
 //! What becomes of a message that came in: it goes to its channel's shard, is answered here, or is dropped.
 //!
 //! The connection waits (and with it the peer) while too many bytes of its messages are unhandled, while too much waits
-//! for its socket, and while the disk is behind; on a disk whose last room is being used it ends. No message makes more than one, and those about channels
-//! that do not exist are answered only so often.
+//! for its socket, and while the disk is behind; on a disk whose last room is being used it ends. No message makes more
+//! than one, and those about channels that do not exist are answered only so often.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

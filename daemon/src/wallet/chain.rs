@@ -2,7 +2,7 @@
 
 use bdk_wallet::ChangeSet;
 use bdk_wallet::chain::{BlockId, Indexer};
-use bitcoin::{Block, BlockHash, Transaction, Txid};
+use bitcoin::{Block, BlockHash, Transaction, TxIn, Txid};
 
 use super::codec::{Change, Label, TxKind};
 use super::error::WalletError;
@@ -161,19 +161,25 @@ impl Wallet {
         txids
     }
 
-    /// Transactions that spend what this one spends, and were never in a block. Looked up by what is spent: anybody may make the
-    /// list of all transactions long.
+    /// Transactions that spend what this one spends, and were never in a block.
     fn rivals(&self, tx: &Transaction) -> Vec<Txid> {
+        let nodes =
+            |txid| ACCOUNTS.iter().filter_map(move |account| self.account(*account).tx_graph().get_tx_node(txid));
+        let mut rivals = self.others_that_spend_the_same(tx);
+        rivals.retain(|other| nodes(*other).all(|tx| tx.anchors.is_empty()));
+        rivals
+    }
+
+    /// Looked up by what is spent: anybody may make the list of all transactions long.
+    fn others_that_spend_the_same(&self, tx: &Transaction) -> Vec<Txid> {
         let txid = tx.compute_txid();
         let graphs = ACCOUNTS.map(|account| self.account(account).tx_graph());
-        let spenders = |outpoint| graphs.iter().flat_map(move |graph| graph.outspends(outpoint).iter().copied());
-        let was_in_block =
-            |other| graphs.iter().filter_map(|graph| graph.get_tx_node(other)).any(|tx| !tx.anchors.is_empty());
-        let mut rivals: Vec<Txid> = tx.input.iter().flat_map(|input| spenders(input.previous_output)).collect();
-        rivals.retain(|other| *other != txid && !was_in_block(*other));
-        rivals.sort_unstable();
-        rivals.dedup();
-        rivals
+        let spenders = |input: &TxIn| graphs.map(|graph| graph.outspends(input.previous_output).iter().copied());
+        let mut others: Vec<Txid> = tx.input.iter().flat_map(|input| spenders(input).into_iter().flatten()).collect();
+        others.retain(|other| *other != txid);
+        others.sort_unstable();
+        others.dedup();
+        others
     }
 
     fn drop_transactions(&mut self, txids: &[Txid], now: u64) {
@@ -191,20 +197,10 @@ impl Wallet {
     /// Whether a transaction that the wallet has had gave way to another that spends the same.
     #[must_use]
     pub fn is_replaced(&self, txid: &Txid) -> bool {
-        let nodes = ACCOUNTS.iter().filter_map(|account| self.account(*account).tx_graph().get_tx(*txid));
-        let stands = |account: &Account| self.account(*account).get_tx(*txid).is_some();
-        let mut known = nodes.peekable();
-        known.peek().is_some()
-            && !ACCOUNTS.iter().any(stands)
-            && known.any(|tx| !self.rivals_that_stand(&tx).is_empty())
-    }
-
-    fn rivals_that_stand(&self, tx: &Transaction) -> Vec<Txid> {
-        let txid = tx.compute_txid();
-        let all = ACCOUNTS.iter().flat_map(|account| self.account(*account).transactions());
-        all.filter(|other| other.tx_node.txid != txid && spend_same(tx, &other.tx_node.tx))
-            .map(|other| other.tx_node.txid)
-            .collect()
+        let known = ACCOUNTS.iter().find_map(|account| self.account(*account).tx_graph().get_tx(*txid));
+        known.is_some_and(|tx| {
+            !self.has(txid) && self.others_that_spend_the_same(&tx).iter().any(|other| self.has(other))
+        })
     }
 
     /// Whether the transaction stands in one of the accounts.
@@ -220,9 +216,4 @@ impl Wallet {
         self.taproot = fresh.taproot;
         self.segwit = fresh.segwit;
     }
-}
-
-fn spend_same(one: &Transaction, other: &Transaction) -> bool {
-    let mut theirs = other.input.iter().map(|input| input.previous_output);
-    theirs.any(|outpoint| one.input.iter().any(|input| input.previous_output == outpoint))
 }

@@ -33,6 +33,26 @@ fn set_segment_mib(node: &Node, mib: u32) {
     fs::write(node.data_dir().join("millrace.toml"), format!("[journal]\nsegment_mib = {mib}\n")).unwrap();
 }
 
+/// A channel between two, of whom one begins with segments of 1 MiB.
+async fn pair_with_small_segments(name: &str) -> Pair {
+    let prepare = |node: &mut Node| {
+        if node.name == name {
+            set_segment_mib(node, 1);
+        }
+    };
+    pair_with(prepare, |_| {}).await
+}
+
+/// Bob starts again, and can have no segment more.
+async fn start_bob_without_room(pair: &mut Pair) {
+    pair.network.nodes[BOB].stop().await.unwrap();
+    set_segment_mib(&pair.network.nodes[BOB], 2);
+    pair.network.nodes[BOB].start_by(LIMITED);
+    pair.network.nodes[BOB].start().await.unwrap();
+    pair.wait_until_usable().await;
+    no_room(pair.client(BOB).invoices.create(bare_invoice()).await);
+}
+
 /// That it is refused for want of room, with the file that could not be made.
 #[track_caller]
 fn no_room<T>(answer: Result<T, Status>) -> ErrorDetail {
@@ -56,15 +76,7 @@ fn bare_invoice() -> CreateInvoiceRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn new_work_is_refused_and_the_rest_comes_to_its_end() {
-    let mut pair = pair_with(
-        |node| {
-            if node.name == "alice" {
-                set_segment_mib(node, 1);
-            }
-        },
-        |_| {},
-    )
-    .await;
+    let mut pair = pair_with_small_segments("alice").await;
     pair.network.fund(ALICE, Amount::from_sat(500_000)).await.unwrap();
     let first = pair.invoice(BOB, 10_000).await;
     assert_eq!(pair.pay(ALICE, &first).await.unwrap().status(), PaymentStatus::Succeeded);
@@ -180,24 +192,11 @@ async fn new_work_is_refused_and_the_rest_comes_to_its_end() {
 /// The payee's disk is full: the payer is told to try again later, and the HTLC goes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payee_without_room_turns_payments_away() {
-    let mut pair = pair_with(
-        |node| {
-            if node.name == "bob" {
-                set_segment_mib(node, 1);
-            }
-        },
-        |_| {},
-    )
-    .await;
+    let mut pair = pair_with_small_segments("bob").await;
     let (first, second) = (pair.invoice(BOB, 10_000).await, pair.invoice(BOB, 20_000).await);
     assert_eq!(pair.pay(ALICE, &first).await.unwrap().status(), PaymentStatus::Succeeded);
     pair.wait_until_at_rest().await;
-    pair.network.nodes[BOB].stop().await.unwrap();
-    set_segment_mib(&pair.network.nodes[BOB], 2);
-    pair.network.nodes[BOB].start_by(LIMITED);
-    pair.network.nodes[BOB].start().await.unwrap();
-    pair.wait_until_usable().await;
-    no_room(pair.client(BOB).invoices.create(bare_invoice()).await);
+    start_bob_without_room(&mut pair).await;
 
     let request = millrace_rpc::v1::PayRequest { timeout_s: 2, ..order(&second) };
     let failed = pay(&pair.client(ALICE), request).await.unwrap();
@@ -219,23 +218,10 @@ async fn a_payee_without_room_turns_payments_away() {
 /// to any more, and nothing ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_does_not_use_up_what_is_kept_for_the_chain() {
-    let mut pair = pair_with(
-        |node| {
-            if node.name == "bob" {
-                set_segment_mib(node, 1);
-            }
-        },
-        |_| {},
-    )
-    .await;
+    let mut pair = pair_with_small_segments("bob").await;
     let bolt11s = make_invoices(&pair.client(BOB), &[20_000; 200], "paid too late").await.unwrap();
     pair.wait_until_at_rest().await;
-    pair.network.nodes[BOB].stop().await.unwrap();
-    set_segment_mib(&pair.network.nodes[BOB], 2);
-    pair.network.nodes[BOB].start_by(LIMITED);
-    pair.network.nodes[BOB].start().await.unwrap();
-    pair.wait_until_usable().await;
-    no_room(pair.client(BOB).invoices.create(bare_invoice()).await);
+    start_bob_without_room(&mut pair).await;
 
     // Each payment fails, and is tried again at once.
     let mut stream = PayStream::open(&pair.network.nodes[ALICE]).await.unwrap();

@@ -222,8 +222,8 @@ impl Channel {
         let Some(spend) = &on_chain.spend else { return due };
         match &spend.what {
             SpendKind::MutualClose => {}
-            SpendKind::Revoked { to_remote } | SpendKind::Future { to_remote } => {
-                due.extend(to_remote.as_ref().map(|(vout, output)| {
+            SpendKind::Revoked { .. } | SpendKind::Future { .. } => {
+                due.extend(spend.what.unresolved_to_remote().map(|(vout, output)| {
                     let outpoint = OutPoint { txid: spend.txid, vout: *vout };
                     sweep_after(self.unresolved_to_remote(outpoint, output.clone()), spend.height)
                 }))

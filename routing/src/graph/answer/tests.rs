@@ -2,44 +2,23 @@
 
 #![allow(clippy::unwrap_used)]
 
-use millrace_wire::{Decoded, Message, Msat, Sat};
+use millrace_wire::{Decoded, Message};
 use proptest::prelude::*;
 
-use super::super::channel::Allowance;
+use super::super::fixture::{channel, terms};
 use super::*;
-use crate::graph::{Announced, Policy, Terms};
+use crate::graph::Announced;
 
 fn scid(block: u32, transaction: u32) -> ShortChannelId {
     ShortChannelId::new(block, transaction, 0).unwrap()
-}
-
-fn terms(timestamp: u32) -> Terms {
-    let policy = Policy {
-        is_disabled: false,
-        cltv_expiry_delta: 1,
-        htlc_minimum: Msat(0),
-        htlc_maximum: Msat(1),
-        fee_base_msat: 0,
-        fee_proportional_millionths: 0,
-    };
-    let bytes = timestamp.to_be_bytes().into();
-    Terms { policy, timestamp, checksum: timestamp ^ 7, bytes, allowance: Allowance::full(0) }
 }
 
 /// Channels of the nodes 1 and 2, each with the lesser's terms at `timestamp` and the greater's a second later.
 fn graph(channels: impl IntoIterator<Item = (ShortChannelId, u32)>) -> Graph {
     let mut graph = Graph::new(ChainHash::REGTEST);
     for (id, timestamp) in channels {
-        let channel = Channel {
-            nodes: [NodeId([1; 33]), NodeId([2; 33])],
-            capacity: Sat(1),
-            announcement: id.0.to_be_bytes().into(),
-            known_since: 0,
-            is_understood: true,
-            terms: [Some(terms(timestamp)), Some(terms(timestamp + 1))],
-            spent_at: None,
-        };
-        graph.insert(id, channel);
+        let sides = [timestamp, timestamp + 1].map(|timestamp| Some(terms(timestamp, timestamp ^ 7)));
+        graph.insert(id, channel(&id.0.to_be_bytes(), sides));
     }
     for (node, timestamp) in [(1, 50), (2, 60)] {
         if let Some(node) = graph.nodes.get_mut(&NodeId([node; 33])) {

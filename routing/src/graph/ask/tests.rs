@@ -2,10 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use millrace_wire::{Msat, Sat};
-
-use super::super::channel::Allowance;
-use super::super::{Channel, IdsAnswer, NodeId, Policy, RangeAnswer, Terms};
+use super::super::fixture::{channel, terms};
+use super::super::{IdsAnswer, RangeAnswer};
 use super::*;
 
 const NOW: u32 = 1_700_000_000;
@@ -14,32 +12,12 @@ fn scid(block: u32) -> ShortChannelId {
     ShortChannelId::new(block, 1, 0).unwrap()
 }
 
-fn terms(timestamp: u32, checksum: u32) -> Terms {
-    let policy = Policy {
-        is_disabled: false,
-        cltv_expiry_delta: 1,
-        htlc_minimum: Msat(0),
-        htlc_maximum: Msat(1),
-        fee_base_msat: 0,
-        fee_proportional_millionths: 0,
-    };
-    Terms { policy, timestamp, checksum, bytes: Box::new([]), allowance: Allowance::full(0) }
-}
-
 /// Channels by block, each with the timestamp and the checksum of both sides' terms.
 fn graph(channels: impl IntoIterator<Item = (u32, [(u32, u32); 2])>) -> Graph {
     let mut graph = Graph::new(ChainHash::REGTEST);
     for (block, sides) in channels {
-        let channel = Channel {
-            nodes: [NodeId([1; 33]), NodeId([2; 33])],
-            capacity: Sat(1),
-            announcement: Box::new([]),
-            known_since: 0,
-            is_understood: true,
-            terms: sides.map(|(timestamp, checksum)| (timestamp > 0).then(|| terms(timestamp, checksum))),
-            spent_at: None,
-        };
-        graph.insert(scid(block), channel);
+        let sides = sides.map(|(timestamp, checksum)| (timestamp > 0).then(|| terms(timestamp, checksum)));
+        graph.insert(scid(block), channel(&[], sides));
     }
     graph
 }
