@@ -91,6 +91,20 @@ fn reserve_carries_work_and_then_the_process_aborts() {
     check_and_go_on(&disk.after_power_loss(|| false), told);
 }
 
+/// Whoever cannot write down what has happened ends the process: what was durable stays, and nothing is taken any more.
+#[test]
+fn abort_from_outside_takes_nothing_more() {
+    let disk = SimulatedDisk::default();
+    let mut driver = Driver::open(&disk).unwrap();
+    driver.step().unwrap();
+    driver.journal.abort("a step that does not fit");
+    assert_eq!(disk.aborted().as_deref(), Some("a step that does not fit"));
+    assert_eq!(driver.journal.submit(vec![1], None), Err(SubmitError::Closed));
+    let told = Told { submitted: driver.submitted, acknowledged: driver.acknowledged };
+    drop(driver);
+    check_and_go_on(&disk.after_power_loss(|| false), told);
+}
+
 #[test]
 fn space_comes_back() {
     let (disk, mut driver) = low();
