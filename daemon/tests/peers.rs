@@ -7,13 +7,16 @@ mod support;
 use std::time::Duration;
 
 use millrace_wire::message::OpenChannel;
-use millrace_wire::noise::{ACT_TWO_BYTES, BODY_TAG_BYTES, Decryptor, Encryptor, Initiator, LENGTH_HEADER_BYTES};
+use millrace_wire::noise::{
+    ACT_ONE_BYTES, ACT_THREE_BYTES, ACT_TWO_BYTES, BODY_TAG_BYTES, Decryptor, Encryptor, Initiator,
+    LENGTH_HEADER_BYTES, Responder,
+};
 use millrace_wire::{
     ChainHash, ChannelId, ChannelReestablish, Decoded, Features, FeeratePerKw, Init, Message, Msat, Ping, PublicKey,
     Sat,
 };
 use millraced::channels::{ChannelSnapshot, ChannelState, OpenProgress};
-use millraced::peer::{ConnectError, DisconnectError};
+use millraced::peer::{ConnectError, DisconnectError, HandshakeFailure};
 use secp256k1::{SECP256K1, SecretKey};
 use support::{FakeChain, PATIENCE, Setup, TestNode, eventually, open_between, preimage, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +52,18 @@ impl Wild {
         socket.read_exact(&mut act_two).await.unwrap();
         let (act_three, transport) = initiator.act_two(&act_two).unwrap();
         socket.write_all(&act_three).await.unwrap();
+        Self { socket, encryptor: transport.encryptor, decryptor: transport.decryptor }
+    }
+
+    /// Called by a node: as far as the end of the handshake.
+    async fn answer(mut socket: TcpStream, as_key: SecretKey) -> Self {
+        let mut act_one = [0; ACT_ONE_BYTES];
+        socket.read_exact(&mut act_one).await.unwrap();
+        let (waiting, act_two) = Responder::new(as_key, key(0x56)).act_one(&act_one).unwrap();
+        socket.write_all(&act_two).await.unwrap();
+        let mut act_three = [0; ACT_THREE_BYTES];
+        socket.read_exact(&mut act_three).await.unwrap();
+        let transport = waiting.act_three(&act_three).unwrap();
         Self { socket, encryptor: transport.encryptor, decryptor: transport.decryptor }
     }
 
@@ -469,4 +484,58 @@ async fn a_storm_of_reconnections_with_an_opening_and_payments_in_flight() {
     let (a_shows, b_shows) = (a.fresh(id).await, b.fresh(id).await);
     assert_eq!(a_shows.balances.remote, b_shows.balances.local);
     assert!(a_shows.htlcs.is_empty() && b_shows.htlcs.is_empty());
+}
+
+/// LDK turns a second connection away until it has noticed the end of the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hangs_up_before_init_is_called_again() {
+    let (node, _chain, _dir) = node().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, wild_id) = (listener.local_addr().unwrap().to_string(), key(9).public_key(SECP256K1));
+    let wild = tokio::spawn(async move {
+        for _ in 0..2 {
+            drop(Wild::answer(listener.accept().await.unwrap().0, key(9)).await);
+        }
+        let mut wild = Wild::answer(listener.accept().await.unwrap().0, key(9)).await;
+        wild.say(&good_init()).await;
+        wild
+    });
+    let connected = node.node.peers().connect(wild_id, &address).await.unwrap();
+    assert!(connected.is_connected);
+    wild.await.unwrap().hear_until_pong().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_always_hangs_up_is_named_as_such() {
+    let (node, _chain, _dir) = node().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let wild = tokio::spawn(async move {
+        loop {
+            drop(Wild::answer(listener.accept().await.unwrap().0, key(9)).await);
+        }
+    });
+    let failed = node.node.peers().connect(key(9).public_key(SECP256K1), &address).await;
+    let is_named = matches!(failed, Err(ConnectError::Handshake { failure: HandshakeFailure::HungUp, .. }));
+    assert!(is_named, "{failed:?}");
+    wild.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_asked_to_end_does_not_count_as_one() {
+    let chain = FakeChain::new();
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let a = start(&Setup::new(1), &chain, dir_a.path()).await;
+    let b = start(&Setup::new(2), &chain, dir_b.path()).await;
+    for _ in 0..20 {
+        a.node.peers().connect(b.id(), &b.address.to_string()).await.unwrap();
+        a.node.peers().disconnect(b.id(), false).unwrap();
+        // At once, and it is one that stays.
+        let info = a.node.peers().connect(b.id(), &b.address.to_string()).await.unwrap();
+        assert!(info.is_connected);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(a.node.peers().is_connected(&b.id()));
+        a.node.peers().disconnect(b.id(), false).unwrap();
+        eventually("it has ended", || (!is_connected(&a, b.id())).then_some(())).await;
+    }
 }

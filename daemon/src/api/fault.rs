@@ -8,7 +8,7 @@ use crate::config::network_name;
 use crate::events::EventsError;
 use crate::idempotency::KeyError;
 use crate::payments::{InvoiceRefusal, MakeError, PayRefusal};
-use crate::peer::{ConnectError, DisconnectError};
+use crate::peer::{ConnectError, DisconnectError, HandshakeFailure};
 use crate::readiness::Readiness;
 use crate::view::ViewError;
 use crate::wallet::WalletError;
@@ -257,6 +257,14 @@ pub(super) fn connect(error: &ConnectError) -> Status {
             .fact("address", address)
             .hint("Check the address, and that the node runs there.")
             .into_status(message),
+        ConnectError::Handshake { address, failure: HandshakeFailure::HungUp } => {
+            ErrorDetail::new(ErrorReason::PeerHandshakeFailed)
+                .fact("address", address)
+                .hint(
+                    "It is the right node, but it does not talk to us now: call again in a while, its log may say why.",
+                )
+                .into_status(message)
+        }
         ConnectError::Handshake { address, .. } => ErrorDetail::new(ErrorReason::PeerHandshakeFailed)
             .fact("address", address)
             .hint("Check the node id: who answers there must hold its key and speak for the same network.")

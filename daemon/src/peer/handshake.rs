@@ -42,6 +42,10 @@ pub enum HandshakeFailure {
     /// It is on other chains only.
     #[error("the peer is not on this chain, but on {0}")]
     OtherChain(String),
+    /// It has proved that it is who was called, and then closed without a word: it may hold an older connection of ours
+    /// for alive, or have no room.
+    #[error("the node hung up before init")]
+    HungUp,
     /// It took too long.
     #[error("no init within {0} s")]
     TimedOut(u64),
@@ -49,7 +53,7 @@ pub enum HandshakeFailure {
 
 impl From<WireError> for HandshakeFailure {
     fn from(error: WireError) -> Self {
-        Self::Wire(error.to_string())
+        if error.is_hang_up() { Self::HungUp } else { Self::Wire(error.to_string()) }
     }
 }
 
@@ -80,7 +84,7 @@ pub(crate) async fn initiate(
     let mut act_two = [0; ACT_TWO_BYTES];
     socket.read_exact(&mut act_two).await?;
     let (act_three, transport) = initiator.act_two(&act_two)?;
-    socket.write_all(&act_three).await?;
+    socket.write_all(&act_three).await.map_err(WireError::Io)?;
     exchange_init(socket, transport, ours).await
 }
 

@@ -30,6 +30,10 @@ const LOCK: &str = "nothing panics while the table of peers is locked";
 const EVENTS_MAX: usize = 256;
 /// How long a TCP connection may take to come about.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// Pauses before a node is called again that hung up before `init`. Some nodes turn a second connection away until they
+/// have noticed the end of the first (LDK does), which takes them a moment.
+const HUNG_UP_PAUSES: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900), Duration::from_millis(2_700)];
 /// TCP keep-alive, for routers that forget: BOLT 1's pings watch over the peer itself.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
@@ -209,6 +213,8 @@ struct Connection {
     link: Link,
     pulse: Arc<Pulse>,
     is_inbound: bool,
+    /// It was asked to end.
+    is_ending: bool,
 }
 
 impl Peers {
@@ -254,11 +260,11 @@ impl Peers {
             let mut table = self.inner.table();
             let peer = table.entry(node_id).or_default();
             peer.is_unwanted = false;
-            if peer.connection.is_some() {
+            if peer.is_connected_to_stay() {
                 return Ok(peer.info(node_id));
             }
         }
-        self.call(node_id, address).await?;
+        self.call_patiently(node_id, address).await?;
         self.remember(node_id, address).await;
         Ok(self.inner.table().entry(node_id).or_default().info(node_id))
     }
@@ -275,7 +281,8 @@ impl Peers {
         let mut table = self.inner.table();
         let peer = table.get_mut(&node_id).ok_or(DisconnectError::NotConnected(node_id))?;
         peer.is_unwanted = true;
-        let connection = peer.connection.as_ref().ok_or(DisconnectError::NotConnected(node_id))?;
+        let connection = peer.connection.as_mut().ok_or(DisconnectError::NotConnected(node_id))?;
+        connection.is_ending = true;
         connection.link.close("the owner of this node disconnects".to_owned());
         Ok(())
     }
@@ -320,6 +327,22 @@ impl Peers {
     }
 
     // --- calling and being called ---
+
+    /// Calls, and calls again a node that hangs up before `init`.
+    async fn call_patiently(&self, node_id: PublicKey, address: &str) -> Result<(), ConnectError> {
+        for pause in HUNG_UP_PAUSES {
+            match self.call(node_id, address).await {
+                Err(ConnectError::Handshake { failure: HandshakeFailure::HungUp, .. }) => {}
+                result => return result,
+            }
+            tokio::time::sleep(pause).await;
+            if self.inner.table().get(&node_id).is_some_and(Peer::is_connected_to_stay) {
+                // It has called us meanwhile.
+                return Ok(());
+            }
+        }
+        self.call(node_id, address).await
+    }
 
     pub(super) async fn call(&self, node_id: PublicKey, address: &str) -> Result<(), ConnectError> {
         if *self.inner.stopping.borrow() {
@@ -430,7 +453,8 @@ impl Peers {
             if let Some(old) = known.connection.take() {
                 old.link.close("the peer has made a new connection".to_owned());
             }
-            known.connection = Some(Connection { epoch, link: link.clone(), pulse: Arc::clone(&pulse), is_inbound });
+            known.connection =
+                Some(Connection { epoch, link: link.clone(), pulse: Arc::clone(&pulse), is_inbound, is_ending: false });
             known.seen_at = Some(address.clone());
             known.features = Some(theirs.clone());
             known.since_ms = Some(clock::unix_ms());
@@ -528,6 +552,11 @@ impl Inner {
 }
 
 impl Peer {
+    /// A connection that is about to end does not count: a new one takes its place.
+    fn is_connected_to_stay(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| !connection.is_ending)
+    }
+
     fn info(&self, node_id: PublicKey) -> PeerInfo {
         PeerInfo {
             node_id,

@@ -32,6 +32,17 @@ impl WireError {
             Self::Transport(_) | Self::Encode(_) => false,
         }
     }
+
+    /// Whether the peer closed, in whatever way.
+    pub(crate) fn is_hang_up(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        match self {
+            Self::Io(error) => {
+                matches!(error.kind(), UnexpectedEof | BrokenPipe | ConnectionAborted | ConnectionReset)
+            }
+            Self::Transport(_) | Self::Encode(_) => false,
+        }
+    }
 }
 
 /// What comes in.
