@@ -31,7 +31,7 @@ pub use hold::HoldError;
 pub use listener::{Listener, Told};
 pub use make::{InvoiceOrder, MakeError, Purpose, Taking};
 pub use prepare::{PayKey, PayRequest, PayerRules, TIMEOUT_DEFAULT};
-pub use receive::{HoldRefusal, InvoiceRefusal, MPP_TIMEOUT_MS, in_words};
+pub use receive::{HoldRefusal, InvoiceRefusal, MPP_TIMEOUT_MS};
 pub use refusal::PayRefusal;
 pub use row::{AttemptRow, HeldRow, InvoiceKind, InvoiceRow, PaidRow, PaymentRow, PaymentStatus};
 

@@ -93,8 +93,7 @@ pub enum HoldRefusal {
 }
 
 /// Why an invoice was cancelled.
-#[must_use]
-pub const fn in_words(why: CancelReason) -> &'static str {
+const fn in_words(why: CancelReason) -> &'static str {
     match why {
         CancelReason::Asked => "its owner said so",
         CancelReason::Deadline => "what was held for it came too near to its expiry",
