@@ -14,6 +14,7 @@ use tonic::Status;
 
 use crate::channel::close_kind;
 use crate::fault::Fault;
+use crate::invoice::{cancel_reason, part_json};
 use crate::output::Output;
 use crate::payment::{failure_json, failure_text};
 use crate::session::Session;
@@ -168,6 +169,8 @@ fn told_what(what: &event::Event) -> Told {
         E::PaymentFailed(failed) => payment_failed(failed),
         E::InvoiceCreated(created) => invoice_created(created),
         E::InvoicePaid(paid) => invoice_paid(paid),
+        E::InvoiceHeld(held) => invoice_held(held),
+        E::InvoiceCancelled(cancelled) => invoice_cancelled(cancelled),
         E::WalletTransaction(seen) => wallet_transaction(seen),
         E::PeerConnected(peer) => peer_connected(peer),
         E::PeerDisconnected(peer) => peer_disconnected(peer),
@@ -289,9 +292,11 @@ fn invoice_created(created: &v1::InvoiceCreated) -> Told {
         "amount_msat": created.amount_msat,
         "expires_ms": created.expires_ms,
         "idempotency_key": created.idempotency_key,
+        "hold": created.hold,
     });
     let text = format!(
-        "invoice {} made for {}",
+        "{}invoice {} made for {}",
+        if created.hold { "hold " } else { "" },
         words::short(&created.payment_hash),
         created.amount_msat.map_or("any amount".to_owned(), msat)
     );
@@ -303,9 +308,40 @@ fn invoice_paid(paid: &v1::InvoicePaid) -> Told {
         "payment_hash": hex::encode(&paid.payment_hash),
         "received_msat": paid.received_msat,
         "preimage": hex::encode(&paid.preimage),
+        "parts": paid.parts.iter().map(part_json).collect::<Value>(),
+        "keysend": paid.keysend,
     });
-    let text = format!("invoice {} paid: {}", words::short(&paid.payment_hash), msat(paid.received_msat));
+    let hash = words::short(&paid.payment_hash);
+    let parts =
+        if paid.parts.len() > 1 { format!(" in {}", words::count(paid.parts.len(), "part")) } else { String::new() };
+    let text = match paid.keysend {
+        false => format!("invoice {hash} paid: {}{parts}", msat(paid.received_msat)),
+        true => format!("keysend {hash} received: {}", msat(paid.received_msat)),
+    };
     ("invoice_paid", json, text)
+}
+
+fn invoice_held(held: &v1::InvoiceHeld) -> Told {
+    let json = json!({
+        "payment_hash": hex::encode(&held.payment_hash),
+        "held_msat": held.held_msat,
+        "parts": held.parts.iter().map(part_json).collect::<Value>(),
+        "settle_by_height": held.settle_by_height,
+    });
+    let text = format!(
+        "invoice {} held: {}, to be settled by block {}",
+        words::short(&held.payment_hash),
+        msat(held.held_msat),
+        held.settle_by_height
+    );
+    ("invoice_held", json, text)
+}
+
+fn invoice_cancelled(cancelled: &v1::InvoiceCancelled) -> Told {
+    let reason = cancel_reason(cancelled.reason());
+    let json = json!({ "payment_hash": hex::encode(&cancelled.payment_hash), "reason": reason });
+    let text = format!("invoice {} cancelled ({})", words::short(&cancelled.payment_hash), reason.replace('_', " "));
+    ("invoice_cancelled", json, text)
 }
 
 fn wallet_transaction(seen: &v1::WalletTransactionSeen) -> Told {

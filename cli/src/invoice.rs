@@ -1,4 +1,4 @@
-//! `millrace invoice`: making invoices, reading anybody's, looking up our own.
+//! `millrace invoice`: making invoices, taking or giving back what is held for them, reading anybody's, looking up our own.
 //!
 //! Reading is done by the daemon, so that there is one judge of what an invoice says.
 
@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use millrace_rpc::v1::invoices_client::InvoicesClient;
 use millrace_rpc::v1::{
-    CreateInvoiceRequest, DecodeInvoiceRequest, DecodeInvoiceResponse, GetInvoiceRequest, Invoice, InvoiceStatus,
-    ListInvoicesRequest, RouteHint, create_invoice_request,
+    CancelInvoiceRequest, CreateInvoiceRequest, DecodeInvoiceRequest, DecodeInvoiceResponse, GetInvoiceRequest,
+    Invoice, InvoiceCancelReason, InvoiceKind, InvoicePart, InvoiceStatus, ListInvoicesRequest, RouteHint,
+    SettleInvoiceRequest, create_invoice_request, settle_invoice_request,
 };
 use serde_json::{Value, json};
 
@@ -32,8 +33,26 @@ pub(crate) enum Command {
     ///   millrace invoice create 21sat --description "coffee"
     ///   millrace invoice create 0.001btc --expiry 7d
     ///   millrace invoice create --description "tip jar"
+    ///   millrace invoice create 500sat --hold --hash 5f1c…
     #[command(verbatim_doc_comment)]
     Create(Create),
+    /// Take the payment that is held for a hold invoice
+    ///
+    /// The payment can be taken until the block that `invoice show` names; after it, it goes back by itself.
+    ///
+    /// Examples:
+    ///   millrace invoice settle 9b7e…
+    ///   millrace invoice settle --hash 5f1c…
+    #[command(verbatim_doc_comment)]
+    Settle(Settle),
+    /// Take an unpaid invoice back; what is held for it goes back to the payer
+    Cancel {
+        /// Its payment hash
+        #[arg(value_name = "HASH", value_parser = words::id32)]
+        payment_hash: [u8; 32],
+        #[command(flatten)]
+        key: KeyArg,
+    },
     /// Read an invoice, of this node or of any other
     ///
     /// Examples:
@@ -83,9 +102,31 @@ pub(crate) struct Create {
     /// File with the preimage to use, 64 hex digits; `-` reads standard input [default: a random one]
     #[arg(long, value_name = "FILE")]
     preimage_file: Option<PathBuf>,
+    /// Hold its payment until `invoice settle` or `invoice cancel`
+    #[arg(long)]
+    hold: bool,
+    /// Payment hash of a hold invoice whose preimage only you know [default: the node draws the preimage]
+    #[arg(long, value_name = "HASH", value_parser = words::id32, requires = "hold", conflicts_with = "preimage_file")]
+    hash: Option<[u8; 32]>,
+    /// Tell payers no ways over channels that are not announced
+    #[arg(long)]
+    no_hints: bool,
     /// Print no QR code
     #[arg(long)]
     no_qr: bool,
+    #[command(flatten)]
+    key: KeyArg,
+}
+
+/// Arguments of `invoice settle`.
+#[derive(Args)]
+pub(crate) struct Settle {
+    /// The preimage, which the payer then gets as proof
+    #[arg(value_parser = words::id32, required_unless_present = "hash")]
+    preimage: Option<[u8; 32]>,
+    /// Payment hash of an invoice whose preimage the node drew
+    #[arg(long, value_name = "HASH", value_parser = words::id32, conflicts_with = "preimage")]
+    hash: Option<[u8; 32]>,
     #[command(flatten)]
     key: KeyArg,
 }
@@ -99,6 +140,10 @@ pub(crate) enum Status {
     Paid,
     /// Its time is over, unpaid
     Expired,
+    /// All of its payment is there, and held
+    Held,
+    /// It was cancelled
+    Cancelled,
 }
 
 impl From<Status> for InvoiceStatus {
@@ -107,6 +152,8 @@ impl From<Status> for InvoiceStatus {
             Status::Open => Self::Open,
             Status::Paid => Self::Paid,
             Status::Expired => Self::Expired,
+            Status::Held => Self::Held,
+            Status::Cancelled => Self::Cancelled,
         }
     }
 }
@@ -116,6 +163,8 @@ impl Command {
     pub(crate) async fn run(self, session: &Session, output: &mut Output) -> Result<(), Fault> {
         match self {
             Self::Create(create) => create.run(session, output).await,
+            Self::Settle(settle) => settle.run(session, output).await,
+            Self::Cancel { payment_hash, key } => cancel(session, output, payment_hash, key.key.as_deref()).await,
             Self::Decode { bolt11 } => {
                 let request = DecodeInvoiceRequest { bolt11 };
                 let decoded =
@@ -153,6 +202,9 @@ impl Create {
             expiry_s: self.expiry,
             min_final_cltv_expiry_delta: self.min_final_cltv.unwrap_or(0),
             preimage,
+            hold: self.hold,
+            payment_hash: self.hash.map(Vec::from).unwrap_or_default(),
+            no_hints: self.no_hints,
         };
         let invoice = session
             .change(&order, |link| {
@@ -164,6 +216,38 @@ impl Create {
             .unwrap_or_default();
         output.answer(&invoice_json(&invoice), || invoice_text(&invoice, !self.no_qr))
     }
+}
+
+impl Settle {
+    async fn run(self, session: &Session, output: &mut Output) -> Result<(), Fault> {
+        use settle_invoice_request::Which;
+        let order = Order::new("invoice settle", self.key.key.as_deref())?;
+        let preimage = self.preimage.map(|preimage| Which::Preimage(preimage.to_vec()));
+        let which = preimage.or(self.hash.map(|hash| Which::PaymentHash(hash.to_vec())));
+        let request = SettleInvoiceRequest { idempotency_key: order.key.clone(), which };
+        let settled = session.change(&order, |link| {
+            let request = request.clone();
+            async move { InvoicesClient::new(link).settle(request).await }
+        });
+        let invoice = settled.await?.invoice.unwrap_or_default();
+        output.answer(&invoice_json(&invoice), || invoice_text(&invoice, false))
+    }
+}
+
+async fn cancel(
+    session: &Session,
+    output: &mut Output,
+    payment_hash: [u8; 32],
+    key: Option<&str>,
+) -> Result<(), Fault> {
+    let order = Order::new("invoice cancel", key)?;
+    let request = CancelInvoiceRequest { idempotency_key: order.key.clone(), payment_hash: payment_hash.to_vec() };
+    let cancelled = session.change(&order, |link| {
+        let request = request.clone();
+        async move { InvoicesClient::new(link).cancel(request).await }
+    });
+    let invoice = cancelled.await?.invoice.unwrap_or_default();
+    output.answer(&invoice_json(&invoice), || invoice_text(&invoice, false))
 }
 
 /// The preimage is a secret, so it never stands on a command line.
@@ -234,7 +318,34 @@ fn invoice_json(invoice: &Invoice) -> Value {
         "paid_ms": invoice.paid_ms,
         "preimage": words::hex_or_none(&invoice.preimage),
         "min_final_cltv_expiry_delta": invoice.min_final_cltv_expiry_delta,
+        "kind": words::value(invoice.kind().as_str_name(), "INVOICE_KIND_"),
+        "parts": invoice.parts.iter().map(part_json).collect::<Value>(),
+        "held_msat": invoice.held_msat,
+        "held_ms": invoice.held_ms,
+        "settle_by_height": invoice.settle_by_height,
+        "cancelled_ms": invoice.cancelled_ms,
+        "cancel_reason": invoice.cancelled_ms.map(|_| cancel_reason(invoice.cancel_reason())),
     })
+}
+
+/// An HTLC of a payment.
+pub(crate) fn part_json(part: &InvoicePart) -> Value {
+    json!({
+        "channel_id": hex::encode(&part.channel_id),
+        "htlc_id": part.htlc_id,
+        "amount_msat": part.amount_msat,
+    })
+}
+
+/// Why an invoice was cancelled.
+pub(crate) fn cancel_reason(reason: InvoiceCancelReason) -> String {
+    words::value(reason.as_str_name(), "INVOICE_CANCEL_REASON_")
+}
+
+/// What was received, or is held.
+fn came(invoice: &Invoice) -> String {
+    let held = invoice.held_msat.map(|held| format!("{} held", msat(held)));
+    invoice.received_msat.map(msat).or(held).unwrap_or_default()
 }
 
 fn invoice_row(invoice: &Invoice) -> Vec<String> {
@@ -242,9 +353,12 @@ fn invoice_row(invoice: &Invoice) -> Vec<String> {
         words::time(invoice.created_ms),
         status(invoice),
         amount_text(invoice.amount_msat),
-        invoice.received_msat.map(msat).unwrap_or_default(),
+        came(invoice),
         hex::encode(&invoice.payment_hash),
-        purpose(&invoice.description, &invoice.description_hash),
+        match invoice.kind() {
+            InvoiceKind::Keysend => "keysend".to_owned(),
+            _ => purpose(&invoice.description, &invoice.description_hash),
+        },
     ]
 }
 
@@ -260,10 +374,14 @@ fn invoice_text(invoice: &Invoice, with_qr: bool) -> String {
         ("Payment hash", hex::encode(&invoice.payment_hash)),
         ("Amount", amount_text(invoice.amount_msat)),
         ("For", purpose(&invoice.description, &invoice.description_hash)),
+        ("Kind", kind_text(invoice)),
         ("Status", status(invoice)),
         ("Made", words::time(invoice.created_ms)),
         ("Expires", words::time(invoice.expires_ms)),
+        ("Held", held_text(invoice)),
+        ("Cancelled", cancelled_text(invoice)),
         ("Received", invoice.received_msat.map(msat).unwrap_or_default()),
+        ("Parts", parts_text(&invoice.parts)),
         ("Paid", invoice.paid_ms.map(words::time).unwrap_or_default()),
         ("Preimage", words::hex_or_none(&invoice.preimage).unwrap_or_default()),
     ]);
@@ -273,7 +391,41 @@ fn invoice_text(invoice: &Invoice, with_qr: bool) -> String {
     } else {
         String::new()
     };
-    format!("{code}{}\n\n{facts}", invoice.bolt11)
+    if invoice.bolt11.is_empty() { facts } else { format!("{code}{}\n\n{facts}", invoice.bolt11) }
+}
+
+/// Only what is not usual.
+fn kind_text(invoice: &Invoice) -> String {
+    match invoice.kind() {
+        InvoiceKind::Hold => "hold: its payment waits for `invoice settle` or `invoice cancel`".to_owned(),
+        InvoiceKind::Keysend => "keysend: no invoice asked for it".to_owned(),
+        InvoiceKind::Plain | InvoiceKind::Unspecified => String::new(),
+    }
+}
+
+fn held_text(invoice: &Invoice) -> String {
+    match (invoice.held_msat, invoice.settle_by_height) {
+        (Some(held), Some(height)) => format!("{}, to be settled by block {height}", msat(held)),
+        _ => String::new(),
+    }
+}
+
+fn cancelled_text(invoice: &Invoice) -> String {
+    let reason = match invoice.cancel_reason() {
+        InvoiceCancelReason::Deadline => ", its payment came too near to its expiry",
+        InvoiceCancelReason::PartGone => ", the channel of a part was closed",
+        InvoiceCancelReason::Asked | InvoiceCancelReason::Unspecified => "",
+    };
+    invoice.cancelled_ms.map(|time| format!("{}{reason}", words::time(time))).unwrap_or_default()
+}
+
+/// One part is the usual case, and says nothing.
+fn parts_text(parts: &[InvoicePart]) -> String {
+    if parts.len() < 2 {
+        return String::new();
+    }
+    let part = |part: &InvoicePart| format!("{} by channel {}", msat(part.amount_msat), words::short(&part.channel_id));
+    parts.iter().map(part).collect::<Vec<_>>().join(", ")
 }
 
 fn decoded_json(decoded: &DecodeInvoiceResponse) -> Value {

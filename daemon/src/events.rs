@@ -327,7 +327,8 @@ impl std::fmt::Debug for EventLog {
 fn weight(what: &Happened) -> usize {
     200 + match what {
         Happened::PaymentStarted(started) => started.bolt11.len(),
-        Happened::InvoiceCreated(created) => created.bolt11.len(),
+        Happened::InvoiceCreated(created) | Happened::HoldInvoiceCreated(created) => created.bolt11.len(),
+        Happened::InvoiceHeld { parts, .. } | Happened::InvoicePaidInParts { parts, .. } => parts.len() * 40,
         Happened::ChannelClosing { reason, .. } | Happened::PeerDisconnected { reason, .. } => reason.len(),
         Happened::AttemptFailed { failure, .. } | Happened::PaymentFailed { failure, .. } => failure.message.len(),
         // Its terms, and an entry for each output.
@@ -340,7 +341,9 @@ fn weight(what: &Happened) -> usize {
         | Happened::PaymentSucceeded { .. }
         | Happened::InvoicePaid { .. }
         | Happened::WalletTransaction(_)
-        | Happened::PeerConnected { .. } => 0,
+        | Happened::PeerConnected { .. }
+        | Happened::InvoiceCancelled { .. }
+        | Happened::KeysendReceived { .. } => 0,
     }
 }
 

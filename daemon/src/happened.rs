@@ -151,6 +151,71 @@ pub enum Happened {
         /// Why, in words.
         reason: String,
     },
+    /// An invoice was made whose payment is held until its owner decides.
+    HoldInvoiceCreated(Box<InvoiceCreated>),
+    /// All of a payment for a hold invoice is there, and is held.
+    InvoiceHeld {
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// By which HTLCs.
+        parts: Vec<ReceivedPart>,
+        /// The last block at which it can be settled: after it the HTLCs are failed back.
+        deadline: BlockHeight,
+    },
+    /// An invoice was cancelled: what was held for it is failed back, and it can never be paid.
+    InvoiceCancelled {
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// Why.
+        why: CancelReason,
+    },
+    /// An invoice was paid, by several HTLCs or after it was held.
+    InvoicePaidInParts {
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// The payer's proof.
+        preimage: Preimage,
+        /// By which HTLCs.
+        parts: Vec<ReceivedPart>,
+    },
+    /// A spontaneous payment came in (keysend): no invoice asked for it.
+    KeysendReceived {
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// The preimage, which came with it.
+        preimage: Preimage,
+        /// By which HTLC.
+        part: ReceivedPart,
+    },
+}
+
+/// An HTLC that pays an invoice, or a part of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReceivedPart {
+    /// Its channel.
+    pub channel_id: ChannelId,
+    /// It.
+    pub htlc_id: HtlcId,
+    /// What it carries.
+    pub amount: Msat,
+}
+
+/// What HTLCs carry together.
+#[must_use]
+pub fn sum_of(parts: &[ReceivedPart]) -> Msat {
+    // No channels hold so much: it cannot overflow.
+    parts.iter().fold(Msat::ZERO, |sum, part| sum.checked_add(part.amount).unwrap_or(Msat(u64::MAX)))
+}
+
+/// Why an invoice was cancelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum CancelReason {
+    /// Its owner said so.
+    Asked,
+    /// What was held for it came too near to its expiry.
+    Deadline,
+    /// The channel of a part does not have it any more: what is left is not the whole payment.
+    PartGone,
 }
 
 /// A transaction of the wallet, as it stood.

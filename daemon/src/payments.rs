@@ -9,6 +9,8 @@ mod channel_news;
 mod core;
 mod entry;
 mod failure;
+mod hints;
+mod hold;
 mod judge;
 mod listener;
 mod make;
@@ -25,14 +27,15 @@ use millrace_chain::SyncState;
 use millrace_journal::{Journal, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use hold::HoldError;
 pub use listener::{Listener, Told};
-pub use make::{InvoiceOrder, MakeError, Purpose};
+pub use make::{InvoiceOrder, MakeError, Purpose, Taking};
 pub use prepare::{PayKey, PayRequest, PayerRules, TIMEOUT_DEFAULT};
-pub use receive::InvoiceRefusal;
+pub use receive::{HoldRefusal, InvoiceRefusal, MPP_TIMEOUT_MS};
 pub use refusal::PayRefusal;
-pub use row::{AttemptRow, InvoiceRow, PaidRow, PaymentRow, PaymentStatus};
+pub use row::{AttemptRow, HeldRow, InvoiceKind, InvoiceRow, PaidRow, PaymentRow, PaymentStatus};
 
-use self::actor::{Actor, Input, Surroundings};
+use self::actor::{Actor, Input, ReceivingRules, Surroundings};
 use self::core::Core;
 use self::send::LookUp;
 use crate::channels::Registry;
@@ -41,6 +44,7 @@ use crate::events::EventLog;
 use crate::facts::{Fold, News, Telling};
 use crate::idempotency::Idempotency;
 use crate::keys::Keys;
+use crate::network::Network;
 use crate::steps::JournalHandle;
 use crate::view::Past;
 
@@ -59,6 +63,10 @@ pub struct PaymentRules {
     pub invoice_expiry_s: u32,
     /// How long idempotency keys are remembered, in milliseconds.
     pub keys_kept_ms: u64,
+    /// Whether payments are taken that no invoice asked for.
+    pub accepts_keysend: bool,
+    /// How long a part of a payment waits for the others, in milliseconds; [`MPP_TIMEOUT_MS`] by BOLT 4.
+    pub mpp_timeout_ms: u64,
 }
 
 /// Payments and invoices. Shared by all who need them.
@@ -73,10 +81,12 @@ pub struct Payments {
     keys: Keys,
     idempotency: Idempotency,
     log: Arc<EventLog>,
+    network: std::sync::OnceLock<Network>,
 }
 
 struct Running {
     sync: watch::Receiver<SyncState>,
+    registry: Registry,
     journal: JournalHandle,
 }
 
@@ -114,6 +124,7 @@ impl Payments {
             keys,
             idempotency,
             log,
+            network: std::sync::OnceLock::new(),
         })
     }
 
@@ -122,6 +133,12 @@ impl Payments {
         self.log.attach(Arc::clone(journal.history()));
         let journal = Arc::downgrade(journal);
         self.log.follow(Box::new(move || journal.upgrade().map_or(Position::START, |journal| journal.durable_end())));
+    }
+
+    /// Says what is known of the network, for the route hints of invoices. Without it they have none.
+    pub fn know(&self, network: Network) {
+        // The first one stays: there is one network.
+        let _second = self.network.set(network);
     }
 
     /// Lets the task run. To be called on a tokio runtime, after everything that the channels owe was told
@@ -136,11 +153,12 @@ impl Payments {
             return Err(PaymentsError::Unreadable(fault.to_owned()));
         }
         let receiver = self.receiver.lock().expect(LOCK).take().ok_or(PaymentsError::Started)?;
-        let running = Running { sync: sync.clone(), journal: journal.clone() };
+        let running = Running { sync: sync.clone(), registry: registry.clone(), journal: journal.clone() };
         self.running.set(running).map_err(|_| PaymentsError::Started)?;
+        let receiving = self.receiving_rules(past.clone());
         let archive = archive_of(past);
-        let around =
-            Surroundings { registry, journal, sync, keys: self.keys.clone(), rules: self.payer.clone(), archive };
+        let (keys, rules) = (self.keys.clone(), self.payer.clone());
+        let around = Surroundings { registry, journal, sync, keys, rules, archive, receiving };
         let actor = Actor::new(core, around, receiver, self.inputs.downgrade());
         let task = tokio::spawn(actor.run());
         self.log.nudge();
@@ -154,6 +172,23 @@ impl Payments {
             }
         });
         Ok(())
+    }
+
+    fn receiving_rules(&self, past: Past) -> ReceivingRules {
+        ReceivingRules {
+            accepts_keysend: self.rules.accepts_keysend,
+            mpp_timeout_ms: self.rules.mpp_timeout_ms,
+            is_known: Arc::new(move |payment_hash| {
+                let found = past.view.invoice(payment_hash);
+                found.map_or_else(
+                    |error| {
+                        tracing::error!(%error, "the view cannot be asked: a spontaneous payment is not taken");
+                        true
+                    },
+                    |row| row.is_some(),
+                )
+            }),
+        }
     }
 
     /// Makes payments. Each listener is told what becomes of its own; nothing here waits, but the curve work of all of

@@ -19,8 +19,9 @@ use crate::coins::{self, Coins, WalletRecords};
 use crate::config::Config;
 use crate::gauges::Watched;
 use crate::keys::Keys;
+use crate::network::Network;
 use crate::node::{self, Node, Origins, Surroundings};
-use crate::payments::{PaymentRules, Payments};
+use crate::payments::{MPP_TIMEOUT_MS, PaymentRules, Payments};
 use crate::peer::PeerRules;
 use crate::prepare::Prepared;
 use crate::readiness::Readiness;
@@ -59,6 +60,8 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         sync: sync.clone(),
     })?;
     payments.attach(recovered.journal());
+    let network = Network::default();
+    payments.know(network);
     let registry = recovered.registry();
 
     let loaded = Wallet::load(records.take(), keys.wallet().clone(), reserve_policy(&config))?;
@@ -267,6 +270,8 @@ fn payment_rules(config: &Config) -> PaymentRules {
         final_cltv_delta: payments.final_cltv_delta.0,
         invoice_expiry_s: payments.invoice_expiry_s,
         keys_kept_ms: u64::from(payments.idempotency_hours) * 3_600_000,
+        accepts_keysend: payments.accept_keysend,
+        mpp_timeout_ms: MPP_TIMEOUT_MS,
     }
 }
 

@@ -35,7 +35,7 @@ use crate::happened::PaymentId;
 use crate::payments::{InvoiceRow, PaymentRow};
 
 /// Changes with the layout: an older view is removed and folded again.
-const LAYOUT: &[u8] = b"2";
+const LAYOUT: &[u8] = b"3";
 /// Bytes that sled may cache.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Rows that one call of a list looks at, at most: a filter that hardly anything passes must not read for seconds.

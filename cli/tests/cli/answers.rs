@@ -362,7 +362,55 @@ pub(crate) fn open_invoice() -> Invoice {
         paid_ms: None,
         preimage: Vec::new(),
         min_final_cltv_expiry_delta: 42,
+        kind: InvoiceKind::Plain.into(),
+        ..Invoice::default()
     }
+}
+
+/// A hold invoice whose payment is there, in two parts.
+pub(crate) fn held_invoice() -> Invoice {
+    Invoice {
+        payment_hash: vec![0xe3; 32],
+        status: InvoiceStatus::Held.into(),
+        kind: InvoiceKind::Hold.into(),
+        parts: parts(),
+        held_msat: Some(21_000),
+        held_ms: Some(NOON_MS + 500),
+        settle_by_height: Some(812),
+        ..open_invoice()
+    }
+}
+
+/// The same, given back.
+pub(crate) fn cancelled_invoice() -> Invoice {
+    Invoice {
+        status: InvoiceStatus::Cancelled.into(),
+        held_msat: None,
+        cancelled_ms: Some(NOON_MS + 9_000),
+        cancel_reason: InvoiceCancelReason::Deadline.into(),
+        ..held_invoice()
+    }
+}
+
+/// A payment that no invoice asked for.
+pub(crate) fn keysend() -> Invoice {
+    Invoice {
+        bolt11: String::new(),
+        amount_msat: None,
+        description: String::new(),
+        status: InvoiceStatus::Paid.into(),
+        received_msat: Some(7_000),
+        paid_ms: Some(NOON_MS),
+        preimage: vec![0x9d; 32],
+        min_final_cltv_expiry_delta: 0,
+        kind: InvoiceKind::Keysend.into(),
+        ..open_invoice()
+    }
+}
+
+fn parts() -> Vec<InvoicePart> {
+    let part = |channel: u8, amount_msat| InvoicePart { channel_id: vec![channel; 32], htlc_id: 3, amount_msat };
+    vec![part(0xc1, 20_000), part(0xc2, 1_000)]
 }
 
 pub(crate) fn paid_invoice() -> Invoice {
@@ -517,11 +565,24 @@ pub(crate) fn events() -> Vec<Event> {
             amount_msat: None,
             expires_ms: NOON_MS,
             idempotency_key: "order-1".to_owned(),
+            hold: false,
         }),
         E::InvoicePaid(InvoicePaid {
             payment_hash: payment_hash.clone(),
             received_msat: 1_500,
             preimage: vec![0x9e; 32],
+            parts: parts(),
+            keysend: false,
+        }),
+        E::InvoiceHeld(InvoiceHeld {
+            payment_hash: payment_hash.clone(),
+            held_msat: 21_000,
+            parts: parts(),
+            settle_by_height: 812,
+        }),
+        E::InvoiceCancelled(InvoiceCancelled {
+            payment_hash: payment_hash.clone(),
+            reason: InvoiceCancelReason::PartGone.into(),
         }),
         E::PaymentStarted(PaymentStarted {
             payment_hash: payment_hash.clone(),

@@ -241,6 +241,33 @@ mod invoice {
     }
 
     #[test]
+    fn create_one_that_is_held_for_a_hash_of_ones_own() {
+        let fake = Fake::start();
+        let ran = fake.run(&["invoice", "create", "21sat", "--hold", "--hash", HASH, "--no-hints"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let request = &fake.requests()[0];
+        assert!(request.contains("hold: true, payment_hash: [") && request.contains("no_hints: true"), "{request}");
+    }
+
+    #[test]
+    fn settle() {
+        both("invoice-settle", &["invoice", "settle", HASH, "--idempotency-key", "k"]);
+    }
+
+    #[test]
+    fn settle_by_the_hash_alone() {
+        let fake = Fake::start();
+        let ran = fake.run(&["invoice", "settle", "--hash", HASH]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(fake.requests()[0].contains("which: Some(PaymentHash("));
+    }
+
+    #[test]
+    fn cancel() {
+        both("invoice-cancel", &["invoice", "cancel", HASH, "--idempotency-key", "k"]);
+    }
+
+    #[test]
     fn decode() {
         both("invoice-decode", &["invoice", "decode", "lntbs1…"]);
     }

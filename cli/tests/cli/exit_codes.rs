@@ -140,7 +140,7 @@ mod usage {
     #[test]
     fn what_cannot_be_understood() {
         let fake = Fake::start();
-        let wrong: [&[&str]; 12] = [
+        let wrong: [&[&str]; 15] = [
             &[],
             &["nonsense"],
             &["wallet", "send", "bcrt1q", "21"],
@@ -153,6 +153,9 @@ mod usage {
             &["node", "info", "--json", "--table"],
             &["events", "--from", "1:2", "--from-start"],
             &["invoice", "create", "--expiry", "90"],
+            &["invoice", "create", "--hash", "00"],
+            &["invoice", "settle"],
+            &["invoice", "cancel", "00"],
         ];
         for arguments in wrong {
             let ran = fake.run(arguments);

@@ -439,7 +439,13 @@ impl Invoices for Stage {
     async fn list(&self, request: Request<ListInvoicesRequest>) -> Result<Response<ListInvoicesResponse>, Status> {
         self.note(&request);
         Ok(Response::new(ListInvoicesResponse {
-            invoices: vec![answers::open_invoice(), answers::paid_invoice()],
+            invoices: vec![
+                answers::open_invoice(),
+                answers::paid_invoice(),
+                answers::held_invoice(),
+                answers::cancelled_invoice(),
+                answers::keysend(),
+            ],
             next_cursor: "17".to_owned(),
         }))
     }
@@ -447,6 +453,16 @@ impl Invoices for Stage {
     async fn decode(&self, request: Request<DecodeInvoiceRequest>) -> Result<Response<DecodeInvoiceResponse>, Status> {
         self.note(&request);
         Ok(Response::new(answers::decoded()))
+    }
+
+    async fn settle(&self, request: Request<SettleInvoiceRequest>) -> Result<Response<SettleInvoiceResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(SettleInvoiceResponse { invoice: Some(answers::paid_invoice()) }))
+    }
+
+    async fn cancel(&self, request: Request<CancelInvoiceRequest>) -> Result<Response<CancelInvoiceResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(CancelInvoiceResponse { invoice: Some(answers::cancelled_invoice()) }))
     }
 }
 

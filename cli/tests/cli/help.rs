@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 33] = [
+const COMMANDS: [&[&str]; 35] = [
     &[],
     &["node"],
     &["node", "info"],
@@ -28,6 +28,8 @@ const COMMANDS: [&[&str]; 33] = [
     &["channel", "show"],
     &["invoice"],
     &["invoice", "create"],
+    &["invoice", "settle"],
+    &["invoice", "cancel"],
     &["invoice", "decode"],
     &["invoice", "list"],
     &["invoice", "show"],

@@ -7,14 +7,16 @@ use futures::stream::BoxStream;
 use millrace_journal::Position;
 use millrace_rpc::v1::events_server::Events;
 use millrace_rpc::v1::{self, event::Event as Body};
+use millrace_wire::{PaymentHash, Preimage};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::invoices::{cancel_reason, part_messages};
 use super::payments::failure_message;
 use super::{Shared, fault, parse};
 use crate::events::Subscription;
-use crate::happened::{CloseKind, Happened, Happening};
+use crate::happened::{CloseKind, Happened, Happening, InvoiceCreated, ReceivedPart, sum_of};
 use crate::wallet::WalletTx;
 
 /// Events that are read at a time.
@@ -159,16 +161,27 @@ fn body(what: &Happened) -> Option<Body> {
             payment_hash: payment_hash.0.to_vec(),
             failure: Some(failure_message(failure)),
         }),
-        Happened::InvoiceCreated(created) => Body::InvoiceCreated(v1::InvoiceCreated {
-            payment_hash: created.payment_hash.0.to_vec(),
-            amount_msat: created.amount.map(|amount| amount.0),
-            expires_ms: created.expires_ms,
-            idempotency_key: created.idempotency_key.clone(),
-        }),
-        Happened::InvoicePaid { payment_hash, received, preimage, .. } => Body::InvoicePaid(v1::InvoicePaid {
+        Happened::InvoiceCreated(created) => Body::InvoiceCreated(invoice_created(created, false)),
+        Happened::HoldInvoiceCreated(created) => Body::InvoiceCreated(invoice_created(created, true)),
+        Happened::InvoicePaid { payment_hash, received, preimage, channel_id, htlc_id } => {
+            let part = ReceivedPart { channel_id: *channel_id, htlc_id: *htlc_id, amount: *received };
+            Body::InvoicePaid(invoice_paid(payment_hash, preimage, &[part], false))
+        }
+        Happened::InvoicePaidInParts { payment_hash, preimage, parts } => {
+            Body::InvoicePaid(invoice_paid(payment_hash, preimage, parts, false))
+        }
+        Happened::KeysendReceived { payment_hash, preimage, part } => {
+            Body::InvoicePaid(invoice_paid(payment_hash, preimage, &[*part], true))
+        }
+        Happened::InvoiceHeld { payment_hash, parts, deadline } => Body::InvoiceHeld(v1::InvoiceHeld {
             payment_hash: payment_hash.0.to_vec(),
-            received_msat: received.0,
-            preimage: preimage.as_bytes().to_vec(),
+            held_msat: sum_of(parts).0,
+            parts: part_messages(parts),
+            settle_by_height: deadline.0,
+        }),
+        Happened::InvoiceCancelled { payment_hash, why } => Body::InvoiceCancelled(v1::InvoiceCancelled {
+            payment_hash: payment_hash.0.to_vec(),
+            reason: cancel_reason(*why).into(),
         }),
         Happened::WalletTransaction(seen) => Body::WalletTransaction(v1::WalletTransactionSeen {
             transaction: Some(super::wallet::transaction(&WalletTx {
@@ -192,6 +205,26 @@ fn body(what: &Happened) -> Option<Body> {
             Body::PeerDisconnected(v1::PeerDisconnected { node_id: peer.serialize().to_vec(), reason: reason.clone() })
         }
     })
+}
+
+fn invoice_created(created: &InvoiceCreated, hold: bool) -> v1::InvoiceCreated {
+    v1::InvoiceCreated {
+        payment_hash: created.payment_hash.0.to_vec(),
+        amount_msat: created.amount.map(|amount| amount.0),
+        expires_ms: created.expires_ms,
+        idempotency_key: created.idempotency_key.clone(),
+        hold,
+    }
+}
+
+fn invoice_paid(hash: &PaymentHash, preimage: &Preimage, parts: &[ReceivedPart], keysend: bool) -> v1::InvoicePaid {
+    v1::InvoicePaid {
+        payment_hash: hash.0.to_vec(),
+        received_msat: sum_of(parts).0,
+        preimage: preimage.as_bytes().to_vec(),
+        parts: part_messages(parts),
+        keysend,
+    }
 }
 
 /// As the contract names it.

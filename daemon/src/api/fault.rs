@@ -6,8 +6,9 @@ use tonic::Status;
 use crate::channels::{ChannelState, CommandError, NoFunding, NoNewWork, OpenFailure};
 use crate::config::network_name;
 use crate::events::EventsError;
+use crate::happened::CancelReason;
 use crate::idempotency::KeyError;
-use crate::payments::{InvoiceRefusal, MakeError, PayRefusal};
+use crate::payments::{HoldRefusal, InvoiceRefusal, MakeError, PayRefusal};
 use crate::peer::{ConnectError, DisconnectError, HandshakeFailure};
 use crate::readiness::Readiness;
 use crate::view::ViewError;
@@ -247,6 +248,33 @@ pub(super) fn make_invoice(error: &MakeError) -> Status {
             .fact("limit", limit)
             .hint("Wait until invoices have expired, or give new ones a shorter life.")
             .into_status(error.to_string()),
+    }
+}
+
+/// An invoice is not settled, or not cancelled.
+pub(super) fn decide_invoice(refusal: &HoldRefusal) -> Status {
+    let message = refusal.to_string();
+    match refusal {
+        HoldRefusal::Unknown(hash) => not_found("invoice", hash),
+        HoldRefusal::NotHold(_) | HoldRefusal::NotHeld(_) => ErrorDetail::new(ErrorReason::InvoiceNotHeld)
+            .hint("Wait for the event invoice_held, or see how the invoice stands.")
+            .into_status(message),
+        HoldRefusal::PreimageMissing(_) => field("payment_hash", format!("{message}: give the preimage itself")),
+        HoldRefusal::Cancelled { why, .. } => ErrorDetail::new(ErrorReason::InvoiceCancelled)
+            .fact(
+                "why",
+                match why {
+                    CancelReason::Asked => "ASKED",
+                    CancelReason::Deadline => "DEADLINE",
+                    CancelReason::PartGone => "PART_GONE",
+                },
+            )
+            .hint("Nothing was received for it: make a new invoice.")
+            .into_status(message),
+        HoldRefusal::Paid(hash) => ErrorDetail::new(ErrorReason::InvoiceAlreadyPaid)
+            .fact("payment_hash", hash)
+            .hint("It cannot be taken back: pay the amount back another way.")
+            .into_status(message),
     }
 }
 

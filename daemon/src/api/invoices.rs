@@ -1,19 +1,23 @@
-//! The service `Invoices`: making them, looking them up, reading anybody's.
+//! The service `Invoices`: making them, deciding about what is held for them, looking them up, reading anybody's.
 
 use std::time::Duration;
 
 use bitcoin::Network;
 use millrace_routing::invoice::{Description, Invoice};
 use millrace_rpc::v1::invoices_server::Invoices;
-use millrace_rpc::v1::{self, CreateInvoiceResponse, DecodeInvoiceResponse, GetInvoiceResponse, ListInvoicesResponse};
-use millrace_wire::{Msat, Preimage};
+use millrace_rpc::v1::{
+    self, CancelInvoiceResponse, CreateInvoiceResponse, DecodeInvoiceResponse, GetInvoiceResponse,
+    ListInvoicesResponse, SettleInvoiceResponse,
+};
+use millrace_wire::{Msat, PaymentHash, Preimage};
 use tonic::{Request, Response, Status};
 
 use super::once::{self, Finished, Stored, once, reference_entry};
 use super::{Shared, fault, parse};
 use crate::clock;
 use crate::config::network_name;
-use crate::payments::{InvoiceOrder, InvoiceRefusal, InvoiceRow, Purpose};
+use crate::happened::{CancelReason, ReceivedPart, sum_of};
+use crate::payments::{HoldError, HoldRefusal, InvoiceKind, InvoiceOrder, InvoiceRefusal, InvoiceRow, Purpose, Taking};
 
 /// BOLT 11: the most that a description can have.
 const DESCRIPTION_BYTES_MAX: usize = 639;
@@ -34,7 +38,7 @@ impl Invoices for InvoicesService {
         inner.ready()?;
         let order = order(&request, key.clone())?;
         let stored = once(inner, "Invoices.Create", &key, &request, move |inner, once| async move {
-            if let Err(status) = check_preimage(&inner, &order).await {
+            if let Err(status) = check_hash(&inner, &order).await {
                 return (once, Err(status));
             }
             let names = once.names();
@@ -81,6 +85,80 @@ impl Invoices for InvoicesService {
         let network = self.0.api.config.network;
         Ok(Response::new(decoded(&invoice, &text, network)))
     }
+
+    async fn settle(
+        &self,
+        request: Request<v1::SettleInvoiceRequest>,
+    ) -> Result<Response<SettleInvoiceResponse>, Status> {
+        use v1::settle_invoice_request::Which;
+        self.0.ready()?;
+        let mut request = request.into_inner();
+        let key = std::mem::take(&mut request.idempotency_key);
+        let (payment_hash, preimage) = match &request.which {
+            Some(Which::Preimage(bytes)) => {
+                let preimage = Preimage::new(parse::bytes_32("preimage", bytes)?);
+                (preimage.hash(), Some(preimage))
+            }
+            Some(Which::PaymentHash(bytes)) => (parse::payment_hash(bytes)?, None),
+            None => return Err(fault::field("which", "a preimage or a payment hash is due")),
+        };
+        let stored = once(&self.0, "Invoices.Settle", &key, &request, move |inner, once| async move {
+            let decided = inner.api.payments.settle_invoice(payment_hash, preimage).await;
+            let wanted = |row: &InvoiceRow| row.paid.is_some() && row.kind == InvoiceKind::Hold;
+            (once, finish_decision(&inner, payment_hash, decided, wanted).await)
+        });
+        parse::payment_hash(once::reference(&stored.await?)?)?;
+        let row = self.find(&payment_hash).await?;
+        Ok(Response::new(SettleInvoiceResponse { invoice: Some(message(&row)) }))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<v1::CancelInvoiceRequest>,
+    ) -> Result<Response<CancelInvoiceResponse>, Status> {
+        self.0.ready()?;
+        let mut request = request.into_inner();
+        let key = std::mem::take(&mut request.idempotency_key);
+        let payment_hash = parse::payment_hash(&request.payment_hash)?;
+        let stored = once(&self.0, "Invoices.Cancel", &key, &request, move |inner, once| async move {
+            let decided = inner.api.payments.cancel_invoice(payment_hash).await;
+            let wanted = |row: &InvoiceRow| row.cancelled.is_some();
+            (once, finish_decision(&inner, payment_hash, decided, wanted).await)
+        });
+        parse::payment_hash(once::reference(&stored.await?)?)?;
+        let row = self.find(&payment_hash).await?;
+        Ok(Response::new(CancelInvoiceResponse { invoice: Some(message(&row)) }))
+    }
+}
+
+/// What a decision about an invoice came to. One that is no longer in memory was decided long ago, or has expired: the view
+/// knows.
+async fn finish_decision(
+    inner: &Shared,
+    payment_hash: PaymentHash,
+    decided: Result<(), HoldError>,
+    wanted: impl Fn(&InvoiceRow) -> bool + Send,
+) -> Result<Finished, Status> {
+    match decided {
+        Ok(()) => {}
+        Err(HoldError::NoNewWork(why)) => return Err(fault::no_new_work(&why)),
+        Err(HoldError::Refused(HoldRefusal::Unknown(_))) => {
+            let past = &inner.past;
+            past.view.catch_up(&past.log).await;
+            let row = past.view.invoice(&payment_hash).map_err(|error| fault::view(&error))?;
+            let row = row.ok_or_else(|| fault::not_found("invoice", payment_hash))?;
+            if !wanted(&row) {
+                let refusal = match (&row.paid, row.cancelled) {
+                    (Some(_), _) => HoldRefusal::Paid(payment_hash),
+                    (None, Some((_, why))) => HoldRefusal::Cancelled { payment_hash, why },
+                    (None, None) => HoldRefusal::NotHeld(payment_hash),
+                };
+                return Err(fault::decide_invoice(&refusal));
+            }
+        }
+        Err(HoldError::Refused(refusal)) => return Err(fault::decide_invoice(&refusal)),
+    }
+    Ok(Finished { stored: Stored::Reference(payment_hash.0.to_vec()), is_durable: false })
 }
 
 impl InvoicesService {
@@ -92,12 +170,16 @@ impl InvoicesService {
     }
 }
 
-/// Invoices that are no longer in memory are in the view: a preimage that was ever used is refused.
-async fn check_preimage(inner: &Shared, order: &InvoiceOrder) -> Result<(), Status> {
-    let Some(preimage) = &order.preimage else { return Ok(()) };
+/// Invoices that are no longer in memory are in the view: a hash that was ever used is refused.
+async fn check_hash(inner: &Shared, order: &InvoiceOrder) -> Result<(), Status> {
+    let payment_hash = match &order.taking {
+        Taking::AtOnce(None) | Taking::Hold(None) => return Ok(()),
+        Taking::AtOnce(Some(preimage)) | Taking::Hold(Some(preimage)) => preimage.hash(),
+        Taking::HoldHash(payment_hash) => *payment_hash,
+    };
     let past = &inner.past;
     past.view.catch_up(&past.log).await;
-    match past.view.invoice(&preimage.hash()).map_err(|error| fault::view(&error))? {
+    match past.view.invoice(&payment_hash).map_err(|error| fault::view(&error))? {
         None => Ok(()),
         Some(row) => Err(fault::make_invoice(&InvoiceRefusal::HashTaken(row.payment_hash).into())),
     }
@@ -136,7 +218,25 @@ fn order(request: &v1::CreateInvoiceRequest, idempotency_key: String) -> Result<
         _ => Some(Preimage::new(parse::bytes_32("preimage", &request.preimage)?)),
     };
     let expiry_s = (request.expiry_s > 0).then_some(request.expiry_s);
-    Ok(InvoiceOrder { amount, purpose, expiry_s, min_final_cltv, preimage, idempotency_key })
+    let taking = taking(request, preimage)?;
+    let no_hints = request.no_hints;
+    Ok(InvoiceOrder { amount, purpose, expiry_s, min_final_cltv, taking, no_hints, idempotency_key })
+}
+
+fn taking(request: &v1::CreateInvoiceRequest, preimage: Option<Preimage>) -> Result<Taking, Status> {
+    if request.payment_hash.is_empty() {
+        return Ok(if request.hold { Taking::Hold(preimage) } else { Taking::AtOnce(preimage) });
+    }
+    if !request.hold {
+        return Err(fault::field(
+            "payment_hash",
+            "only a hold invoice can have one whose preimage the node does not know",
+        ));
+    }
+    if preimage.is_some() {
+        return Err(fault::field("payment_hash", "it follows from the preimage; give one of the two"));
+    }
+    parse::payment_hash(&request.payment_hash).map(Taking::HoldHash)
 }
 
 /// The description in an invoice of ours: it is not kept a second time.
@@ -156,6 +256,8 @@ fn description(bolt11: &str) -> (String, Vec<u8>, u32) {
 fn status_of(row: &InvoiceRow, now_ms: u64) -> v1::InvoiceStatus {
     match &row.paid {
         Some(_) => v1::InvoiceStatus::Paid,
+        None if row.cancelled.is_some() => v1::InvoiceStatus::Cancelled,
+        None if row.held.is_some() => v1::InvoiceStatus::Held,
         None if row.expires_ms <= now_ms => v1::InvoiceStatus::Expired,
         None => v1::InvoiceStatus::Open,
     }
@@ -163,19 +265,53 @@ fn status_of(row: &InvoiceRow, now_ms: u64) -> v1::InvoiceStatus {
 
 fn message(row: &InvoiceRow) -> v1::Invoice {
     let (description, description_hash, min_final_cltv_expiry_delta) = description(&row.bolt11);
+    let status = status_of(row, clock::unix_ms());
+    let is_held = status == v1::InvoiceStatus::Held;
+    let parts = row.paid.as_ref().map(|paid| &paid.parts).or(row.held.as_ref().map(|held| &held.parts));
     v1::Invoice {
+        kind: match row.kind {
+            InvoiceKind::Plain => v1::InvoiceKind::Plain,
+            InvoiceKind::Hold => v1::InvoiceKind::Hold,
+            InvoiceKind::Keysend => v1::InvoiceKind::Keysend,
+        }
+        .into(),
+        parts: parts.map(|parts| part_messages(parts)).unwrap_or_default(),
+        held_msat: row.held.as_ref().filter(|_| is_held).map(|held| sum_of(&held.parts).0),
+        held_ms: row.held.as_ref().map(|held| held.held_ms),
+        settle_by_height: row.held.as_ref().map(|held| held.deadline.0),
+        cancelled_ms: row.cancelled.map(|(time_ms, _)| time_ms),
+        cancel_reason: row.cancelled.map_or(v1::InvoiceCancelReason::Unspecified, |(_, why)| cancel_reason(why)).into(),
         payment_hash: row.payment_hash.0.to_vec(),
         bolt11: row.bolt11.clone(),
         amount_msat: row.amount.map(|amount| amount.0),
         description,
         description_hash,
-        status: status_of(row, clock::unix_ms()).into(),
+        status: status.into(),
         created_ms: row.created_ms,
         expires_ms: row.expires_ms,
         received_msat: row.paid.as_ref().map(|paid| paid.received.0),
         paid_ms: row.paid.as_ref().map(|paid| paid.paid_ms),
         preimage: row.paid.as_ref().map(|paid| paid.preimage.as_bytes().to_vec()).unwrap_or_default(),
         min_final_cltv_expiry_delta,
+    }
+}
+
+/// As the contract names them.
+pub(super) fn part_messages(parts: &[ReceivedPart]) -> Vec<v1::InvoicePart> {
+    let part = |part: &ReceivedPart| v1::InvoicePart {
+        channel_id: part.channel_id.0.to_vec(),
+        htlc_id: part.htlc_id.0,
+        amount_msat: part.amount.0,
+    };
+    parts.iter().map(part).collect()
+}
+
+/// As the contract names it.
+pub(super) const fn cancel_reason(why: CancelReason) -> v1::InvoiceCancelReason {
+    match why {
+        CancelReason::Asked => v1::InvoiceCancelReason::Asked,
+        CancelReason::Deadline => v1::InvoiceCancelReason::Deadline,
+        CancelReason::PartGone => v1::InvoiceCancelReason::PartGone,
     }
 }
 

@@ -116,6 +116,8 @@ pub struct PaymentsConfig {
     pub invoice_expiry_s: u32,
     /// How long idempotency keys are remembered. Default: 24 hours.
     pub idempotency_hours: u16,
+    /// Whether payments are taken that no invoice asked for. Default: true.
+    pub accept_keysend: bool,
 }
 
 /// The on-chain wallet.
@@ -231,6 +233,7 @@ impl Default for PaymentsConfig {
             max_cltv_expiry_blocks: 2016,
             invoice_expiry_s: 3600,
             idempotency_hours: 24,
+            accept_keysend: true,
         }
     }
 }

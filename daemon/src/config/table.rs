@@ -192,6 +192,11 @@ fn payments() -> Vec<Field> {
             |c| &mut c.payments.idempotency_hours,
             "How long idempotency keys are remembered.",
         ),
+        field(
+            "payments.accept_keysend",
+            |c| &mut c.payments.accept_keysend,
+            "Whether payments are taken that no invoice asked for.",
+        ),
     ]
 }
 

@@ -12,8 +12,8 @@ use millrace_wire::{
 };
 
 use crate::happened::{
-    AttemptBegun, ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Failure, FailureReason, Happened,
-    InvoiceCreated, PaymentId, PaymentStarted, WalletSeen,
+    AttemptBegun, CancelReason, ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Failure, FailureReason, Happened,
+    InvoiceCreated, PaymentId, PaymentStarted, ReceivedPart, WalletSeen,
 };
 use crate::wallet::{Label, TxKind};
 
@@ -95,6 +95,7 @@ const fn attempt() -> AttemptBegun {
 }
 
 pub(super) fn all() -> Vec<(Happened, &'static str)> {
+    let part = ReceivedPart { channel_id: CHANNEL, htlc_id: HtlcId(2), amount: Msat(1) };
     let (channel_id, peer) = (CHANNEL, peer());
     let failure = Failure { reason: FailureReason::Temporary, message: "m".to_owned(), code: 9, hop: Some(1) };
     let preimage = || Preimage::new([6; 32]);
@@ -208,6 +209,32 @@ pub(super) fn all() -> Vec<(Happened, &'static str)> {
         (
             Happened::PeerDisconnected { peer, reason: "r".to_owned() },
             "01070d031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f0172",
+        ),
+        (
+            Happened::HoldInvoiceCreated(Box::new(InvoiceCreated {
+                payment_hash: HASH,
+                amount: None,
+                expires_ms: 2,
+                bolt11: "ln".to_owned(),
+                idempotency_key: "k".to_owned(),
+            })),
+            "01070e05050505050505050505050505050505050505050505050505050505050505050002026c6e016b",
+        ),
+        (
+            Happened::InvoiceHeld { payment_hash: HASH, parts: vec![part], deadline: BlockHeight(9) },
+            "01070f0505050505050505050505050505050505050505050505050505050505050505010303030303030303030303030303030303030303030303030303030303030303020109",
+        ),
+        (
+            Happened::InvoiceCancelled { payment_hash: HASH, why: CancelReason::PartGone },
+            "010710050505050505050505050505050505050505050505050505050505050505050502",
+        ),
+        (
+            Happened::InvoicePaidInParts { payment_hash: HASH, preimage: preimage(), parts: vec![part] },
+            "010711050505050505050505050505050505050505050505050505050505050505050506060606060606060606060606060606060606060606060606060606060606060103030303030303030303030303030303030303030303030303030303030303030201",
+        ),
+        (
+            Happened::KeysendReceived { payment_hash: HASH, preimage: preimage(), part },
+            "0107120505050505050505050505050505050505050505050505050505050505050505060606060606060606060606060606060606060606060606060606060606060603030303030303030303030303030303030303030303030303030303030303030201",
         ),
     ]
 }

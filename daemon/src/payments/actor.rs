@@ -4,6 +4,8 @@
 //! done before (`prepare`) and beside it (peeling, in chunks on the runtime's workers). Its queue is not bounded here:
 //! clients are bounded by what they may have under way, and news by what channels may have in flight.
 
+mod receiving;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,17 +15,16 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use millrace_chain::SyncState;
 use millrace_journal::Position;
-use millrace_routing::SharedSecret;
-use millrace_routing::onion::Final;
-use millrace_wire::{BlockHeight, ChannelId, HtlcId, PaymentHash, PaymentSecret};
+use millrace_wire::{BlockHeight, ChannelId, HtlcId, PaymentHash, Preimage};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::core::{Consequences, Core, ToPeel};
-use super::judge::{self, Opened, Received, Removing};
+use super::entry::InvoiceEntry;
+use super::judge::{Opened, Received, Removing};
 use super::listener::Listener;
 use super::prepare::{PayerRules, Prepared};
-use super::receive::InvoiceRefusal;
+use super::receive::{Fulfilment, HoldReply, InvoiceRefusal};
 use super::send::{LookUp, Order, World};
 use crate::channels::{CommandError, CommandResult, NoNewWork, Registry};
 use crate::clock;
@@ -62,6 +63,10 @@ pub(crate) enum Input {
     Barrier(std::sync::mpsc::Sender<()>),
     /// How many payments are under way, and how many invoices in memory.
     Count(oneshot::Sender<(usize, usize)>),
+    /// Takes what is held for an invoice; without a preimage, by the one that this node has.
+    Settle(PaymentHash, Option<Preimage>, HoldReply),
+    /// Takes an invoice back.
+    Cancel(PaymentHash, HoldReply),
 }
 
 /// Answers those who ask again for what is no longer in memory.
@@ -75,6 +80,16 @@ pub(crate) struct Surroundings {
     pub(crate) keys: Keys,
     pub(crate) rules: PayerRules,
     pub(crate) archive: Archive,
+    pub(crate) receiving: ReceivingRules,
+}
+
+/// What the owner decides about receiving.
+#[derive(Clone)]
+pub(crate) struct ReceivingRules {
+    pub(crate) accepts_keysend: bool,
+    pub(crate) mpp_timeout_ms: u64,
+    /// Whether an invoice or a spontaneous payment with this hash was ever there. May read files.
+    pub(crate) is_known: Arc<dyn Fn(&PaymentHash) -> bool + Send + Sync>,
 }
 
 /// The task.
@@ -96,7 +111,7 @@ pub(crate) struct Actor {
 /// What was decided about an HTLC of a peer.
 #[derive(Clone)]
 enum Decision {
-    Fulfill(Received),
+    Fulfill(Box<Fulfilment>),
     Remove(Removing),
 }
 
@@ -158,13 +173,14 @@ impl Actor {
                     self.on_offered(tag, result, &mut out);
                 }
                 Some((tag, result)) = self.decisions.next(), if !self.decisions.is_empty() => {
-                    self.on_decided(tag, result);
+                    self.on_decided(tag, result, &mut out);
                 }
                 Some(()) = self.writes.next(), if !self.writes.is_empty() => {}
                 _ = tick.tick() => is_tick = true,
             }
             if is_tick {
                 self.on_tick();
+                self.look_at_held(&mut out);
             }
             self.with_world(|core, world| core.sending.retry(world, is_tick, &mut out.orders));
             self.carry_out(out);
@@ -191,20 +207,24 @@ impl Actor {
                 }
             }),
             Input::BeginInvoice(payment_hash, reply) => {
-                if let Err(Ok(())) = reply.send(self.core.invoices.begin(payment_hash)) {
-                    self.core.invoices.abandon(payment_hash);
+                if let Err(Ok(())) = reply.send(self.core.receiving.invoices.begin(payment_hash)) {
+                    self.core.receiving.invoices.abandon(payment_hash);
                 }
             }
-            Input::AbandonInvoice(payment_hash) => self.core.invoices.abandon(payment_hash),
+            Input::AbandonInvoice(payment_hash) => self.core.receiving.invoices.abandon(payment_hash),
             Input::Peeled(peeled) => {
                 for (received, opened) in peeled {
-                    self.decide(received, opened);
+                    self.decide(received, opened, out);
                 }
             }
             // Whoever asked and is gone needs no answer.
             Input::Section(up_to, reply) => drop(reply.send(self.core.section(up_to))),
             Input::Barrier(reply) => drop(reply.send(())),
-            Input::Count(reply) => drop(reply.send((self.core.sending.len(), self.core.invoices.len()))),
+            Input::Settle(payment_hash, preimage, reply) => self.settle(payment_hash, preimage, reply, out),
+            Input::Cancel(payment_hash, reply) => {
+                self.core.receiving.cancel(payment_hash, reply, &mut out.receipts);
+            }
+            Input::Count(reply) => drop(reply.send((self.core.sending.len(), self.core.receiving.invoices.len()))),
         }
     }
 
@@ -227,7 +247,7 @@ impl Actor {
     // --- what follows ---
 
     fn carry_out(&mut self, out: Consequences) {
-        let Consequences { orders, to_peel } = out;
+        let Consequences { orders, to_peel, receipts } = out;
         for order in orders {
             match order {
                 Order::Offer { id, attempt, channel_id, offer, entry } => {
@@ -239,6 +259,7 @@ impl Actor {
                 Order::LookUp(look_up, listener) => (self.around.archive)(look_up, listener),
             }
         }
+        self.carry_out_receipts(receipts);
         self.peel(to_peel);
     }
 
@@ -270,7 +291,7 @@ impl Actor {
         let unix_ms = clock::unix_ms();
         if unix_ms >= self.pruned_ms + PRUNE_EVERY_MS {
             self.pruned_ms = unix_ms;
-            self.core.invoices.prune(unix_ms, EXPIRY_SLACK_MS);
+            self.core.receiving.invoices.prune(unix_ms, EXPIRY_SLACK_MS);
             self.core.sending.prune(unix_ms);
             self.core.keys.prune(unix_ms);
         }
@@ -285,17 +306,19 @@ impl Actor {
             // Told twice at a start: once is enough.
             if let std::collections::hash_map::Entry::Vacant(vacant) = self.deciding.entry(place) {
                 vacant.insert(None);
-                fresh.push((received, onion));
+                if !self.fulfill_owed(place) {
+                    fresh.push((received, onion));
+                }
             }
         }
         let height = self.synced_height();
         while !fresh.is_empty() {
             let chunk: Vec<ToPeel> = fresh.drain(..fresh.len().min(PEEL_CHUNK)).collect();
-            let node_key = *self.around.keys.node_key();
+            let open = self.opener(&chunk, height);
             let Some(this) = self.this.upgrade() else { return };
             tokio::spawn(async move {
                 let opened = chunk.into_iter().map(|(received, onion)| {
-                    let opened = judge::open(&node_key, &received, &onion, height);
+                    let opened = open(&received, &onion);
                     (received, opened)
                 });
                 // Fails only when the node has stopped.
@@ -309,50 +332,22 @@ impl Actor {
         sync.height().filter(|_| sync.is_synced()).map(BlockHeight)
     }
 
-    fn decide(&mut self, received: Received, opened: Opened) {
+    fn decide(&mut self, received: Received, opened: Opened, out: &mut Consequences) {
         let place = (received.channel_id, received.id);
-        let decision = match opened {
-            Opened::Refused(removing) => Decision::Remove(removing),
-            Opened::Final(secret, last) => self.judge(&received, &secret, &last),
-        };
-        self.deciding.insert(place, Some(decision.clone()));
-        self.order(place, decision);
-    }
-
-    fn judge(&self, received: &Received, secret: &SharedSecret, last: &Final) -> Decision {
-        let Some(height) = self.synced_height() else {
-            return Decision::Remove(judge::refuse_for_now(secret));
-        };
-        // On a disk that is nearly full, room is kept for what must be done: the payer may try again later.
-        if let Err(why @ NoNewWork::DiskLow(_)) = self.around.registry.check_new_work() {
-            // Not louder: the peer decides how often, and the log may be on that same disk. That it is full has been said.
-            tracing::debug!(%why, channel_id = %received.channel_id, "an HTLC is failed back: the payer may try again");
-            return Decision::Remove(judge::refuse_for_now(secret));
-        }
-        let invoice = self.core.invoices.get(&received.payment_hash);
-        let expected = PaymentSecret::new(*self.around.keys.payment_secret(&received.payment_hash.0));
-        match judge::judge(received, last, invoice, &expected, height, clock::unix_ms()) {
-            Ok(()) => Decision::Fulfill(received.clone()),
-            Err(unpaid) => {
-                let Received { channel_id, id, .. } = received;
-                tracing::info!(%channel_id, htlc_id = id.0, reason = %unpaid, "an HTLC pays no invoice");
-                Decision::Remove(judge::refuse_payment(received, secret, height))
-            }
+        match opened {
+            Opened::Refused(removing) => self.order(place, Decision::Remove(removing)),
+            Opened::Final(secret, last) => self.receive(received, secret, &last, &mut out.receipts),
         }
     }
 
     fn order(&mut self, place: (ChannelId, HtlcId), decision: Decision) {
         let (channel_id, id) = place;
+        self.deciding.insert(place, Some(decision.clone()));
         let registry = &self.around.registry;
         let answer = match decision {
-            Decision::Fulfill(received) => {
-                let Received { payment_hash, amount, .. } = received;
-                let Some((preimage, entry)) = self.core.invoices.claim(payment_hash, channel_id, id, amount) else {
-                    // Expired and forgotten while it was being decided; the HTLC is told again at a start.
-                    tracing::error!(%channel_id, htlc_id = id.0, "the invoice of an HTLC is gone");
-                    return;
-                };
-                registry.fulfill(channel_id, id, preimage, None, vec![entry.entry()])
+            Decision::Fulfill(fulfilment) => {
+                let entries = fulfilment.entry.iter().map(InvoiceEntry::entry).collect();
+                registry.fulfill(channel_id, id, fulfilment.preimage.clone(), None, entries)
             }
             Decision::Remove(Removing::Fail(reason)) => registry.fail(channel_id, id, reason, None, Vec::new()),
             Decision::Remove(Removing::Malformed { sha256_of_onion, failure_code }) => {
@@ -362,7 +357,7 @@ impl Actor {
         self.decisions.push(Tagged { tag: place, answer });
     }
 
-    fn on_decided(&mut self, place: (ChannelId, HtlcId), result: CommandResult) {
+    fn on_decided(&mut self, place: (ChannelId, HtlcId), result: CommandResult, out: &mut Consequences) {
         if let Err(CommandError::Busy { .. }) = result {
             return self.again.push(place);
         }
@@ -370,14 +365,17 @@ impl Actor {
         let (channel_id, htlc_id) = place;
         match result {
             Ok(_) => {
-                if let Some(Decision::Fulfill(_)) = decision {
+                if let Some(Decision::Fulfill(fulfilment)) = decision
+                    && fulfilment.entry.is_some()
+                {
                     ::metrics::counter!(metrics::PAYMENTS_RECEIVED).increment(1);
                 }
             }
             Err(error) => {
                 tracing::warn!(%channel_id, htlc_id = htlc_id.0, %error, "a channel did not take a decision");
-                if let Some(Decision::Fulfill(received)) = decision {
-                    self.core.invoices.unclaim(received.payment_hash, channel_id, htlc_id);
+                if let Some(Decision::Fulfill(fulfilment)) = decision {
+                    let is_stopping = matches!(error, CommandError::NoNewWork(_));
+                    self.core.receiving.on_refused(&fulfilment, is_stopping, &mut out.receipts);
                 }
             }
         }

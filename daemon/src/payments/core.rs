@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::channel_news::ChannelNews;
 use super::entry::{InvoiceEntry, PaymentEntry, decode, encode};
 use super::judge::Received;
-use super::receive::{Invoice, Invoices};
+use super::receive::{Invoice, Receipt, Receiving};
 use super::send::{Order, Sending, SendingSection, World};
 use crate::entry::{Entry, Kind};
 use crate::events::{EventLog, EventsSection};
@@ -30,12 +30,13 @@ pub(crate) type ToPeel = (Received, Box<ReceivedOnion>);
 pub(crate) struct Consequences {
     pub(crate) orders: Vec<Order>,
     pub(crate) to_peel: Vec<ToPeel>,
+    pub(crate) receipts: Vec<Receipt>,
 }
 
 /// The state.
 pub(crate) struct Core {
     pub(crate) sending: Sending,
-    pub(crate) invoices: Invoices,
+    pub(crate) receiving: Receiving,
     channels: ChannelNews,
     /// Steps that were seen, from the last checkpoint on.
     seen: BTreeSet<(u64, u32)>,
@@ -60,7 +61,7 @@ impl Core {
     pub(crate) fn new(keys: Idempotency, log: Arc<EventLog>) -> Self {
         Self {
             sending: Sending::default(),
-            invoices: Invoices::default(),
+            receiving: Receiving::default(),
             channels: ChannelNews::default(),
             seen: BTreeSet::new(),
             keys,
@@ -74,7 +75,7 @@ impl Core {
         let section: Section = decode(section)?;
         self.keys.restore(&section.keys)?;
         self.sending.restore(section.sending);
-        self.invoices.restore(section.invoices);
+        self.receiving.invoices.restore(section.invoices);
         self.channels = section.channels;
         self.seen = section.seen.into_iter().collect();
         self.log.restore(section.events);
@@ -86,7 +87,7 @@ impl Core {
         self.seen = self.seen.split_off(&(up_to.frame, up_to.index));
         encode(&Section {
             sending: self.sending.section(),
-            invoices: self.invoices.section(),
+            invoices: self.receiving.invoices.section(),
             channels: self.channels.clone(),
             seen: self.seen.iter().copied().collect(),
             keys: self.keys.section(),
@@ -121,6 +122,11 @@ impl Core {
                         // What has no position was told before, or is not durable: it is no event.
                         self.channels.on_fact(channel_id, terms.as_deref(), &fact, &mut happened);
                     }
+                    match fact {
+                        Fact::RemovalIrrevocable { id, .. } => self.receiving.invoices.on_removed(channel_id, id),
+                        Fact::Closed(_) => self.receiving.invoices.on_closed(channel_id),
+                        _ => {}
+                    }
                     let world = world.filter(|_| !is_replay);
                     self.sending.on_fact(channel_id, fact, time_ms, is_replay, world, &mut out.orders, &mut happened);
                 }
@@ -139,7 +145,8 @@ impl Core {
             Kind::Payment => PaymentEntry::decode(&entry.bytes).map(|entry| {
                 self.sending.on_entry(entry, time_ms, &self.keys, &mut out.orders, happened);
             }),
-            Kind::Invoice => InvoiceEntry::decode(&entry.bytes).map(|entry| self.invoices.on_entry(entry, happened)),
+            Kind::Invoice => InvoiceEntry::decode(&entry.bytes)
+                .map(|entry| self.receiving.on_entry(entry, time_ms, &mut out.receipts, happened)),
             Kind::Idempotency => self.keys.apply(&entry.bytes, time_ms),
             Kind::Wallet => crate::wallet::seen_in_record(&entry.bytes).map(|seen| {
                 happened.extend(seen.into_iter().map(|seen| Happened::WalletTransaction(Box::new(seen))));

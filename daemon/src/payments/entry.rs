@@ -3,11 +3,11 @@
 //!
 //! The encoding is a version byte and then postcard; variants are only ever added at the end.
 
-use millrace_wire::{ChannelId, HtlcId, Msat, PaymentHash, Preimage};
+use millrace_wire::{BlockHeight, ChannelId, HtlcId, Msat, PaymentHash, Preimage};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Entry, Kind};
-use crate::happened::{AttemptBegun, Failure, InvoiceCreated, PaymentId, PaymentStarted};
+use crate::happened::{AttemptBegun, CancelReason, Failure, InvoiceCreated, PaymentId, PaymentStarted, ReceivedPart};
 use crate::idempotency::{KeyHash, RequestHash};
 
 /// The version that this build writes.
@@ -64,6 +64,54 @@ pub(crate) enum InvoiceEntry {
         /// What it carries.
         amount: Msat,
     },
+    /// A hold invoice is made, and handed out only once this is durable.
+    MadeHold(Box<MadeHold>),
+    /// All HTLCs of a payment for a hold invoice are there, and are held.
+    Held {
+        /// Which invoice.
+        payment_hash: PaymentHash,
+        /// By these, and no others.
+        parts: Vec<ReceivedPart>,
+        /// The last block at which it can be settled.
+        deadline: BlockHeight,
+    },
+    /// Several HTLCs pay it together, or one that was held: written in the step that decides the fulfilment of the first.
+    /// The others are fulfilled once this is durable; after a crash they are because of this.
+    ClaimedParts {
+        /// Which invoice.
+        payment_hash: PaymentHash,
+        /// What fulfils them.
+        preimage: Preimage,
+        /// All of them; the first is the one of this step.
+        parts: Vec<ReceivedPart>,
+    },
+    /// It cannot be paid any more, and what is held for it is failed.
+    Cancelled {
+        /// Which invoice.
+        payment_hash: PaymentHash,
+        /// Why.
+        why: CancelReason,
+    },
+    /// An HTLC that brings its own preimage is taken: written in the step that decides its fulfilment.
+    Keysend {
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// What it brought.
+        preimage: Preimage,
+        /// It.
+        part: ReceivedPart,
+    },
+}
+
+/// A hold invoice that is made.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct MadeHold {
+    /// All that is told of it.
+    pub(crate) created: InvoiceCreated,
+    /// What pays for it; absent if only the client knows it.
+    pub(crate) preimage: Option<Preimage>,
+    /// Blocks that the last HTLC must leave.
+    pub(crate) min_final_cltv: u16,
 }
 
 /// An invoice that is made. Its payment secret follows from the seed and its hash.
@@ -174,6 +222,29 @@ mod tests {
         let made = Made { created, preimage: Preimage::new([5; 32]), min_final_cltv: 42 };
         let made = InvoiceEntry::Made(Box::new(made));
         assert_eq!(hex::encode(made.entry().bytes), format!("0100{}0002026c6e00{}2a", bytes(1), bytes(5)));
+        let part = ReceivedPart { channel_id: ChannelId([2; 32]), htlc_id: HtlcId(3), amount: Msat(4) };
+        let (payment_hash, preimage) = (PaymentHash([1; 32]), Preimage::new([5; 32]));
+        let InvoiceEntry::Made(plain) = &made else { unreachable!() };
+        let hold = MadeHold { created: plain.created.clone(), preimage: None, min_final_cltv: 42 };
+        let part_hex = format!("{}0304", bytes(2));
+        let (hash_hex, preimage_hex) = (bytes(1), bytes(5));
+        let samples = [
+            (InvoiceEntry::MadeHold(Box::new(hold)), format!("0102{hash_hex}0002026c6e00002a")),
+            (
+                InvoiceEntry::Held { payment_hash, parts: vec![part], deadline: BlockHeight(9) },
+                format!("0103{hash_hex}01{part_hex}09"),
+            ),
+            (
+                InvoiceEntry::ClaimedParts { payment_hash, preimage: preimage.clone(), parts: vec![part, part] },
+                format!("0104{hash_hex}{preimage_hex}02{part_hex}{part_hex}"),
+            ),
+            (InvoiceEntry::Cancelled { payment_hash, why: CancelReason::Deadline }, format!("0105{hash_hex}01")),
+            (InvoiceEntry::Keysend { payment_hash, preimage, part }, format!("0106{hash_hex}{preimage_hex}{part_hex}")),
+        ];
+        for (entry, stored) in samples {
+            assert_eq!(hex::encode(entry.entry().bytes), stored);
+            assert_eq!(InvoiceEntry::decode(&hex::decode(stored).unwrap()).unwrap(), entry);
+        }
         for cut in 0..made.entry().bytes.len() {
             assert!(InvoiceEntry::decode(&made.entry().bytes[..cut]).is_err());
         }

@@ -15,7 +15,7 @@ use super::receive::Invoice;
 use crate::facts::ReceivedOnion;
 
 /// BOLT 4: more than twice the amount is refused, so that nobody loses much by an error.
-const OVERPAYMENT_MAX: u64 = 2;
+pub(crate) const OVERPAYMENT_MAX: u64 = 2;
 
 /// An HTLC of a peer that is irrevocably there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,12 +95,19 @@ pub(crate) fn open(
     }
 }
 
+/// Peels an HTLC that was judged before and is held since: only the secret is wanted again, and neither the height nor the
+/// exposure is held against it any more.
+pub(crate) fn open_again(node_key: &SecretKey, received: &Received, onion: &ReceivedOnion) -> Opened {
+    let received = Received { over_dust_exposure: false, ..received.clone() };
+    open(node_key, &received, onion, Some(BlockHeight(0)))
+}
+
 /// Why an HTLC does not pay an invoice. For our own log: the sender is not told which.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum Unpaid {
     #[error("no open invoice has its payment hash")]
     Unknown,
-    #[error("the invoice is paid already")]
+    #[error("the invoice is paid or cancelled already")]
     AlreadyPaid,
     #[error("the invoice has expired")]
     Expired,
@@ -108,13 +115,16 @@ pub(crate) enum Unpaid {
     Secret,
     #[error("it carries {amount}, the invoice asks for {asked}")]
     Amount { amount: Msat, asked: Msat },
-    #[error("it carries {amount}, only a part of {total}")]
+    #[error("it brings its own preimage, and carries {amount}, only a part of {total}")]
     Part { amount: Msat, total: Msat },
+    #[error("it brings its own preimage, and this node does not take such")]
+    Keysend,
     #[error("it expires at {}, and must not before {least}", expiry.0)]
     Expiry { expiry: CltvExpiry, least: u32 },
 }
 
-/// Holds a final HTLC against the invoice with its hash.
+/// Holds a final HTLC, which may be a part of its payment, against the invoice with its hash. BOLT 4: the amount that is
+/// paid is the total of which the HTLC is a part.
 pub(crate) fn judge(
     received: &Received,
     last: &Final,
@@ -124,7 +134,7 @@ pub(crate) fn judge(
     unix_ms: u64,
 ) -> Result<(), Unpaid> {
     let invoice = invoice.ok_or(Unpaid::Unknown)?;
-    if !invoice.is_payable_by(received.channel_id, received.id) {
+    if !invoice.is_open() {
         return Err(Unpaid::AlreadyPaid);
     }
     if last.payment_secret.as_ref() != Some(secret) {
@@ -133,13 +143,11 @@ pub(crate) fn judge(
     if invoice.expires_ms <= unix_ms {
         return Err(Unpaid::Expired);
     }
-    let amount = received.amount;
-    if last.total_msat > amount {
-        return Err(Unpaid::Part { amount, total: last.total_msat });
-    }
     if let Some(asked) = invoice.amount {
         let most = asked.checked_mul(OVERPAYMENT_MAX).unwrap_or(Msat(u64::MAX));
-        if amount < asked || amount > most || last.total_msat < asked {
+        // No hop can have paid less than the total for it: each part carries what the onion says of it.
+        let amount = last.total_msat.max(received.amount);
+        if last.total_msat < asked || amount > most {
             return Err(Unpaid::Amount { amount, asked });
         }
     }
@@ -154,6 +162,11 @@ pub(crate) fn judge(
 pub(crate) fn refuse_payment(received: &Received, secret: &SharedSecret, height: BlockHeight) -> Removing {
     let message = FailureMessage::IncorrectOrUnknownPaymentDetails { amount: received.amount, height };
     Removing::fail(secret, &message)
+}
+
+/// How an HTLC is failed whose payment did not become whole in time.
+pub(crate) fn refuse_alone(secret: &SharedSecret) -> Removing {
+    Removing::fail(secret, &FailureMessage::MppTimeout)
 }
 
 /// How an HTLC is failed that cannot be taken just now.
@@ -240,8 +253,18 @@ mod tests {
 
     #[test]
     fn a_part_of_a_payment() {
-        let part = told(|_, payload, _| payload.total = Msat(21_001));
-        assert_eq!(part, Err(Unpaid::Part { amount: Msat(21_000), total: Msat(21_001) }));
+        let part = |amount: u64, total: u64| {
+            told(|htlc, payload, _| {
+                htlc.amount = Msat(amount);
+                *payload = FinalPayload { total: Msat(total), ..super::tests::payload(amount, 742) };
+            })
+        };
+        assert_eq!(part(1, 21_000), Ok(()), "however small: the total counts");
+        assert_eq!(part(1, 42_000), Ok(()));
+        let asked = Msat(21_000);
+        assert_eq!(part(1, 20_999), Err(Unpaid::Amount { amount: Msat(20_999), asked }));
+        assert_eq!(part(1, 42_001), Err(Unpaid::Amount { amount: Msat(42_001), asked }));
+        assert_eq!(part(42_001, 21_000), Err(Unpaid::Amount { amount: Msat(42_001), asked }), "what came counts too");
     }
 
     #[test]
@@ -267,9 +290,7 @@ mod tests {
     #[test]
     fn expired_paid_or_unknown_invoices() {
         assert_eq!(told(|_, _, invoice| invoice.expires_ms = NOW), Err(Unpaid::Expired));
-        let paid = told(|_, _, invoice| invoice.claim(ChannelId([1; 32]), HtlcId(4)));
-        assert_eq!(paid, Err(Unpaid::AlreadyPaid));
-        assert_eq!(told(|_, _, invoice| invoice.claim(ChannelId([1; 32]), HtlcId(3))), Ok(()), "by this very HTLC");
+        assert_eq!(told(|_, _, invoice| invoice.claim_for_tests()), Err(Unpaid::AlreadyPaid));
         let (onion, _) = onion(Payload::Final(payload(21_000, 742)), 2, vec![]);
         let htlc = received(21_000, 742);
         let Opened::Final(_, last) = open(&key(2), &htlc, &onion, Some(HEIGHT)) else { panic!() };

@@ -1,288 +1,451 @@
-//! Invoices of this node: which can be paid, by what, and which are.
+//! Receiving: what is done with the HTLCs that end here (BOLT 4, "Basic Multi-Part Payments"; BOLT 11).
 //!
-//! An invoice is durable before it is handed out (D7). It is paid by the entry `Claimed`, which is written in the same
-//! step as the decision to fulfil the HTLC: so after any crash either both are there or neither, and a second HTLC with
-//! the same hash is failed. Only invoices that can still be paid, or were paid and have not expired, are in memory.
+//! The parts of a payment are held ([`assembly`]) until they are whole. Then an invoice is paid: the first part is
+//! fulfilled in the step that holds the decision, and the others once that is durable, for the decision names them all.
+//! For a hold invoice it is first written down that all is there, and then its owner decides, or the nearest expiry does.
+//! Of settling, cancelling and the deadline one wins: whichever is on its way to the journal first. Whoever asked for
+//! another one is told which it was, once it is durable.
 //!
-//! There are no hold invoices: every HTLC is decided at once, so none can come near its deadline undecided.
+//! Nothing here waits, and nothing touches the world: what is to be done comes out as [`Receipt`]s.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod assembly;
+mod invoices;
 
-use millrace_wire::{ChannelId, HtlcId, Msat, PaymentHash, Preimage};
-use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
-use super::entry::{InvoiceEntry, Made};
-use crate::happened::Happened;
+use millrace_channel::Millis;
+use millrace_routing::onion::Final;
+use millrace_wire::{BlockHeight, ChannelId, HtlcId, Msat, PaymentHash, PaymentSecret, Preimage};
+use tokio::sync::oneshot;
 
-/// Invoices that may be open at once: each takes some 200 bytes of memory.
-pub(crate) const OPEN_MAX: usize = 5_000_000;
+pub(crate) use assembly::HeldPart;
+pub use invoices::InvoiceRefusal;
+pub(crate) use invoices::{Invoice, Invoices};
 
-/// An invoice, as far as paying it is concerned.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct Invoice {
-    preimage: Preimage,
-    /// Absent if the payer chooses.
-    pub(crate) amount: Option<Msat>,
-    /// As Unix time in milliseconds.
-    pub(crate) expires_ms: u64,
-    /// Blocks that the last HTLC must leave.
-    pub(crate) min_final_cltv: u16,
-    state: State,
+use self::assembly::{Added, Assembly};
+use self::invoices::{Became, Busy};
+use super::entry::InvoiceEntry;
+use super::judge::{self, OVERPAYMENT_MAX, Received, Removing, Unpaid};
+use crate::entry::Entry;
+use crate::happened::{CancelReason, Happened, ReceivedPart};
+
+/// An HTLC of a peer.
+pub(crate) type Place = (ChannelId, HtlcId);
+
+/// BOLT 4: how long parts wait for the others, at least.
+pub const MPP_TIMEOUT_MS: u64 = 60_000;
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Receipt {
+    /// To a channel; if it refuses, [`Receiving::on_refused`] is told.
+    Fulfill(Fulfilment),
+    /// To a channel.
+    Fail(Place, Removing),
+    /// To be written by itself.
+    Write(Entry),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-enum State {
-    Open,
-    /// This HTLC is about to pay it; not yet durable.
-    Claiming(ChannelId, HtlcId),
-    /// This HTLC pays it.
-    Paid(ChannelId, HtlcId),
+/// An HTLC that is to be fulfilled.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Fulfilment {
+    pub(crate) place: Place,
+    pub(crate) payment_hash: PaymentHash,
+    pub(crate) preimage: Preimage,
+    /// The decision, if it is made with this HTLC.
+    pub(crate) entry: Option<InvoiceEntry>,
 }
 
-impl Invoice {
-    /// One that can be paid.
-    pub(crate) const fn open(preimage: Preimage, amount: Option<Msat>, expires_ms: u64, min_final_cltv: u16) -> Self {
-        Self { preimage, amount, expires_ms, min_final_cltv, state: State::Open }
-    }
-
-    /// Whether no other HTLC pays it.
-    pub(crate) fn is_payable_by(&self, channel_id: ChannelId, htlc_id: HtlcId) -> bool {
-        match self.state {
-            State::Open => true,
-            State::Claiming(by, id) | State::Paid(by, id) => (by, id) == (channel_id, htlc_id),
-        }
-    }
-
-    /// This HTLC is about to pay it.
-    pub(crate) fn claim(&mut self, channel_id: ChannelId, htlc_id: HtlcId) {
-        if self.state == State::Open {
-            self.state = State::Claiming(channel_id, htlc_id);
-        }
-    }
+/// When something is decided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) now: Millis,
+    pub(crate) unix_ms: u64,
+    pub(crate) height: BlockHeight,
 }
 
-/// Why an invoice is not made.
+/// Why an invoice is not settled, or not cancelled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum InvoiceRefusal {
-    /// There is one with its hash.
-    #[error("an invoice with the payment hash {0} exists")]
-    HashTaken(PaymentHash),
-    /// Too many are open.
-    #[error("{0} invoices are open, and no more may be")]
-    TooMany(usize),
+pub enum HoldRefusal {
+    /// There is none, or it is over and no longer in memory.
+    #[error("no invoice with the payment hash {0} can be decided")]
+    Unknown(PaymentHash),
+    /// Its payment is never held.
+    #[error("the invoice {0} is no hold invoice: a payment of it is taken at once")]
+    NotHold(PaymentHash),
+    /// There is nothing to take.
+    #[error("no whole payment is held for the invoice {0}")]
+    NotHeld(PaymentHash),
+    /// Only the client knows its preimage.
+    #[error("this node does not know the preimage of the invoice {0}")]
+    PreimageMissing(PaymentHash),
+    /// It was cancelled first.
+    #[error("the invoice {payment_hash} is cancelled: {}", in_words(*.why))]
+    Cancelled {
+        /// Which.
+        payment_hash: PaymentHash,
+        /// Why.
+        why: CancelReason,
+    },
+    /// It was paid first.
+    #[error("the invoice {0} is paid")]
+    Paid(PaymentHash),
 }
 
-/// All invoices that matter to HTLCs.
-#[derive(Default)]
-pub(crate) struct Invoices {
-    by_hash: HashMap<PaymentHash, Invoice>,
-    by_expiry: BTreeSet<(u64, PaymentHash)>,
-    /// On their way to the journal.
-    making: HashSet<PaymentHash>,
+/// Why an invoice was cancelled.
+const fn in_words(why: CancelReason) -> &'static str {
+    match why {
+        CancelReason::Asked => "its owner said so",
+        CancelReason::Deadline => "what was held for it came too near to its expiry",
+        CancelReason::PartGone => "the channel of a part was closed",
+    }
 }
 
-impl Invoices {
-    /// Takes a hash for an invoice that is about to be written.
-    pub(crate) fn begin(&mut self, payment_hash: PaymentHash) -> Result<(), InvoiceRefusal> {
-        if self.by_hash.len() + self.making.len() >= OPEN_MAX {
-            return Err(InvoiceRefusal::TooMany(OPEN_MAX));
+/// The answer to whoever settles or cancels.
+pub(crate) type HoldReply = oneshot::Sender<Result<(), HoldRefusal>>;
+
+enum Waiter {
+    Settle(HoldReply),
+    Cancel(HoldReply),
+}
+
+/// Everything about payments to this node.
+pub(crate) struct Receiving {
+    pub(crate) invoices: Invoices,
+    assembly: Assembly,
+    /// The last block that was looked at.
+    height: BlockHeight,
+    /// Who wants to know how an invoice is decided.
+    waiting: HashMap<PaymentHash, Vec<Waiter>>,
+}
+
+impl Default for Receiving {
+    fn default() -> Self {
+        Self {
+            invoices: Invoices::default(),
+            assembly: Assembly::default(),
+            height: BlockHeight(0),
+            waiting: HashMap::new(),
         }
-        if self.by_hash.contains_key(&payment_hash) || !self.making.insert(payment_hash) {
-            return Err(InvoiceRefusal::HashTaken(payment_hash));
+    }
+}
+
+impl Receiving {
+    // --- HTLCs ---
+
+    /// What fulfils an HTLC that a decision named, if it is one: nothing else about it is looked at any more.
+    pub(crate) fn owed(&self, place: Place) -> Option<Fulfilment> {
+        let (payment_hash, preimage) = self.invoices.owed(place)?;
+        Some(Fulfilment { place, payment_hash, preimage: preimage.clone(), entry: None })
+    }
+
+    /// Whether an HTLC is durably held: then it was judged before.
+    pub(crate) fn is_held(&self, payment_hash: &PaymentHash, place: Place) -> bool {
+        self.invoices.holds(payment_hash, place)
+    }
+
+    /// An HTLC that ends here. If it is neither held nor decided now, it is said why.
+    pub(crate) fn on_htlc(
+        &mut self,
+        part: HeldPart,
+        last: &Final,
+        secret: &PaymentSecret,
+        accepts_keysend: bool,
+        moment: Moment,
+        out: &mut Vec<Receipt>,
+    ) -> Result<(), Unpaid> {
+        self.height = moment.height;
+        let (payment_hash, place) = (part.received.payment_hash, part.place());
+        if self.is_held(&payment_hash, place) {
+            // The owner, or the deadline, decides about it with the others.
+            self.assembly.add_again(part, moment.now);
+            return Ok(());
         }
+        if let Some(preimage) = keysend(&part.received, last)
+            && self.invoices.get(&payment_hash).is_none()
+        {
+            return self.on_keysend(&part, preimage, last, accepts_keysend, out);
+        }
+        let invoice = self.invoices.get(&payment_hash);
+        judge::judge(&part.received, last, invoice, secret, moment.height, moment.unix_ms)?;
+        let asked = invoice.and_then(|invoice| invoice.amount);
+        let most = asked.map(|asked| asked.checked_mul(OVERPAYMENT_MAX).unwrap_or(Msat(u64::MAX)));
+        match self.assembly.add(part, last.total_msat, most, moment.now) {
+            Added::Waits => Ok(()),
+            Added::Completes => {
+                self.on_complete(payment_hash, out);
+                Ok(())
+            }
+            Added::Contradicts(parts) => {
+                tracing::info!(%payment_hash, parts = parts.len(), "parts of a payment name different totals");
+                fail_all(&parts, moment.height, out);
+                Ok(())
+            }
+            Added::TooMuch(part) => {
+                fail_all(&[part], moment.height, out);
+                Ok(())
+            }
+            Added::Full(part) => {
+                out.push(Receipt::Fail(part.place(), judge::refuse_for_now(&part.secret)));
+                Ok(())
+            }
+        }
+    }
+
+    fn on_keysend(
+        &mut self,
+        part: &HeldPart,
+        preimage: &Preimage,
+        last: &Final,
+        is_accepted: bool,
+        out: &mut Vec<Receipt>,
+    ) -> Result<(), Unpaid> {
+        let Received { payment_hash, amount, channel_id, id, .. } = part.received;
+        if last.total_msat > amount {
+            return Err(Unpaid::Part { amount, total: last.total_msat });
+        }
+        if !is_accepted {
+            return Err(Unpaid::Keysend);
+        }
+        if !self.invoices.take(payment_hash, part.place()) {
+            return Err(Unpaid::AlreadyPaid);
+        }
+        let received = ReceivedPart { channel_id, htlc_id: id, amount };
+        let entry = InvoiceEntry::Keysend { payment_hash, preimage: preimage.clone(), part: received };
+        out.push(Receipt::Fulfill(Fulfilment {
+            place: part.place(),
+            payment_hash,
+            preimage: preimage.clone(),
+            entry: Some(entry),
+        }));
         Ok(())
     }
 
-    /// It was not written after all.
-    pub(crate) fn abandon(&mut self, payment_hash: PaymentHash) {
-        self.making.remove(&payment_hash);
+    /// All of a payment is there.
+    fn on_complete(&mut self, payment_hash: PaymentHash, out: &mut Vec<Receipt>) {
+        let Self { invoices, assembly, .. } = self;
+        let (Some(invoice), Some(set)) = (invoices.get_mut(&payment_hash), assembly.get(&payment_hash)) else { return };
+        let parts = set.received();
+        if invoice.is_hold {
+            invoice.busy = Busy::Holding;
+            let deadline = set.deadline();
+            return out.push(Receipt::Write(InvoiceEntry::Held { payment_hash, parts, deadline }.entry()));
+        }
+        if let Some(preimage) = invoice.preimage().cloned() {
+            self.claim(payment_hash, preimage, parts, out);
+        }
     }
 
-    /// The invoice with this hash.
-    pub(crate) fn get(&self, payment_hash: &PaymentHash) -> Option<&Invoice> {
-        self.by_hash.get(payment_hash)
-    }
-
-    /// An HTLC is about to pay an invoice: no other one can. Gives what fulfils it, and what is written with that.
-    pub(crate) fn claim(
+    fn claim(
         &mut self,
         payment_hash: PaymentHash,
-        channel_id: ChannelId,
-        htlc_id: HtlcId,
-        amount: Msat,
-    ) -> Option<(Preimage, InvoiceEntry)> {
-        let invoice = self.by_hash.get_mut(&payment_hash)?;
-        invoice.claim(channel_id, htlc_id);
-        Some((invoice.preimage.clone(), InvoiceEntry::Claimed { payment_hash, channel_id, htlc_id, amount }))
-    }
-
-    /// The channel did not take the fulfilment, and never will: the invoice is as it was.
-    pub(crate) fn unclaim(&mut self, payment_hash: PaymentHash, channel_id: ChannelId, htlc_id: HtlcId) {
-        if let Some(invoice) = self.by_hash.get_mut(&payment_hash)
-            && invoice.state == State::Claiming(channel_id, htlc_id)
-        {
-            invoice.state = State::Open;
-        }
-    }
-
-    /// An entry of ours is durable.
-    pub(crate) fn on_entry(&mut self, entry: InvoiceEntry, happened: &mut Vec<Happened>) {
-        match entry {
-            InvoiceEntry::Made(made) => {
-                let Made { created, preimage, min_final_cltv } = *made;
-                self.making.remove(&created.payment_hash);
-                let invoice = Invoice::open(preimage, created.amount, created.expires_ms, min_final_cltv);
-                self.insert(created.payment_hash, invoice);
-                happened.push(Happened::InvoiceCreated(Box::new(created)));
-            }
-            InvoiceEntry::Claimed { payment_hash, channel_id, htlc_id, amount } => {
-                let Some(invoice) = self.by_hash.get_mut(&payment_hash) else {
-                    tracing::error!(%payment_hash, "an invoice was paid that is not known");
-                    return;
-                };
-                invoice.state = State::Paid(channel_id, htlc_id);
-                let preimage = invoice.preimage.clone();
-                happened.push(Happened::InvoicePaid { payment_hash, received: amount, preimage, channel_id, htlc_id });
-            }
-        }
-    }
-
-    fn insert(&mut self, payment_hash: PaymentHash, invoice: Invoice) {
-        self.by_expiry.insert((invoice.expires_ms, payment_hash));
-        self.by_hash.insert(payment_hash, invoice);
-    }
-
-    /// Forgets what has expired: whatever comes for it is failed, as for any hash that is not ours. `slack_ms` keeps an
-    /// invoice while a claim that was decided just before may be on its way to the disk.
-    pub(crate) fn prune(&mut self, unix_ms: u64, slack_ms: u64) {
-        while let Some((expires_ms, payment_hash)) = self.by_expiry.first().copied() {
-            if expires_ms.saturating_add(slack_ms) > unix_ms {
-                return;
-            }
-            self.by_expiry.remove(&(expires_ms, payment_hash));
-            self.by_hash.remove(&payment_hash);
-        }
-    }
-
-    /// For a checkpoint. A claim that is not durable is not in it: if it becomes so, its entry comes after.
-    pub(crate) fn section(&self) -> Vec<(PaymentHash, Invoice)> {
-        let durable = |invoice: &Invoice| match invoice.state {
-            State::Claiming(_, _) => Invoice { state: State::Open, ..invoice.clone() },
-            State::Open | State::Paid(_, _) => invoice.clone(),
+        preimage: Preimage,
+        parts: Vec<ReceivedPart>,
+        out: &mut Vec<Receipt>,
+    ) {
+        let Some(invoice) = self.invoices.get_mut(&payment_hash) else { return };
+        let Some(&ReceivedPart { channel_id, htlc_id, amount }) = parts.first() else { return };
+        let place = (channel_id, htlc_id);
+        invoice.busy = Busy::Claiming(place);
+        let entry = if parts.len() == 1 && !invoice.is_hold {
+            InvoiceEntry::Claimed { payment_hash, channel_id, htlc_id, amount }
+        } else {
+            InvoiceEntry::ClaimedParts { payment_hash, preimage: preimage.clone(), parts }
         };
-        self.by_expiry.iter().filter_map(|(_, hash)| Some((*hash, durable(self.by_hash.get(hash)?)))).collect()
+        out.push(Receipt::Fulfill(Fulfilment { place, payment_hash, preimage, entry: Some(entry) }));
     }
 
-    /// Takes a section back.
-    pub(crate) fn restore(&mut self, section: Vec<(PaymentHash, Invoice)>) {
-        for (payment_hash, invoice) in section {
-            self.insert(payment_hash, invoice);
+    /// A channel did not take a fulfilment. Unless the node is stopping, it never will.
+    pub(crate) fn on_refused(&mut self, fulfilment: &Fulfilment, is_stopping: bool, out: &mut Vec<Receipt>) {
+        let Fulfilment { place, payment_hash, .. } = *fulfilment;
+        if self.invoices.untake(payment_hash, place) {
+            return;
+        }
+        let Some(invoice) = self.invoices.get_mut(&payment_hash) else { return };
+        if invoice.busy != Busy::Claiming(place) {
+            return;
+        }
+        invoice.busy = Busy::Free;
+        let is_held = invoice.held().is_some();
+        if is_stopping {
+            // At the next start everything is as it was.
+            self.waiting.remove(&payment_hash);
+            return;
+        }
+        self.assembly.lose(&payment_hash, place);
+        if is_held {
+            self.begin_cancel(payment_hash, CancelReason::PartGone, out);
+        } else if self.waiting.contains_key(&payment_hash) {
+            self.begin_cancel(payment_hash, CancelReason::Asked, out);
         }
     }
 
-    /// How many are in memory.
-    pub(crate) fn len(&self) -> usize {
-        self.by_hash.len()
+    /// Time has passed, or blocks have come: what is held too long is failed back.
+    pub(crate) fn on_time(
+        &mut self,
+        now: Millis,
+        timeout_ms: u64,
+        height: Option<BlockHeight>,
+        out: &mut Vec<Receipt>,
+    ) {
+        for part in self.assembly.overdue(now, timeout_ms, height) {
+            let Received { channel_id, id, payment_hash, .. } = part.received;
+            tracing::info!(%channel_id, htlc_id = id.0, %payment_hash, "the other parts of a payment did not come");
+            out.push(Receipt::Fail(part.place(), judge::refuse_alone(&part.secret)));
+        }
+        let Some(height) = height else { return };
+        self.height = height;
+        for payment_hash in self.invoices.past_deadline(height) {
+            tracing::warn!(%payment_hash, "a payment that is held came too near to its expiry: it is failed back");
+            self.begin_cancel(payment_hash, CancelReason::Deadline, out);
+        }
     }
+
+    // --- the owner ---
+
+    /// Takes the payment that is held for an invoice. Without a preimage, this node's own.
+    pub(crate) fn settle(
+        &mut self,
+        payment_hash: PaymentHash,
+        preimage: Option<Preimage>,
+        height: Option<BlockHeight>,
+        reply: HoldReply,
+        out: &mut Vec<Receipt>,
+    ) {
+        if let Some(height) = height {
+            // A block that nobody has looked at yet decides first.
+            if self.invoices.past_deadline(height).contains(&payment_hash) {
+                self.begin_cancel(payment_hash, CancelReason::Deadline, out);
+            }
+        }
+        let answer = match self.check_settle(payment_hash, preimage) {
+            Ok(Settle::Claim(preimage, parts)) => {
+                self.claim(payment_hash, preimage, parts, out);
+                None
+            }
+            Ok(Settle::Wait) => None,
+            Ok(Settle::Done) => Some(Ok(())),
+            Err(refusal) => Some(Err(refusal)),
+        };
+        match answer {
+            // Whoever asked and is gone needs no answer.
+            Some(answer) => drop(reply.send(answer)),
+            None => self.waiting.entry(payment_hash).or_default().push(Waiter::Settle(reply)),
+        }
+    }
+
+    fn check_settle(&self, payment_hash: PaymentHash, preimage: Option<Preimage>) -> Result<Settle, HoldRefusal> {
+        let invoice = self.invoices.get(&payment_hash).ok_or(HoldRefusal::Unknown(payment_hash))?;
+        if !invoice.is_hold {
+            return Err(HoldRefusal::NotHold(payment_hash));
+        }
+        if let Some(why) = invoice.cancelled() {
+            return Err(HoldRefusal::Cancelled { payment_hash, why });
+        }
+        if invoice.is_paid() {
+            return Ok(Settle::Done);
+        }
+        if matches!(invoice.busy, Busy::Claiming(_) | Busy::Cancelling) {
+            return Ok(Settle::Wait);
+        }
+        let parts = invoice.held().ok_or(HoldRefusal::NotHeld(payment_hash))?;
+        let preimage = preimage.or_else(|| invoice.preimage().cloned());
+        let preimage = preimage.ok_or(HoldRefusal::PreimageMissing(payment_hash))?;
+        Ok(Settle::Claim(preimage, parts.to_vec()))
+    }
+
+    /// Takes back an invoice that is not paid.
+    pub(crate) fn cancel(&mut self, payment_hash: PaymentHash, reply: HoldReply, out: &mut Vec<Receipt>) {
+        let answer = match self.invoices.get(&payment_hash) {
+            None => Some(Err(HoldRefusal::Unknown(payment_hash))),
+            Some(invoice) if invoice.is_paid() => Some(Err(HoldRefusal::Paid(payment_hash))),
+            Some(invoice) if invoice.cancelled().is_some() => Some(Ok(())),
+            Some(_) => None,
+        };
+        match answer {
+            // Whoever asked and is gone needs no answer.
+            Some(answer) => drop(reply.send(answer)),
+            None => {
+                self.waiting.entry(payment_hash).or_default().push(Waiter::Cancel(reply));
+                self.begin_cancel(payment_hash, CancelReason::Asked, out);
+            }
+        }
+    }
+
+    /// Unless something else is decided already.
+    fn begin_cancel(&mut self, payment_hash: PaymentHash, why: CancelReason, out: &mut Vec<Receipt>) {
+        let Some(invoice) = self.invoices.get_mut(&payment_hash) else { return };
+        match invoice.busy {
+            Busy::Free | Busy::Holding => {
+                invoice.busy = Busy::Cancelling;
+                out.push(Receipt::Write(InvoiceEntry::Cancelled { payment_hash, why }.entry()));
+            }
+            Busy::Claiming(_) | Busy::Cancelling => {}
+        }
+    }
+
+    // --- the fold ---
+
+    /// An entry of ours is durable. What follows is for live news only.
+    pub(crate) fn on_entry(
+        &mut self,
+        entry: InvoiceEntry,
+        time_ms: u64,
+        out: &mut Vec<Receipt>,
+        happened: &mut Vec<Happened>,
+    ) {
+        match self.invoices.on_entry(entry, time_ms, happened) {
+            Became::Known | Became::Held(_) => {}
+            Became::Paid { payment_hash, preimage, owed } => {
+                drop(self.assembly.take(&payment_hash));
+                for place in owed {
+                    let preimage = preimage.clone();
+                    out.push(Receipt::Fulfill(Fulfilment { place, payment_hash, preimage, entry: None }));
+                }
+                self.answer(payment_hash, Ok(()), Err(HoldRefusal::Paid(payment_hash)));
+            }
+            Became::Cancelled(payment_hash) => {
+                let parts = self.assembly.take(&payment_hash);
+                fail_all(&parts, self.height, out);
+                let why = self.invoices.get(&payment_hash).and_then(Invoice::cancelled);
+                let why = why.unwrap_or(CancelReason::Asked);
+                self.answer(payment_hash, Err(HoldRefusal::Cancelled { payment_hash, why }), Ok(()));
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        payment_hash: PaymentHash,
+        to_settle: Result<(), HoldRefusal>,
+        to_cancel: Result<(), HoldRefusal>,
+    ) {
+        for waiter in self.waiting.remove(&payment_hash).unwrap_or_default() {
+            // Whoever asked and is gone needs no answer.
+            match waiter {
+                Waiter::Settle(reply) => drop(reply.send(to_settle)),
+                Waiter::Cancel(reply) => drop(reply.send(to_cancel)),
+            }
+        }
+    }
+}
+
+enum Settle {
+    Claim(Preimage, Vec<ReceivedPart>),
+    Wait,
+    Done,
+}
+
+/// The preimage that an HTLC brings along, if it is its own.
+pub(crate) fn keysend<'a>(received: &Received, last: &'a Final) -> Option<&'a Preimage> {
+    last.keysend_preimage.as_ref().filter(|preimage| preimage.hash() == received.payment_hash)
+}
+
+fn fail_all(parts: &[HeldPart], height: BlockHeight, out: &mut Vec<Receipt>) {
+    let fail =
+        |part: &HeldPart| Receipt::Fail(part.place(), judge::refuse_payment(&part.received, &part.secret, height));
+    out.extend(parts.iter().map(fail));
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::super::prepare::tests::hash;
-    use super::*;
-    use crate::happened::InvoiceCreated;
-
-    fn made(n: u8, expires_ms: u64) -> InvoiceEntry {
-        let created = InvoiceCreated {
-            payment_hash: hash(n),
-            amount: Some(Msat(5)),
-            expires_ms,
-            bolt11: "ln".to_owned(),
-            idempotency_key: String::new(),
-        };
-        InvoiceEntry::Made(Box::new(Made { created, preimage: Preimage::new([n; 32]), min_final_cltv: 42 }))
-    }
-
-    fn with(n: u8, expires_ms: u64) -> Invoices {
-        let mut invoices = Invoices::default();
-        invoices.begin(hash(n)).unwrap();
-        invoices.on_entry(made(n, expires_ms), &mut Vec::new());
-        invoices
-    }
-
-    #[test]
-    fn a_hash_is_taken_from_the_moment_it_is_being_made() {
-        let mut invoices = Invoices::default();
-        invoices.begin(hash(1)).unwrap();
-        assert_eq!(invoices.begin(hash(1)), Err(InvoiceRefusal::HashTaken(hash(1))));
-        invoices.abandon(hash(1));
-        invoices.begin(hash(1)).unwrap();
-        invoices.on_entry(made(1, 9), &mut Vec::new());
-        assert_eq!(invoices.begin(hash(1)), Err(InvoiceRefusal::HashTaken(hash(1))));
-    }
-
-    /// The process may die before the claim is durable, and the HTLC may be failed: the invoice can be paid by another.
-    #[test]
-    fn a_checkpoint_holds_no_claim_that_is_not_durable() {
-        let mut invoices = with(1, 9);
-        let (first, second) = ((ChannelId([1; 32]), HtlcId(1)), (ChannelId([1; 32]), HtlcId(2)));
-        let (_, entry) = invoices.claim(hash(1), first.0, first.1, Msat(5)).unwrap();
-        let mut restarted = Invoices::default();
-        restarted.restore(invoices.section());
-        assert!(restarted.get(&hash(1)).unwrap().is_payable_by(second.0, second.1));
-        // Once it is durable, its entry says so, before a checkpoint and in one.
-        restarted.on_entry(entry, &mut Vec::new());
-        let mut again = Invoices::default();
-        again.restore(restarted.section());
-        assert!(!again.get(&hash(1)).unwrap().is_payable_by(second.0, second.1));
-    }
-
-    #[test]
-    fn one_htlc_pays_it_and_no_other() {
-        let mut invoices = with(1, 9);
-        let (first, second) = ((ChannelId([1; 32]), HtlcId(1)), (ChannelId([1; 32]), HtlcId(2)));
-        let (preimage, entry) = invoices.claim(hash(1), first.0, first.1, Msat(5)).unwrap();
-        assert_eq!(preimage.hash(), hash(1));
-        assert!(!invoices.get(&hash(1)).unwrap().is_payable_by(second.0, second.1));
-        invoices.unclaim(hash(1), second.0, second.1);
-        assert!(!invoices.get(&hash(1)).unwrap().is_payable_by(second.0, second.1));
-        let mut happened = Vec::new();
-        invoices.on_entry(entry, &mut happened);
-        assert!(matches!(&happened[..], [Happened::InvoicePaid { received: Msat(5), .. }]));
-        invoices.unclaim(hash(1), first.0, first.1);
-        let invoice = invoices.get(&hash(1)).unwrap();
-        assert!(!invoice.is_payable_by(second.0, second.1), "what is durable is not undone");
-    }
-
-    #[test]
-    fn a_claim_that_the_channel_refused_is_undone() {
-        let mut invoices = with(1, 9);
-        invoices.claim(hash(1), ChannelId([1; 32]), HtlcId(1), Msat(5)).unwrap();
-        invoices.unclaim(hash(1), ChannelId([1; 32]), HtlcId(1));
-        assert!(invoices.get(&hash(1)).unwrap().is_payable_by(ChannelId([2; 32]), HtlcId(7)));
-    }
-
-    #[test]
-    fn a_section_keeps_who_paid_what() {
-        let mut invoices = with(1, 9);
-        let (_, entry) = invoices.claim(hash(1), ChannelId([1; 32]), HtlcId(1), Msat(5)).unwrap();
-        invoices.on_entry(entry, &mut Vec::new());
-        invoices.begin(hash(2)).unwrap();
-        let mut restored = Invoices::default();
-        restored.restore(invoices.section());
-        assert_eq!(restored.section(), invoices.section());
-        assert!(!restored.get(&hash(1)).unwrap().is_payable_by(ChannelId([2; 32]), HtlcId(1)));
-        assert_eq!(restored.len(), 1, "what is only being made is not there yet");
-    }
-
-    #[test]
-    fn expired_ones_are_forgotten_in_time() {
-        let mut invoices = with(1, 1_000);
-        invoices.prune(1_499, 500);
-        assert_eq!(invoices.len(), 1);
-        invoices.prune(1_500, 500);
-        assert_eq!(invoices.len(), 0);
-        assert!(invoices.section().is_empty());
-    }
-}
+mod tests;

@@ -1,9 +1,11 @@
 //! A payment and an invoice as people are shown them: folded from what happened, by whoever needs it.
 
-use millrace_wire::{Msat, PaymentHash, Preimage, PublicKey};
+use millrace_wire::{BlockHeight, Msat, PaymentHash, Preimage, PublicKey};
 use serde::{Deserialize, Serialize};
 
-use crate::happened::{AttemptBegun, Failure, Happened, InvoiceCreated, PaymentId, PaymentStarted};
+use crate::happened::{
+    AttemptBegun, CancelReason, Failure, Happened, InvoiceCreated, PaymentId, PaymentStarted, ReceivedPart, sum_of,
+};
 
 /// A payment of ours.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -96,7 +98,12 @@ impl PaymentRow {
             | Happened::InvoicePaid { .. }
             | Happened::WalletTransaction(_)
             | Happened::PeerConnected { .. }
-            | Happened::PeerDisconnected { .. } => {}
+            | Happened::PeerDisconnected { .. }
+            | Happened::HoldInvoiceCreated(_)
+            | Happened::InvoiceHeld { .. }
+            | Happened::InvoiceCancelled { .. }
+            | Happened::InvoicePaidInParts { .. }
+            | Happened::KeysendReceived { .. } => {}
         }
     }
 
@@ -135,6 +142,34 @@ pub struct InvoiceRow {
     pub expires_ms: u64,
     /// Its payment, if it was paid.
     pub paid: Option<PaidRow>,
+    /// How it is paid.
+    pub kind: InvoiceKind,
+    /// What was held for it, if anything was.
+    pub held: Option<HeldRow>,
+    /// When it was cancelled, and why, if it was.
+    pub cancelled: Option<(u64, CancelReason)>,
+}
+
+/// How an invoice is paid.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum InvoiceKind {
+    /// At once.
+    Plain,
+    /// It is held until its owner decides.
+    Hold,
+    /// There is no invoice: somebody just paid.
+    Keysend,
+}
+
+/// What was held for an invoice.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldRow {
+    /// Since when, as Unix time in milliseconds.
+    pub held_ms: u64,
+    /// By which HTLCs.
+    pub parts: Vec<ReceivedPart>,
+    /// The last block at which it can be settled.
+    pub deadline: BlockHeight,
 }
 
 /// How an invoice was paid.
@@ -146,12 +181,14 @@ pub struct PaidRow {
     pub paid_ms: u64,
     /// The payer's proof.
     pub preimage: Preimage,
+    /// By which HTLCs.
+    pub parts: Vec<ReceivedPart>,
 }
 
 impl InvoiceRow {
     /// As it is made.
     #[must_use]
-    pub fn new(created: &InvoiceCreated, time_ms: u64) -> Self {
+    pub fn new(created: &InvoiceCreated, is_hold: bool, time_ms: u64) -> Self {
         Self {
             payment_hash: created.payment_hash,
             amount: created.amount,
@@ -159,13 +196,50 @@ impl InvoiceRow {
             created_ms: time_ms,
             expires_ms: created.expires_ms,
             paid: None,
+            kind: if is_hold { InvoiceKind::Hold } else { InvoiceKind::Plain },
+            held: None,
+            cancelled: None,
+        }
+    }
+
+    /// As a spontaneous payment comes in.
+    #[must_use]
+    pub fn of_keysend(payment_hash: PaymentHash, preimage: &Preimage, part: ReceivedPart, time_ms: u64) -> Self {
+        Self {
+            payment_hash,
+            amount: None,
+            bolt11: String::new(),
+            created_ms: time_ms,
+            expires_ms: time_ms,
+            paid: Some(PaidRow {
+                received: part.amount,
+                paid_ms: time_ms,
+                preimage: preimage.clone(),
+                parts: vec![part],
+            }),
+            kind: InvoiceKind::Keysend,
+            held: None,
+            cancelled: None,
         }
     }
 
     /// Goes on by what happened to it. What concerns others is ignored.
     pub fn apply(&mut self, what: &Happened, time_ms: u64) {
-        if let Happened::InvoicePaid { received, preimage, .. } = what {
-            self.paid = Some(PaidRow { received: *received, paid_ms: time_ms, preimage: preimage.clone() });
+        match what {
+            Happened::InvoicePaid { received, preimage, channel_id, htlc_id, .. } => {
+                let part = ReceivedPart { channel_id: *channel_id, htlc_id: *htlc_id, amount: *received };
+                self.pay(preimage, vec![part], time_ms);
+            }
+            Happened::InvoicePaidInParts { preimage, parts, .. } => self.pay(preimage, parts.clone(), time_ms),
+            Happened::InvoiceHeld { parts, deadline, .. } => {
+                self.held = Some(HeldRow { held_ms: time_ms, parts: parts.clone(), deadline: *deadline });
+            }
+            Happened::InvoiceCancelled { why, .. } => self.cancelled = Some((time_ms, *why)),
+            _ => {}
         }
+    }
+
+    fn pay(&mut self, preimage: &Preimage, parts: Vec<ReceivedPart>, paid_ms: u64) {
+        self.paid = Some(PaidRow { received: sum_of(&parts), paid_ms, preimage: preimage.clone(), parts });
     }
 }

@@ -130,8 +130,28 @@ impl View {
                 changes.payments.change(&id.0, &self.payments_by_id, &self.payments, change)
             }
             Happened::InvoiceCreated(created) => {
-                changes.invoices.begin(created.payment_hash.0, key_of(at), InvoiceRow::new(created, time));
+                changes.invoices.begin(created.payment_hash.0, key_of(at), InvoiceRow::new(created, false, time));
                 Ok(())
+            }
+            Happened::HoldInvoiceCreated(created) => {
+                changes.invoices.begin(created.payment_hash.0, key_of(at), InvoiceRow::new(created, true, time));
+                Ok(())
+            }
+            Happened::KeysendReceived { payment_hash, preimage, part } => {
+                let row = InvoiceRow::of_keysend(*payment_hash, preimage, *part, time);
+                changes.invoices.begin(payment_hash.0, key_of(at), row);
+                self.change_channel(part.channel_id, happening, changes)
+            }
+            Happened::InvoiceHeld { payment_hash, .. } | Happened::InvoiceCancelled { payment_hash, .. } => {
+                let change = |row: &mut InvoiceRow| row.apply(what, time);
+                changes.invoices.change(&payment_hash.0, &self.invoices_by_hash, &self.invoices, change)
+            }
+            Happened::InvoicePaidInParts { payment_hash, parts, .. } => {
+                let change = |row: &mut InvoiceRow| row.apply(what, time);
+                changes.invoices.change(&payment_hash.0, &self.invoices_by_hash, &self.invoices, change)?;
+                let channels: std::collections::BTreeSet<ChannelId> =
+                    parts.iter().map(|part| part.channel_id).collect();
+                channels.into_iter().try_for_each(|channel_id| self.change_channel(channel_id, happening, changes))
             }
             Happened::InvoicePaid { payment_hash, channel_id, .. } => {
                 let change = |row: &mut InvoiceRow| row.apply(what, time);

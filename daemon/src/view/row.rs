@@ -65,6 +65,11 @@ impl ChannelRow {
             }
             Happened::PaymentSucceeded { amount, .. } => self.total_sent = sum(self.total_sent, *amount),
             Happened::InvoicePaid { received, .. } => self.total_received = sum(self.total_received, *received),
+            Happened::InvoicePaidInParts { parts, .. } => {
+                let own = parts.iter().filter(|part| part.channel_id == self.opening.channel_id);
+                self.total_received = own.fold(self.total_received, |total, part| sum(total, part.amount));
+            }
+            Happened::KeysendReceived { part, .. } => self.total_received = sum(self.total_received, part.amount),
             Happened::ChannelOpening(_)
             | Happened::PaymentStarted(_)
             | Happened::AttemptBegun { .. }
@@ -73,7 +78,10 @@ impl ChannelRow {
             | Happened::InvoiceCreated(_)
             | Happened::WalletTransaction(_)
             | Happened::PeerConnected { .. }
-            | Happened::PeerDisconnected { .. } => {}
+            | Happened::PeerDisconnected { .. }
+            | Happened::HoldInvoiceCreated(_)
+            | Happened::InvoiceHeld { .. }
+            | Happened::InvoiceCancelled { .. } => {}
         }
     }
 }

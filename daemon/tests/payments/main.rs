@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fuzz;
+mod receiving;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;
@@ -150,6 +151,8 @@ fn names(events: &[v1::Event]) -> Vec<&'static str> {
         event::Event::PaymentFailed(_) => "failed",
         event::Event::InvoiceCreated(_) => "created",
         event::Event::InvoicePaid(_) => "paid",
+        event::Event::InvoiceHeld(_) => "held",
+        event::Event::InvoiceCancelled(_) => "cancelled",
         event::Event::WalletTransaction(_) => "wallet",
         event::Event::PeerConnected(_) => "connected",
         event::Event::PeerDisconnected(_) => "disconnected",

@@ -24,7 +24,7 @@ use millraced::config::Config;
 use millraced::data_dir::DataDir;
 use millraced::facts::Fold;
 use millraced::node::{Node, Origins, Surroundings, open};
-use millraced::payments::{PaymentRules, Payments};
+use millraced::payments::{MPP_TIMEOUT_MS, PaymentRules, Payments};
 use millraced::peer::PeerRules;
 use millraced::prepare::prepare;
 use millraced::readiness::Readiness;
@@ -71,7 +71,12 @@ pub(crate) struct World {
 
 /// Starts a node on what is in a folder, and waits until it serves.
 pub(crate) async fn start(home: &Path, chain: &FakeChain) -> World {
-    let world = start_unready(home, chain).await;
+    start_with(home, chain, MPP_TIMEOUT_MS).await
+}
+
+/// The same with another time that parts of a payment wait for the others.
+pub(crate) async fn start_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64) -> World {
+    let world = start_unready_with(home, chain, mpp_timeout_ms).await;
     world.payments.start(world.node.registry().clone(), world.sync.subscribe(), world.serving.archive()).unwrap();
     world.readiness.send_replace(Readiness::Ready);
     world
@@ -79,6 +84,10 @@ pub(crate) async fn start(home: &Path, chain: &FakeChain) -> World {
 
 /// The same, but its API has not heard yet that it is ready.
 pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
+    start_unready_with(home, chain, MPP_TIMEOUT_MS).await
+}
+
+async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64) -> World {
     let mut config = Config::defaults(Network::Regtest, home);
     config.data_dir = home.to_path_buf();
     let prepared = prepare(config.clone()).unwrap();
@@ -91,6 +100,8 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
         final_cltv_delta: 42,
         invoice_expiry_s: 3600,
         keys_kept_ms: 86_400_000,
+        accepts_keysend: true,
+        mpp_timeout_ms,
     };
     let payments = Payments::new(keys.clone(), rules);
     let mut channel_rules = ChannelRules::usual(ChainHash::REGTEST);

@@ -100,6 +100,8 @@ impl ErrorReason {
             | Self::InsufficientBalance
             | Self::SelfPayment
             | Self::NoRoute
+            | Self::InvoiceNotHeld
+            | Self::InvoiceCancelled
             | Self::PeerNotConnected
             | Self::PeerHandshakeFailed
             | Self::PeerFeatureMissing

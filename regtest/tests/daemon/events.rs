@@ -25,6 +25,8 @@ fn kind(event: &Event) -> &'static str {
         event::Event::PaymentFailed(_) => "payment failed",
         event::Event::InvoiceCreated(_) => "invoice created",
         event::Event::InvoicePaid(_) => "invoice paid",
+        event::Event::InvoiceHeld(_) => "invoice held",
+        event::Event::InvoiceCancelled(_) => "invoice cancelled",
         event::Event::WalletTransaction(_) => "wallet transaction",
         event::Event::PeerConnected(_) => "peer connected",
         event::Event::PeerDisconnected(_) => "peer disconnected",

@@ -23,6 +23,7 @@ mod restart;
 mod restore;
 mod secrets;
 mod settings;
+mod shop;
 mod support;
 mod token;
 mod wallet_send;
