@@ -340,7 +340,8 @@ fn weight(what: &Happened) -> usize {
         | Happened::PaymentSucceeded { .. }
         | Happened::InvoicePaid { .. }
         | Happened::WalletTransaction(_)
-        | Happened::PeerConnected { .. } => 0,
+        | Happened::PeerConnected { .. }
+        | Happened::Forwarded(_) => 0,
     }
 }
 

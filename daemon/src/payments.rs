@@ -2,13 +2,14 @@
 //!
 //! [`Payments`] is the handle. It is a [`Fold`] over the journal, and after a start the door to the one task that decides
 //! (`actor`). `prepare` and `judge` hold the curve work, `send` and `receive` the state, `core` puts the states together.
-//! Forwarding between channels is not here yet: an HTLC that asks for it is failed.
+//! `forward` is the switch between channels.
 
 mod actor;
 mod channel_news;
 mod core;
 mod entry;
 mod failure;
+mod forward;
 mod judge;
 mod listener;
 mod make;
@@ -19,10 +20,11 @@ mod refusal;
 mod row;
 mod send;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use millrace_chain::SyncState;
 use millrace_journal::{Journal, Position};
+use millrace_wire::ShortChannelId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use listener::{Listener, Told};
@@ -41,6 +43,7 @@ use crate::events::EventLog;
 use crate::facts::{Fold, News, Telling};
 use crate::idempotency::Idempotency;
 use crate::keys::Keys;
+use crate::policy::{ForwardPolicy, Policies};
 use crate::steps::JournalHandle;
 use crate::view::Past;
 
@@ -59,7 +62,31 @@ pub struct PaymentRules {
     pub invoice_expiry_s: u32,
     /// How long idempotency keys are remembered, in milliseconds.
     pub keys_kept_ms: u64,
+    /// What is asked of those who want something forwarded.
+    pub forwards: ForwardRules,
 }
+
+/// What the owner decides about forwarding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ForwardRules {
+    /// On what terms, over channels that have none of their own.
+    pub usual: ForwardPolicy,
+    /// The part of a channel's slots and liquidity that one incoming peer may hold, in percent.
+    pub peer_share_percent: u8,
+}
+
+impl Default for ForwardRules {
+    fn default() -> Self {
+        Self { usual: ForwardPolicy::default(), peer_share_percent: 50 }
+    }
+}
+
+/// Tells what is announced of a channel (our `channel_update`, without the two bytes of its type), by the short channel
+/// id or alias that a sender used.
+pub type UpdateOf = Box<dyn Fn(ShortChannelId) -> Option<Vec<u8>> + Send + Sync>;
+
+/// Absent while nothing is announced.
+type Updates = Arc<RwLock<Option<UpdateOf>>>;
 
 /// Payments and invoices. Shared by all who need them.
 pub struct Payments {
@@ -72,6 +99,8 @@ pub struct Payments {
     payer: PayerRules,
     keys: Keys,
     idempotency: Idempotency,
+    policies: Policies,
+    updates: Updates,
     log: Arc<EventLog>,
 }
 
@@ -97,6 +126,7 @@ impl Payments {
     pub fn new(keys: Keys, rules: PaymentRules) -> Arc<Self> {
         let idempotency = Idempotency::new(rules.keys_kept_ms);
         let log = EventLog::new();
+        let policies = Policies::new(rules.forwards.usual);
         let (inputs, receiver) = mpsc::unbounded_channel();
         let payer = PayerRules {
             network: rules.network,
@@ -105,7 +135,7 @@ impl Payments {
             max_cltv_expiry_blocks: rules.max_cltv_expiry_blocks,
         };
         Arc::new(Self {
-            core: Mutex::new(Some(Core::new(idempotency.clone(), Arc::clone(&log)))),
+            core: Mutex::new(Some(Core::new(idempotency.clone(), policies.clone(), Arc::clone(&log)))),
             inputs,
             receiver: Mutex::new(Some(receiver)),
             running: std::sync::OnceLock::new(),
@@ -113,6 +143,8 @@ impl Payments {
             payer,
             keys,
             idempotency,
+            policies,
+            updates: Updates::default(),
             log,
         })
     }
@@ -139,8 +171,16 @@ impl Payments {
         let running = Running { sync: sync.clone(), journal: journal.clone() };
         self.running.set(running).map_err(|_| PaymentsError::Started)?;
         let archive = archive_of(past);
-        let around =
-            Surroundings { registry, journal, sync, keys: self.keys.clone(), rules: self.payer.clone(), archive };
+        let around = Surroundings {
+            registry,
+            journal,
+            sync,
+            keys: self.keys.clone(),
+            rules: self.payer.clone(),
+            archive,
+            forwards: self.rules.forwards,
+            updates: Arc::clone(&self.updates),
+        };
         let actor = Actor::new(core, around, receiver, self.inputs.downgrade());
         let task = tokio::spawn(actor.run());
         self.log.nudge();
@@ -186,6 +226,17 @@ impl Payments {
     #[must_use]
     pub fn idempotency(&self) -> &Idempotency {
         &self.idempotency
+    }
+
+    /// On what terms this node forwards.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Says who knows what is announced of our channels: failures carry it.
+    pub fn announce_by(&self, update_of: UpdateOf) {
+        *self.updates.write().expect(LOCK) = Some(update_of);
     }
 
     /// Payments under way, and invoices in memory.

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::gauges::Watched;
 use crate::keys::Keys;
 use crate::node::{self, Node, Origins, Surroundings};
-use crate::payments::{PaymentRules, Payments};
+use crate::payments::{ForwardRules, PaymentRules, Payments};
 use crate::peer::PeerRules;
 use crate::prepare::Prepared;
 use crate::readiness::Readiness;
@@ -267,6 +267,10 @@ fn payment_rules(config: &Config) -> PaymentRules {
         final_cltv_delta: payments.final_cltv_delta.0,
         invoice_expiry_s: payments.invoice_expiry_s,
         keys_kept_ms: u64::from(payments.idempotency_hours) * 3_600_000,
+        forwards: ForwardRules {
+            usual: config.routing.policy(),
+            peer_share_percent: config.routing.peer_share_percent,
+        },
     }
 }
 

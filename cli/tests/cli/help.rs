@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 33] = [
+const COMMANDS: [&[&str]; 37] = [
     &[],
     &["node"],
     &["node", "info"],
@@ -26,6 +26,8 @@ const COMMANDS: [&[&str]; 33] = [
     &["channel", "close"],
     &["channel", "list"],
     &["channel", "show"],
+    &["channel", "policy"],
+    &["channel", "policy", "set"],
     &["invoice"],
     &["invoice", "create"],
     &["invoice", "decode"],
@@ -35,6 +37,8 @@ const COMMANDS: [&[&str]; 33] = [
     &["payment"],
     &["payment", "list"],
     &["payment", "show"],
+    &["forward"],
+    &["forward", "list"],
     &["events"],
     &["completions"],
     &["man"],

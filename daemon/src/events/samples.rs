@@ -12,8 +12,8 @@ use millrace_wire::{
 };
 
 use crate::happened::{
-    AttemptBegun, ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Failure, FailureReason, Happened,
-    InvoiceCreated, PaymentId, PaymentStarted, WalletSeen,
+    AttemptBegun, ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Failure, FailureReason, ForwardEnd, Forwarded,
+    Happened, InvoiceCreated, PaymentId, PaymentStarted, WalletSeen,
 };
 use crate::wallet::{Label, TxKind};
 
@@ -208,6 +208,20 @@ pub(super) fn all() -> Vec<(Happened, &'static str)> {
         (
             Happened::PeerDisconnected { peer, reason: "r".to_owned() },
             "01070d031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f0172",
+        ),
+        (
+            Happened::Forwarded(Box::new(Forwarded {
+                incoming_channel: CHANNEL,
+                incoming_htlc: HtlcId(1),
+                outgoing_channel: CHANNEL,
+                outgoing_htlc: HtlcId(2),
+                payment_hash: HASH,
+                amount_in: Msat(4),
+                amount_out: Msat(3),
+                received_ms: 6,
+                end: ForwardEnd::TimedOut,
+            })),
+            "01070e030303030303030303030303030303030303030303030303030303030303030301030303030303030303030303030303030303030303030303030303030303030302050505050505050505050505050505050505050505050505050505050505050504030602",
         ),
     ]
 }

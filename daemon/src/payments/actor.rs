@@ -20,11 +20,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::core::{Consequences, Core, ToPeel};
+use super::forward::{Answered, Hand, Sight};
 use super::judge::{self, Opened, Received, Removing};
 use super::listener::Listener;
 use super::prepare::{PayerRules, Prepared};
 use super::receive::InvoiceRefusal;
 use super::send::{LookUp, Order, World};
+use super::{ForwardRules, Updates};
 use crate::channels::{CommandError, CommandResult, NoNewWork, Registry};
 use crate::clock;
 use crate::entry::Entry;
@@ -75,6 +77,8 @@ pub(crate) struct Surroundings {
     pub(crate) keys: Keys,
     pub(crate) rules: PayerRules,
     pub(crate) archive: Archive,
+    pub(crate) forwards: ForwardRules,
+    pub(crate) updates: Updates,
 }
 
 /// The task.
@@ -90,6 +94,8 @@ pub(crate) struct Actor {
     deciding: HashMap<(ChannelId, HtlcId), Option<Decision>>,
     /// Those whose channel was too busy to take the decision.
     again: Vec<(ChannelId, HtlcId)>,
+    /// The switch's orders.
+    hand: Hand,
     pruned_ms: u64,
 }
 
@@ -132,6 +138,7 @@ impl Actor {
             writes: FuturesUnordered::new(),
             deciding: HashMap::new(),
             again: Vec::new(),
+            hand: Hand::default(),
             pruned_ms: 0,
         }
     }
@@ -160,6 +167,7 @@ impl Actor {
                 Some((tag, result)) = self.decisions.next(), if !self.decisions.is_empty() => {
                     self.on_decided(tag, result);
                 }
+                Some(answered) = self.hand.next(), if !self.hand.is_idle() => self.on_forwarded(answered),
                 Some(()) = self.writes.next(), if !self.writes.is_empty() => {}
                 _ = tick.tick() => is_tick = true,
             }
@@ -167,6 +175,7 @@ impl Actor {
                 self.on_tick();
             }
             self.with_world(|core, world| core.sending.retry(world, is_tick, &mut out.orders));
+            self.forward_on(is_tick, &mut out);
             self.carry_out(out);
         }
     }
@@ -179,6 +188,7 @@ impl Actor {
             self.on_input(input, &mut out);
         }
         self.core.sending.sweep(&mut out.orders);
+        self.forward_on(false, &mut out);
         self.carry_out(out);
     }
 
@@ -227,7 +237,7 @@ impl Actor {
     // --- what follows ---
 
     fn carry_out(&mut self, out: Consequences) {
-        let Consequences { orders, to_peel } = out;
+        let Consequences { orders, to_peel, acts } = out;
         for order in orders {
             match order {
                 Order::Offer { id, attempt, channel_id, offer, entry } => {
@@ -239,6 +249,7 @@ impl Actor {
                 Order::LookUp(look_up, listener) => (self.around.archive)(look_up, listener),
             }
         }
+        self.hand.carry_out(acts, &self.around.registry);
         self.peel(to_peel);
     }
 
@@ -267,12 +278,16 @@ impl Actor {
                 self.order(place, decision);
             }
         }
+        self.hand.on_tick(&self.around.registry);
         let unix_ms = clock::unix_ms();
         if unix_ms >= self.pruned_ms + PRUNE_EVERY_MS {
             self.pruned_ms = unix_ms;
             self.core.invoices.prune(unix_ms, EXPIRY_SLACK_MS);
             self.core.sending.prune(unix_ms);
             self.core.keys.prune(unix_ms);
+            if let Some(height) = self.synced_height() {
+                self.core.forwarding.prune(height);
+            }
         }
     }
 
@@ -285,7 +300,12 @@ impl Actor {
             // Told twice at a start: once is enough.
             if let std::collections::hash_map::Entry::Vacant(vacant) = self.deciding.entry(place) {
                 vacant.insert(None);
-                fresh.push((received, onion));
+                if self.core.forwarding.take_onion(place) {
+                    fresh.push((received, onion));
+                } else {
+                    let opened = judge::used_onion(&onion);
+                    self.decide(received, opened);
+                }
             }
         }
         let height = self.synced_height();
@@ -314,6 +334,11 @@ impl Actor {
         let decision = match opened {
             Opened::Refused(removing) => Decision::Remove(removing),
             Opened::Final(secret, last) => self.judge(&received, &secret, &last),
+            Opened::Forward(secret, forward) => {
+                // From here on it is the switch's.
+                self.deciding.remove(&place);
+                return self.core.forwarding.begin(&received, secret, *forward, clock::unix_ms());
+            }
         };
         self.deciding.insert(place, Some(decision.clone()));
         self.order(place, decision);
@@ -338,6 +363,29 @@ impl Actor {
                 tracing::info!(%channel_id, htlc_id = id.0, reason = %unpaid, "an HTLC pays no invoice");
                 Decision::Remove(judge::refuse_payment(received, secret, height))
             }
+        }
+    }
+
+    /// Lets the switch go on with whatever something has touched.
+    fn forward_on(&mut self, is_tick: bool, out: &mut Consequences) {
+        let height = self.synced_height();
+        let Self { core, around, .. } = self;
+        let updates = around.updates.read().expect(super::LOCK);
+        let sight = Sight {
+            channels: &around.registry,
+            policies: &core.policies,
+            update_of: &|scid| updates.as_ref().and_then(|update_of| update_of(scid)),
+            new_work: around.registry.check_new_work(),
+            height,
+            peer_share_percent: around.forwards.peer_share_percent,
+            unix_ms: clock::unix_ms(),
+        };
+        core.forwarding.go_on(&sight, is_tick, &mut out.acts);
+    }
+
+    fn on_forwarded(&mut self, answered: Option<Answered>) {
+        if let Some((key, channel_id, result)) = answered {
+            self.core.forwarding.answered(key, channel_id, result, clock::unix_ms());
         }
     }
 

@@ -96,7 +96,8 @@ impl PaymentRow {
             | Happened::InvoicePaid { .. }
             | Happened::WalletTransaction(_)
             | Happened::PeerConnected { .. }
-            | Happened::PeerDisconnected { .. } => {}
+            | Happened::PeerDisconnected { .. }
+            | Happened::Forwarded(_) => {}
         }
     }
 

@@ -24,7 +24,7 @@ use millraced::config::Config;
 use millraced::data_dir::DataDir;
 use millraced::facts::Fold;
 use millraced::node::{Node, Origins, Surroundings, open};
-use millraced::payments::{PaymentRules, Payments};
+use millraced::payments::{ForwardRules, PaymentRules, Payments};
 use millraced::peer::PeerRules;
 use millraced::prepare::prepare;
 use millraced::readiness::Readiness;
@@ -91,6 +91,7 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
         final_cltv_delta: 42,
         invoice_expiry_s: 3600,
         keys_kept_ms: 86_400_000,
+        forwards: ForwardRules::default(),
     };
     let payments = Payments::new(keys.clone(), rules);
     let mut channel_rules = ChannelRules::usual(ChainHash::REGTEST);
