@@ -79,6 +79,12 @@ impl Channel {
                     fx.fact(Fact::OfferFulfilled { id, origin, preimage });
                 }
             }
+            Record::AttributionReceived { id, attribution } => {
+                let offered = self.state.ledger.htlc(Side::Local, id);
+                if let Some(origin) = offered.and_then(|htlc| htlc.add.origin) {
+                    fx.fact(Fact::OfferAttributed { origin, attribution });
+                }
+            }
             Record::OutcomeReleased { id } => self.state.outcomes.retain(|outcome| outcome.id != id),
             Record::ShutdownSent { script } => self.apply_shutdown(Side::Local, script, fx),
             Record::ShutdownReceived { script } => self.apply_shutdown(Side::Remote, script, fx),

@@ -5,7 +5,8 @@
 
 use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use millrace_wire::{
-    BlockHeight, ChannelId, CltvExpiry, HtlcId, Message, Msat, PaymentHash, Preimage, Sat, ShortChannelId,
+    AttributionData, BlockHeight, ChannelId, CltvExpiry, HtlcId, Message, Msat, PaymentHash, Preimage, Sat,
+    ShortChannelId,
 };
 
 use crate::ledger::htlc::{Origin, Removal};
@@ -201,6 +202,14 @@ pub enum Fact {
         is_error: bool,
         /// Printable text.
         text: String,
+    },
+    /// How long the hops behind an HTLC of ours have held it. Told before its [`Fact::OfferFulfilled`], if the peer said
+    /// so and the HTLC is a forward; not told again by `resume`.
+    OfferAttributed {
+        /// What for.
+        origin: Origin,
+        /// BOLT 4 attribution data, as it came.
+        attribution: Box<AttributionData>,
     },
 }
 

@@ -5,7 +5,9 @@
 //! stays decodable.
 
 use bitcoin::{ScriptBuf, Transaction};
-use millrace_wire::{BlockHeight, FeeratePerKw, HtlcId, Msat, Preimage, Sat, ShortChannelId, Signature};
+use millrace_wire::{
+    AttributionData, BlockHeight, FeeratePerKw, HtlcId, Msat, Preimage, Sat, ShortChannelId, Signature,
+};
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +120,14 @@ pub enum Record {
     Chain(ChainRecord),
     /// Everything is buried: nothing can happen any more.
     Closed,
+    /// With the preimage of a forward came how long each hop behind it has held it: to be passed on with the preimage,
+    /// which does not wait for the removal. Stands before its `PreimageReceived`.
+    AttributionReceived {
+        /// The HTLC that we offered.
+        id: HtlcId,
+        /// BOLT 4 attribution data, as it came.
+        attribution: Box<AttributionData>,
+    },
 }
 
 /// The first record.
@@ -262,6 +272,7 @@ impl Record {
             Self::Failed { .. } => "failed",
             Self::Chain(_) => "chain",
             Self::Closed => "closed",
+            Self::AttributionReceived { .. } => "attribution_received",
         }
     }
 }

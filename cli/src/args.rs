@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use millrace_rpc::v1::{FeeChoice, Page, fee_choice};
 
-use crate::{channel, events, invoice, node, pay, payment, peer, shell, wallet, words};
+use crate::{channel, events, forward, invoice, node, pay, payment, peer, shell, wallet, words};
 
 /// Uses a Millrace node: its wallet, channels, invoices and payments.
 #[derive(Parser)]
@@ -171,6 +171,9 @@ pub(crate) enum Command {
     /// Payments made
     #[command(subcommand)]
     Payment(payment::Command),
+    /// Payments of others that this node has passed on
+    #[command(subcommand)]
+    Forward(forward::Command),
     Events(events::Events),
     Completions(shell::Completions),
     #[command(hide = true)]

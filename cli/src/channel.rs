@@ -2,6 +2,7 @@
 //!
 //! How a channel is shown stands in `channel::show`.
 
+mod policy;
 mod show;
 
 use std::str::FromStr;
@@ -72,6 +73,9 @@ pub(crate) enum Command {
         #[arg(value_name = "CHANNEL")]
         channel: Reference,
     },
+    /// On what terms payments of others are forwarded
+    #[command(subcommand)]
+    Policy(policy::Command),
 }
 
 /// Arguments of `channel open`.
@@ -199,6 +203,7 @@ impl Command {
                 let channel = get(session, channel).await?;
                 output.answer(&show::json(&channel), || show::text(&channel))
             }
+            Self::Policy(command) => command.run(session, output).await,
         }
     }
 }

@@ -14,6 +14,7 @@ use tonic::Status;
 
 use crate::channel::close_kind;
 use crate::fault::Fault;
+use crate::forward;
 use crate::invoice::{cancel_reason, part_json};
 use crate::output::Output;
 use crate::payment::{failure_json, failure_text};
@@ -174,6 +175,7 @@ fn told_what(what: &event::Event) -> Told {
         E::WalletTransaction(seen) => wallet_transaction(seen),
         E::PeerConnected(peer) => peer_connected(peer),
         E::PeerDisconnected(peer) => peer_disconnected(peer),
+        E::ForwardEnded(ended) => ("forward_ended", forward::json(ended), forward::text(ended)),
     }
 }
 

@@ -8,6 +8,7 @@ mod args;
 mod channel;
 mod events;
 mod fault;
+mod forward;
 mod invoice;
 mod locate;
 mod node;
@@ -83,6 +84,7 @@ async fn ask(command: Command, globals: &Globals, output: &mut Output) -> Result
         Command::Invoice(command) => command.run(&session()?, output).await,
         Command::Pay(pay) => pay.run(&session()?, output).await,
         Command::Payment(command) => command.run(&session()?, output).await,
+        Command::Forward(command) => command.run(&session()?, output).await,
         Command::Events(events) => events.run(&session()?, output).await,
         Command::Completions(completions) => completions.run(output),
         Command::Man(man) => man.run(output),

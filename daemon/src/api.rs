@@ -8,6 +8,7 @@ mod channel_text;
 mod channels;
 mod events;
 mod fault;
+mod forwards;
 mod guard;
 mod invoices;
 mod node;
@@ -192,6 +193,7 @@ async fn routes(
     follow_health(reporter, inner.api.readiness.clone()).await;
     use v1::channels_server::ChannelsServer;
     use v1::events_server::EventsServer;
+    use v1::forwards_server::ForwardsServer;
     use v1::invoices_server::InvoicesServer;
     use v1::node_server::NodeServer;
     use v1::payments_server::PaymentsServer;
@@ -210,6 +212,7 @@ async fn routes(
         .add_service(guarded!(InvoicesServer, invoices::InvoicesService(Arc::clone(inner))))
         .add_service(guarded!(PaymentsServer, payments::PaymentsService(Arc::clone(inner))))
         .add_service(guarded!(EventsServer, events::EventsService(Arc::clone(inner))))
+        .add_service(guarded!(ForwardsServer, forwards::ForwardsService(Arc::clone(inner))))
         .add_service(Guarded::new(reflection, Arc::clone(token)))
         .add_service(Guarded::new(health, Arc::clone(token))))
 }

@@ -33,11 +33,13 @@ pub enum Kind {
     Keys,
     /// Connections that came about and ended.
     Link,
+    /// On what terms is forwarded over a channel.
+    Policy,
 }
 
 impl Kind {
     /// Every kind, by its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Payment,
         Self::Invoice,
         Self::Wallet,
@@ -46,6 +48,7 @@ impl Kind {
         Self::Peer,
         Self::Keys,
         Self::Link,
+        Self::Policy,
     ];
 
     /// The number on disk; it never changes.
@@ -60,6 +63,7 @@ impl Kind {
             Self::Peer => 7,
             Self::Keys => 8,
             Self::Link => 9,
+            Self::Policy => 10,
         }
     }
 

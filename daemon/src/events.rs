@@ -343,7 +343,8 @@ fn weight(what: &Happened) -> usize {
         | Happened::WalletTransaction(_)
         | Happened::PeerConnected { .. }
         | Happened::InvoiceCancelled { .. }
-        | Happened::KeysendReceived { .. } => 0,
+        | Happened::KeysendReceived { .. }
+        | Happened::Forwarded(_) => 0,
     }
 }
 

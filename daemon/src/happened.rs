@@ -187,6 +187,8 @@ pub enum Happened {
         /// By which HTLC.
         part: ReceivedPart,
     },
+    /// An HTLC of a peer went on, and it is known how that ends.
+    Forwarded(Box<Forwarded>),
 }
 
 /// An HTLC that pays an invoice, or a part of it.
@@ -216,6 +218,51 @@ pub enum CancelReason {
     Deadline,
     /// The channel of a part does not have it any more: what is left is not the whole payment.
     PartGone,
+}
+
+/// An HTLC of a peer that went on over another channel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Forwarded {
+    /// The channel that it came by.
+    pub incoming_channel: ChannelId,
+    /// Its id there.
+    pub incoming_htlc: HtlcId,
+    /// The channel that it went out by.
+    pub outgoing_channel: ChannelId,
+    /// Its id there.
+    pub outgoing_htlc: HtlcId,
+    /// Its hash.
+    pub payment_hash: PaymentHash,
+    /// What came in.
+    pub amount_in: Msat,
+    /// What went out.
+    pub amount_out: Msat,
+    /// When it was irrevocably there, as Unix time in milliseconds.
+    pub received_ms: u64,
+    /// How it ended.
+    pub end: ForwardEnd,
+}
+
+impl Forwarded {
+    /// What this node has earned by it.
+    #[must_use]
+    pub fn fee(&self) -> Msat {
+        match self.end {
+            ForwardEnd::Settled => self.amount_in.checked_sub(self.amount_out).unwrap_or(Msat::ZERO),
+            ForwardEnd::Failed | ForwardEnd::TimedOut => Msat::ZERO,
+        }
+    }
+}
+
+/// How a forward ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum ForwardEnd {
+    /// Its preimage is known.
+    Settled,
+    /// It was failed downstream.
+    Failed,
+    /// Its outgoing channel ended without it.
+    TimedOut,
 }
 
 /// A transaction of the wallet, as it stood.

@@ -46,6 +46,10 @@ pub const PEERS: &str = "millrace_peers";
 pub const PAYMENTS_SENT: &str = "millrace_payments_sent_total";
 /// Payments received.
 pub const PAYMENTS_RECEIVED: &str = "millrace_payments_received_total";
+/// HTLCs of peers that asked to go on, by `outcome`.
+pub const FORWARDS: &str = "millrace_forwards_total";
+/// What forwarding has earned.
+pub const FORWARD_FEES: &str = "millrace_forward_fees_millisatoshis_total";
 /// From a payment's acceptance to its outcome.
 pub const PAYMENT_DURATION: &str = "millrace_payment_duration_seconds";
 /// Frames written to the journal.
@@ -78,6 +82,8 @@ const ROWS: &[Row] = &[
     (Kind::Gauge, PEERS, None, "Peers that are connected."),
     (Kind::Counter, PAYMENTS_SENT, None, "Payments sent, by outcome."),
     (Kind::Counter, PAYMENTS_RECEIVED, None, "Payments received."),
+    (Kind::Counter, FORWARDS, None, "HTLCs of peers that asked to go on, by outcome."),
+    (Kind::Counter, FORWARD_FEES, None, "What forwarding has earned, in millisatoshi."),
     (Kind::Histogram, PAYMENT_DURATION, Some(Unit::Seconds), "From a payment's acceptance to its outcome."),
     (Kind::Counter, JOURNAL_FLUSHES, None, "Frames written to the journal."),
     (Kind::Counter, JOURNAL_BYTES, Some(Unit::Bytes), "Bytes written to the journal."),

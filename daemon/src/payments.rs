@@ -2,13 +2,14 @@
 //!
 //! [`Payments`] is the handle. It is a [`Fold`] over the journal, and after a start the door to the one task that decides
 //! (`actor`). `prepare` and `judge` hold the curve work, `send` and `receive` the state, `core` puts the states together.
-//! Forwarding between channels is not here yet: an HTLC that asks for it is failed.
+//! `forward` is the switch between channels.
 
 mod actor;
 mod channel_news;
 mod core;
 mod entry;
 mod failure;
+mod forward;
 mod hints;
 mod hold;
 mod judge;
@@ -21,10 +22,11 @@ mod refusal;
 mod row;
 mod send;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use millrace_chain::SyncState;
 use millrace_journal::{Journal, Position};
+use millrace_wire::ShortChannelId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use hold::HoldError;
@@ -45,6 +47,7 @@ use crate::facts::{Fold, News, Telling};
 use crate::idempotency::Idempotency;
 use crate::keys::Keys;
 use crate::network::Network;
+use crate::policy::{ForwardPolicy, Policies};
 use crate::steps::JournalHandle;
 use crate::view::Past;
 
@@ -67,7 +70,31 @@ pub struct PaymentRules {
     pub accepts_keysend: bool,
     /// How long a part of a payment waits for the others, in milliseconds; [`MPP_TIMEOUT_MS`] by BOLT 4.
     pub mpp_timeout_ms: u64,
+    /// What is asked of those who want something forwarded.
+    pub forwards: ForwardRules,
 }
+
+/// What the owner decides about forwarding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ForwardRules {
+    /// On what terms, over channels that have none of their own.
+    pub usual: ForwardPolicy,
+    /// The part of a channel's slots and liquidity that one incoming peer may hold, in percent.
+    pub peer_share_percent: u8,
+}
+
+impl Default for ForwardRules {
+    fn default() -> Self {
+        Self { usual: ForwardPolicy::default(), peer_share_percent: 50 }
+    }
+}
+
+/// Tells what is announced of a channel (our `channel_update`, without the two bytes of its type), by the short channel
+/// id or alias that a sender used.
+pub type UpdateOf = Box<dyn Fn(ShortChannelId) -> Option<Vec<u8>> + Send + Sync>;
+
+/// Absent while nothing is announced.
+type Updates = Arc<RwLock<Option<UpdateOf>>>;
 
 /// Payments and invoices. Shared by all who need them.
 pub struct Payments {
@@ -80,6 +107,8 @@ pub struct Payments {
     payer: PayerRules,
     keys: Keys,
     idempotency: Idempotency,
+    policies: Policies,
+    updates: Updates,
     log: Arc<EventLog>,
     network: std::sync::OnceLock<Network>,
 }
@@ -107,6 +136,7 @@ impl Payments {
     pub fn new(keys: Keys, rules: PaymentRules) -> Arc<Self> {
         let idempotency = Idempotency::new(rules.keys_kept_ms);
         let log = EventLog::new();
+        let policies = Policies::new(rules.forwards.usual);
         let (inputs, receiver) = mpsc::unbounded_channel();
         let payer = PayerRules {
             network: rules.network,
@@ -115,7 +145,7 @@ impl Payments {
             max_cltv_expiry_blocks: rules.max_cltv_expiry_blocks,
         };
         Arc::new(Self {
-            core: Mutex::new(Some(Core::new(idempotency.clone(), Arc::clone(&log)))),
+            core: Mutex::new(Some(Core::new(idempotency.clone(), policies.clone(), Arc::clone(&log)))),
             inputs,
             receiver: Mutex::new(Some(receiver)),
             running: std::sync::OnceLock::new(),
@@ -123,6 +153,8 @@ impl Payments {
             payer,
             keys,
             idempotency,
+            policies,
+            updates: Updates::default(),
             log,
             network: std::sync::OnceLock::new(),
         })
@@ -158,7 +190,8 @@ impl Payments {
         let receiving = self.receiving_rules(past.clone());
         let archive = archive_of(past);
         let (keys, rules) = (self.keys.clone(), self.payer.clone());
-        let around = Surroundings { registry, journal, sync, keys, rules, archive, receiving };
+        let (forwards, updates) = (self.rules.forwards, Arc::clone(&self.updates));
+        let around = Surroundings { registry, journal, sync, keys, rules, archive, receiving, forwards, updates };
         let actor = Actor::new(core, around, receiver, self.inputs.downgrade());
         let task = tokio::spawn(actor.run());
         self.log.nudge();
@@ -221,6 +254,17 @@ impl Payments {
     #[must_use]
     pub fn idempotency(&self) -> &Idempotency {
         &self.idempotency
+    }
+
+    /// On what terms this node forwards.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Says who knows what is announced of our channels: failures carry it.
+    pub fn announce_by(&self, update_of: UpdateOf) {
+        *self.updates.write().expect(LOCK) = Some(update_of);
     }
 
     /// Payments under way, and invoices in memory.

@@ -21,7 +21,7 @@ use crate::gauges::Watched;
 use crate::keys::Keys;
 use crate::network::Network;
 use crate::node::{self, Node, Origins, Surroundings};
-use crate::payments::{MPP_TIMEOUT_MS, PaymentRules, Payments};
+use crate::payments::{ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use crate::peer::PeerRules;
 use crate::prepare::Prepared;
 use crate::readiness::Readiness;
@@ -272,6 +272,10 @@ fn payment_rules(config: &Config) -> PaymentRules {
         keys_kept_ms: u64::from(payments.idempotency_hours) * 3_600_000,
         accepts_keysend: payments.accept_keysend,
         mpp_timeout_ms: MPP_TIMEOUT_MS,
+        forwards: ForwardRules {
+            usual: config.routing.policy(),
+            peer_share_percent: config.routing.peer_share_percent,
+        },
     }
 }
 

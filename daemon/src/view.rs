@@ -14,6 +14,8 @@
 //! | `invoices-by-hash` | payment hash | key in `invoices` |
 //! | `channels` | where its first event stands | [`ChannelRow`] |
 //! | `channels-by-id` | channel id | key in `channels` |
+//! | `forwards` | where the forward's end stands | [`ForwardRow`] |
+//! | `meta` | `forwards` | [`ForwardTotals`] |
 
 mod fold;
 mod row;
@@ -28,7 +30,7 @@ use millrace_wire::{ChannelId, PaymentHash};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-pub use row::ChannelRow;
+pub use row::{ChannelRow, ForwardRow, ForwardTotals};
 
 use crate::events::{EventLog, EventsError};
 use crate::happened::PaymentId;
@@ -57,6 +59,7 @@ pub struct View {
     invoices_by_hash: sled::Tree,
     channels: sled::Tree,
     channels_by_id: sled::Tree,
+    forwards: sled::Tree,
     /// How many of the channels are closed.
     closed: AtomicUsize,
     applied: watch::Sender<Position>,
@@ -141,6 +144,7 @@ impl View {
             closed: AtomicUsize::new(count_closed(&channels)?),
             channels,
             channels_by_id: db.open_tree("channels-by-id")?,
+            forwards: db.open_tree("forwards")?,
             applied: watch::channel(applied_in(&meta)?).0,
             stopped: OnceLock::new(),
             meta,
@@ -276,6 +280,28 @@ impl View {
     ) -> Result<Page<ChannelRow>, ViewError> {
         self.check_follows()?;
         page(&self.channels, from, size, wanted)
+    }
+
+    /// Forwards that have ended.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn forwards(
+        &self,
+        from: Option<RowKey>,
+        size: usize,
+        wanted: impl Fn(&ForwardRow) -> bool,
+    ) -> Result<Page<ForwardRow>, ViewError> {
+        self.check_follows()?;
+        page(&self.forwards, from, size, wanted)
+    }
+
+    /// Sums over all of them.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn forward_totals(&self) -> Result<ForwardTotals, ViewError> {
+        Ok(self.meta.get("forwards")?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
     }
 }
 

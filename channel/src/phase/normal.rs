@@ -7,7 +7,7 @@ use crate::channel::Channel;
 use crate::effect::Effects;
 use crate::fault::{PeerFault, Refusal};
 use crate::input::Offer;
-use crate::ledger::htlc::{Add, Removal, Status};
+use crate::ledger::htlc::{Add, Origin, Removal, Status};
 use crate::ledger::limits::{CLTV_EXPIRY_LIMIT, OfferBounds, check_peer_add, check_peer_fee, check_update_fee};
 use crate::phase::Phase;
 use crate::record::Record;
@@ -211,6 +211,9 @@ impl Channel {
             return Err(PeerFault::fail(RULE_REMOVE, format!("the preimage is not that of htlc {}", message.id.0)));
         }
         if htlc.known_preimage.is_none() {
+            if let (Some(Origin::Forward { .. }), Some(attribution)) = (htlc.add.origin, &message.attribution) {
+                self.record(Record::AttributionReceived { id: message.id, attribution: attribution.clone() }, fx);
+            }
             self.record(Record::PreimageReceived { id: message.id, preimage: message.preimage.clone() }, fx);
         }
         let removal = Removal::Fulfill { preimage: message.preimage, attribution: message.attribution };

@@ -10,7 +10,7 @@ use millrace_channel::ledger::htlc::{Origin, Removal};
 use millrace_channel::record::Record;
 use millrace_channel::tx::funding::output_of;
 use millrace_channel::{ChainEvent, Command, Fact, Offer};
-use millrace_wire::{BlockHeight, ChannelId, HtlcId, Msat, ShortChannelId};
+use millrace_wire::{AttributionData, BlockHeight, ChannelId, HtlcId, Msat, ShortChannelId};
 
 use crate::support::node::{HEIGHT, Node, Options, exchange, normal_pair, offer, pair_with, preimage_of};
 
@@ -72,6 +72,29 @@ fn a_preimage_that_no_signature_followed_is_told_again() {
     alice.restart();
     let is_it = |fact: &&Fact| matches!(fact, Fact::OfferFulfilled { id: told, preimage, .. } if *told == id && *preimage == preimage_of(1));
     assert_eq!(alice.facts.iter().filter(is_it).count(), 1);
+}
+
+/// It goes upstream with the preimage, which does not wait for the removal.
+#[test]
+fn how_long_a_forward_was_held_is_told_before_its_preimage() {
+    let attribution = Box::new(AttributionData { hold_times: [1; 80], hmacs: [2; 840] });
+    let preimage = preimage_of(1);
+    let fulfill =
+        Command::Fulfill { id: HtlcId(0), preimage: preimage.clone(), attribution: Some(attribution.clone()) };
+    let alice = forwarded(fulfill);
+    let is_it = |fact: &&Fact| matches!(fact, Fact::OfferAttributed { .. } | Fact::OfferFulfilled { .. });
+    let told: Vec<Fact> = alice.facts.iter().filter(is_it).cloned().collect();
+    let fulfilled = Fact::OfferFulfilled { id: HtlcId(0), origin: FORWARD, preimage };
+    assert_eq!(told, [Fact::OfferAttributed { origin: FORWARD, attribution: attribution.clone() }, fulfilled]);
+    let record = Record::AttributionReceived { id: HtlcId(0), attribution };
+    let mut bytes = Vec::new();
+    record.encode(&mut bytes);
+    assert_eq!(
+        (bytes[..3].to_vec(), bytes.len()),
+        (vec![1, 18, 0], 3 + 80 + 840),
+        "as it was written on its first day"
+    );
+    assert_eq!(Record::decode(&bytes).unwrap(), record);
 }
 
 mod the_funding_transaction {

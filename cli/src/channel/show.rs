@@ -3,6 +3,7 @@
 use millrace_rpc::v1::{Channel, ChannelSide, CloseKind, ClosingInfo, Htlc, OnChainOutput, OnChainResolution};
 use serde_json::{Value, json};
 
+use super::policy;
 use crate::output::{Column, balance_bar, facts, list};
 use crate::wallet::{msat, outpoint, sat};
 use crate::words;
@@ -45,6 +46,7 @@ pub(super) fn json(channel: &Channel) -> Value {
         "total_received_msat": channel.total_received_msat,
         "closing": channel.closing.as_ref().map(closing_json),
         "last_error": channel.last_error,
+        "policy": channel.policy.as_ref().map(policy::json),
     })
 }
 
@@ -227,6 +229,7 @@ fn terms(channel: &Channel) -> String {
         ("Feerate", words::feerate(channel.feerate_sat_per_kw)),
         ("Commitment fee", sat(channel.commitment_fee_sat)),
         ("Anchors", sat(channel.anchors_sat)),
+        ("Forwarding", channel.policy.as_ref().map(policy::text).unwrap_or_default()),
     ]);
     let (Some(local), Some(remote)) = (&channel.local, &channel.remote) else {
         return commitment;

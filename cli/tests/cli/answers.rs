@@ -174,8 +174,43 @@ fn side(reserve_sat: u64) -> ChannelSide {
     }
 }
 
+fn policy(htlc_maximum_msat: Option<u64>) -> ForwardPolicy {
+    ForwardPolicy { fee_base_msat: 2_000, fee_ppm: 250, cltv_delta_blocks: 80, htlc_minimum_msat: 1, htlc_maximum_msat }
+}
+
+/// Of two channels.
+pub(crate) fn policies() -> Vec<ChannelPolicy> {
+    let of = |byte, most| ChannelPolicy { channel_id: vec![byte; 32], policy: Some(policy(most)) };
+    vec![of(0xc1, None), of(0xc2, Some(50_000_000))]
+}
+
+fn forward(outcome: ForwardOutcome, fee_msat: u64) -> Forward {
+    Forward {
+        outcome: outcome.into(),
+        incoming_channel_id: vec![0xc1; 32],
+        incoming_htlc_id: 7,
+        outgoing_channel_id: vec![0xc2; 32],
+        outgoing_htlc_id: 3,
+        payment_hash: vec![0xee; 32],
+        amount_in_msat: 21_003_100,
+        amount_out_msat: 21_000_000,
+        fee_msat,
+        received_ms: NOON_MS,
+        ended_ms: NOON_MS + 412,
+    }
+}
+
+pub(crate) fn forwards() -> ListForwardsResponse {
+    ListForwardsResponse {
+        forwards: vec![forward(ForwardOutcome::TimedOut, 0), forward(ForwardOutcome::Settled, 3_100)],
+        next_cursor: "0a".to_owned(),
+        totals: Some(ForwardTotals { settled: 9, failed: 4, forwarded_msat: 210_000_000, fees_msat: 31_000 }),
+    }
+}
+
 fn open_channel() -> Channel {
     Channel {
+        policy: Some(policy(None)),
         channel_id: vec![0xc1; 32],
         node_id: node(2),
         state: ChannelState::Normal.into(),
@@ -612,6 +647,8 @@ pub(crate) fn events() -> Vec<Event> {
             fee_sat: 211,
         }),
         E::PeerDisconnected(PeerDisconnected { node_id, reason: "connection closed".to_owned() }),
+        E::ForwardEnded(forward(ForwardOutcome::Settled, 3_100)),
+        E::ForwardEnded(forward(ForwardOutcome::Failed, 0)),
     ];
     let numbered = kinds.into_iter().enumerate();
     numbered

@@ -308,6 +308,54 @@ mod payment {
     }
 }
 
+mod forward {
+    use super::*;
+
+    #[test]
+    fn list() {
+        both("forward-list", &["forward", "list", "--outcome", "settled", "--limit", "2"]);
+    }
+
+    #[test]
+    fn only_the_last_hour() {
+        let fake = Fake::start();
+        let ran = fake.run(&["forward", "list", "--since", "1h"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(fake.requests()[0].contains("from_ms: Some("));
+    }
+}
+
+mod channel_policy {
+    use super::*;
+
+    #[test]
+    fn set_for_all() {
+        let arguments =
+            ["channel", "policy", "set", "--all", "--base", "2sat", "--ppm", "250", "--idempotency-key", "k"];
+        both("channel-policy-set", &arguments);
+    }
+
+    #[test]
+    fn set_for_one_by_its_beginning() {
+        let fake = Fake::start();
+        let ran = fake.run(&["channel", "policy", "set", "c1c1", "--cltv-delta", "144", "--max-htlc", "0sat"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let requests = fake.requests();
+        let request = requests.last().unwrap();
+        assert!(request.contains("cltv_delta_blocks: Some(144)") && request.contains("htlc_maximum_msat: Some(0)"));
+        assert!(request.contains("channel_id: [193, 193") && request.contains("fee_ppm: None"), "{request}");
+    }
+
+    #[test]
+    fn of_which_channel_and_what_must_be_said() {
+        let fake = Fake::start();
+        for arguments in [&["--ppm", "1"][..], &["--all"], &["--all", "c1c1", "--ppm", "1"]] {
+            assert_eq!(fake.run(&[&["channel", "policy", "set"], arguments].concat()).code, 3, "{arguments:?}");
+        }
+        assert!(fake.requests().is_empty());
+    }
+}
+
 mod events {
     use super::*;
 

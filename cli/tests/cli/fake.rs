@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use millrace_rpc::v1::channels_server::{Channels, ChannelsServer};
 use millrace_rpc::v1::events_server::{Events, EventsServer};
+use millrace_rpc::v1::forwards_server::{Forwards, ForwardsServer};
 use millrace_rpc::v1::invoices_server::{Invoices, InvoicesServer};
 use millrace_rpc::v1::node_server::{Node, NodeServer};
 use millrace_rpc::v1::payments_server::{Payments, PaymentsServer};
@@ -194,7 +195,8 @@ async fn serve(identity: Identity) -> Stage {
         .add_service(ChannelsServer::with_interceptor(stage.clone(), check_token))
         .add_service(InvoicesServer::with_interceptor(stage.clone(), check_token))
         .add_service(PaymentsServer::with_interceptor(stage.clone(), check_token))
-        .add_service(EventsServer::with_interceptor(stage.clone(), check_token));
+        .add_service(EventsServer::with_interceptor(stage.clone(), check_token))
+        .add_service(ForwardsServer::with_interceptor(stage.clone(), check_token));
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     stage
 }
@@ -421,6 +423,19 @@ impl Channels for Stage {
             Some(channel) => Ok(Response::new(GetChannelResponse { channel: Some(channel) })),
             None => Err(ErrorDetail::new(ErrorReason::NotFound).fact("kind", "channel").into_status("no such channel")),
         }
+    }
+
+    async fn set_policy(&self, request: Request<SetPolicyRequest>) -> Result<Response<SetPolicyResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(SetPolicyResponse { policies: answers::policies() }))
+    }
+}
+
+#[tonic::async_trait]
+impl Forwards for Stage {
+    async fn list(&self, request: Request<ListForwardsRequest>) -> Result<Response<ListForwardsResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(answers::forwards()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 35] = [
+const COMMANDS: [&[&str]; 39] = [
     &[],
     &["node"],
     &["node", "info"],
@@ -26,6 +26,8 @@ const COMMANDS: [&[&str]; 35] = [
     &["channel", "close"],
     &["channel", "list"],
     &["channel", "show"],
+    &["channel", "policy"],
+    &["channel", "policy", "set"],
     &["invoice"],
     &["invoice", "create"],
     &["invoice", "settle"],
@@ -37,6 +39,8 @@ const COMMANDS: [&[&str]; 35] = [
     &["payment"],
     &["payment", "list"],
     &["payment", "show"],
+    &["forward"],
+    &["forward", "list"],
     &["events"],
     &["completions"],
     &["man"],

@@ -14,6 +14,7 @@ use super::{Inner, parse};
 use crate::channels::{ChannelSnapshot, ChannelState, HtlcView};
 use crate::claims::{ClaimsStatus, OutputState, OutputStatus};
 use crate::happened::{CloseKind, ClosedChannel};
+use crate::policy::ForwardPolicy;
 use crate::view::ChannelRow;
 
 /// What came back to the wallet from closed channels.
@@ -87,6 +88,18 @@ pub(super) fn message(inner: &Inner, snapshot: &ChannelSnapshot, extent: Extent,
         total_received_msat: row.as_ref().map(|row| row.total_received.0).unwrap_or_default(),
         closing: closing(inner, snapshot, row.as_ref(), extent, swept),
         last_error: snapshot.last_error.clone().unwrap_or_default(),
+        policy: Some(policy_message(&inner.api.payments.policies().of(&snapshot.channel_id))),
+    }
+}
+
+/// On what terms is forwarded.
+pub(super) fn policy_message(policy: &ForwardPolicy) -> v1::ForwardPolicy {
+    v1::ForwardPolicy {
+        fee_base_msat: policy.fee_base.0,
+        fee_ppm: policy.fee_ppm,
+        cltv_delta_blocks: policy.cltv_delta.0.into(),
+        htlc_minimum_msat: policy.htlc_minimum.0,
+        htlc_maximum_msat: policy.htlc_maximum.map(|most| most.0),
     }
 }
 

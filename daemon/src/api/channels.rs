@@ -2,13 +2,16 @@
 
 mod closing;
 mod opening;
+mod policy;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use millrace_rpc::v1::channels_server::Channels;
-use millrace_rpc::v1::{self, CloseChannelProgress, GetChannelResponse, ListChannelsResponse, OpenChannelProgress};
+use millrace_rpc::v1::{
+    self, CloseChannelProgress, GetChannelResponse, ListChannelsResponse, OpenChannelProgress, SetPolicyResponse,
+};
 use millrace_wire::ChannelId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,7 +20,7 @@ use tonic::{Request, Response, Status};
 use self::closing::{close, follow_closing};
 use self::opening::{follow_opening, open};
 use super::channel_text::{Extent, closed_message, has_scid, message, swept};
-use super::once::{Once, Start, once, reference, start};
+use super::once::{Once, Start, answer, once, reference, start};
 use super::{Shared, fault, parse};
 use crate::channels::ChannelState;
 use crate::view::ChannelRow;
@@ -146,6 +149,24 @@ impl Channels for ChannelsService {
         Ok(Response::new(GetChannelResponse {
             channel: Some(closed_message(&row, Extent::Whole, &swept(inner).await)),
         }))
+    }
+
+    async fn set_policy(&self, request: Request<v1::SetPolicyRequest>) -> Result<Response<SetPolicyResponse>, Status> {
+        let mut request = request.into_inner();
+        let key = std::mem::take(&mut request.idempotency_key);
+        let inner = &self.0;
+        inner.ready()?;
+        let channel_id = match request.channel_id.as_slice() {
+            [] => None,
+            bytes => Some(parse::channel_id(bytes)?),
+        };
+        let wanted = request.clone();
+        let work = move |inner: Shared, once: Once| async move {
+            let result = policy::set(&inner, &once, channel_id, &wanted).await;
+            (once, result)
+        };
+        let stored = once(inner, "Channels.SetPolicy", &key, &request, work).await?;
+        Ok(Response::new(answer(&stored)?))
     }
 }
 

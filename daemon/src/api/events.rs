@@ -106,12 +106,12 @@ async fn tell(
 
 /// The public form; none for what is told elsewhere (attempts are part of their payment).
 fn message(at: Position, happening: &Happening) -> Option<v1::Event> {
-    let event = body(&happening.what)?;
+    let event = body(&happening.what, happening.time_ms)?;
     let cursor = Some(v1::Cursor { frame: at.frame, index: at.index });
     Some(v1::Event { cursor, time_ms: happening.time_ms, event: Some(event) })
 }
 
-fn body(what: &Happened) -> Option<Body> {
+fn body(what: &Happened, time_ms: u64) -> Option<Body> {
     Some(match what {
         Happened::ChannelOpening(opening) => Body::ChannelOpening(v1::ChannelOpening {
             channel_id: opening.channel_id.0.to_vec(),
@@ -204,6 +204,7 @@ fn body(what: &Happened) -> Option<Body> {
         Happened::PeerDisconnected { peer, reason } => {
             Body::PeerDisconnected(v1::PeerDisconnected { node_id: peer.serialize().to_vec(), reason: reason.clone() })
         }
+        Happened::Forwarded(forwarded) => Body::ForwardEnded(super::forwards::message(forwarded, time_ms)),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Whether settings that are each well written make sense, alone and together.
 
 use super::Config;
+use crate::policy::CLTV_DELTA_MIN;
 use bitcoin::Network;
 
 /// The most that BOLT 2 lets a side accept at once.
@@ -19,6 +20,7 @@ pub(super) fn check(config: &Config) -> Result<(), (&'static str, String)> {
     node(config)?;
     channel(config)?;
     payments(config)?;
+    routing(config)?;
     peers(config)
 }
 
@@ -77,6 +79,20 @@ fn payments(config: &Config) -> Result<(), (&'static str, String)> {
     within("payments.final_cltv_delta_blocks", payments.final_cltv_delta.0, FINAL_CLTV_DELTA_MIN, furthest)?;
     within("payments.invoice_expiry_s", payments.invoice_expiry_s, 1, 31_536_000)?;
     within("payments.idempotency_hours", payments.idempotency_hours, 1, 8760)
+}
+
+fn routing(config: &Config) -> Result<(), (&'static str, String)> {
+    config.routing.policy().check().map_err(|(field, what)| {
+        let key = match field {
+            "cltv_delta_blocks" => "routing.cltv_delta_blocks",
+            "fee_base_msat" => "routing.fee_base_msat",
+            _ => "routing.htlc_maximum_msat",
+        };
+        (key, what)
+    })?;
+    let furthest = config.payments.max_cltv_expiry_blocks;
+    within("routing.cltv_delta_blocks", config.routing.cltv_delta.0, CLTV_DELTA_MIN.0, furthest)?;
+    within("routing.peer_share_percent", config.routing.peer_share_percent, 1, 100)
 }
 
 fn peers(config: &Config) -> Result<(), (&'static str, String)> {

@@ -20,6 +20,8 @@ use secp256k1::PublicKey;
 pub use load::{Action, ConfigError, Loaded, Source, Surroundings, load};
 pub use setting::{LogFormat, Secret};
 
+use crate::policy::ForwardPolicy;
+
 /// All settings of one node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -49,6 +51,8 @@ pub struct Config {
     pub channel: ChannelConfig,
     /// What is asked of payments.
     pub payments: PaymentsConfig,
+    /// What is asked of those who want something forwarded.
+    pub routing: RoutingConfig,
     /// The on-chain wallet.
     pub wallet: WalletConfig,
     /// The journal.
@@ -120,6 +124,37 @@ pub struct PaymentsConfig {
     pub accept_keysend: bool,
 }
 
+/// What this node asks of those who want something forwarded, over channels that have no policy of their own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoutingConfig {
+    /// Charged for each HTLC. Default: 1,000 msat.
+    pub fee_base: Msat,
+    /// Charged in proportion, in millionths. Default: 100.
+    pub fee_ppm: u32,
+    /// Blocks between the incoming expiry and the outgoing one. Default: 80.
+    pub cltv_delta: CltvDelta,
+    /// The least that is forwarded. Default: 1 msat.
+    pub htlc_minimum: Msat,
+    /// The most that is forwarded; 0: all that a channel can carry. Default: 0.
+    pub htlc_maximum: Msat,
+    /// The part of a channel's slots and liquidity that one incoming peer may hold, in percent. Default: 50.
+    pub peer_share_percent: u8,
+}
+
+impl RoutingConfig {
+    /// The same, as it is held against HTLCs.
+    #[must_use]
+    pub fn policy(&self) -> ForwardPolicy {
+        ForwardPolicy {
+            fee_base: self.fee_base,
+            fee_ppm: self.fee_ppm,
+            cltv_delta: self.cltv_delta,
+            htlc_minimum: self.htlc_minimum,
+            htlc_maximum: Some(self.htlc_maximum).filter(|most| *most > Msat::ZERO),
+        }
+    }
+}
+
 /// The on-chain wallet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WalletConfig {
@@ -171,6 +206,7 @@ impl Config {
             bitcoind: BitcoindConfig::defaults(network, home),
             channel: ChannelConfig::default(),
             payments: PaymentsConfig::default(),
+            routing: RoutingConfig::default(),
             wallet: WalletConfig::default(),
             journal: JournalConfig { segment_mib: 64 },
             peers: PeersConfig::default(),
@@ -235,6 +271,14 @@ impl Default for PaymentsConfig {
             idempotency_hours: 24,
             accept_keysend: true,
         }
+    }
+}
+
+impl Default for RoutingConfig {
+    fn default() -> Self {
+        let ForwardPolicy { fee_base, fee_ppm, cltv_delta, htlc_minimum, htlc_maximum } = ForwardPolicy::default();
+        let htlc_maximum = htlc_maximum.unwrap_or(Msat::ZERO);
+        Self { fee_base, fee_ppm, cltv_delta, htlc_minimum, htlc_maximum, peer_share_percent: 50 }
     }
 }
 

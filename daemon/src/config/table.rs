@@ -87,7 +87,7 @@ fn secret(field: Field) -> Field {
 
 /// All rows, in the order in which they are shown; those of one section stand together, the top ones first.
 pub(super) fn fields() -> Vec<Field> {
-    [node(), bitcoind(), channel(), payments(), rest()].into_iter().flatten().collect()
+    [node(), bitcoind(), channel(), payments(), routing(), rest()].into_iter().flatten().collect()
 }
 
 fn node() -> Vec<Field> {
@@ -196,6 +196,41 @@ fn payments() -> Vec<Field> {
             "payments.accept_keysend",
             |c| &mut c.payments.accept_keysend,
             "Whether payments are taken that no invoice asked for.",
+        ),
+    ]
+}
+
+fn routing() -> Vec<Field> {
+    vec![
+        field(
+            "routing.fee_base_msat",
+            |c| &mut c.routing.fee_base,
+            "Charged for each forwarded HTLC, in millisatoshi.",
+        ),
+        field(
+            "routing.fee_ppm",
+            |c| &mut c.routing.fee_ppm,
+            "Charged in proportion to what is forwarded, in millionths.",
+        ),
+        field(
+            "routing.cltv_delta_blocks",
+            |c| &mut c.routing.cltv_delta,
+            "Blocks between the expiries of an incoming HTLC and the outgoing one; at least 48.",
+        ),
+        field(
+            "routing.htlc_minimum_msat",
+            |c| &mut c.routing.htlc_minimum,
+            "The least that is forwarded, in millisatoshi.",
+        ),
+        field(
+            "routing.htlc_maximum_msat",
+            |c| &mut c.routing.htlc_maximum,
+            "The most that is forwarded in one HTLC, in millisatoshi; 0 is all that a channel can carry.",
+        ),
+        field(
+            "routing.peer_share_percent",
+            |c| &mut c.routing.peer_share_percent,
+            "The part of a channel's slots and liquidity that one incoming peer may hold, in percent.",
         ),
     ]
 }

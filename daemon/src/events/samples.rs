@@ -12,8 +12,8 @@ use millrace_wire::{
 };
 
 use crate::happened::{
-    AttemptBegun, CancelReason, ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Failure, FailureReason, Happened,
-    InvoiceCreated, PaymentId, PaymentStarted, ReceivedPart, WalletSeen,
+    AttemptBegun, CancelReason, ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Failure, FailureReason,
+    ForwardEnd, Forwarded, Happened, InvoiceCreated, PaymentId, PaymentStarted, ReceivedPart, WalletSeen,
 };
 use crate::wallet::{Label, TxKind};
 
@@ -235,6 +235,20 @@ pub(super) fn all() -> Vec<(Happened, &'static str)> {
         (
             Happened::KeysendReceived { payment_hash: HASH, preimage: preimage(), part },
             "0107120505050505050505050505050505050505050505050505050505050505050505060606060606060606060606060606060606060606060606060606060606060603030303030303030303030303030303030303030303030303030303030303030201",
+        ),
+        (
+            Happened::Forwarded(Box::new(Forwarded {
+                incoming_channel: CHANNEL,
+                incoming_htlc: HtlcId(1),
+                outgoing_channel: CHANNEL,
+                outgoing_htlc: HtlcId(2),
+                payment_hash: HASH,
+                amount_in: Msat(4),
+                amount_out: Msat(3),
+                received_ms: 6,
+                end: ForwardEnd::TimedOut,
+            })),
+            "010713030303030303030303030303030303030303030303030303030303030303030301030303030303030303030303030303030303030303030303030303030303030302050505050505050505050505050505050505050505050505050505050505050504030602",
         ),
     ]
 }

@@ -21,11 +21,13 @@ use tokio::time::MissedTickBehavior;
 
 use super::core::{Consequences, Core, ToPeel};
 use super::entry::InvoiceEntry;
-use super::judge::{Opened, Received, Removing};
+use super::forward::{Answered, Hand, Sight};
+use super::judge::{self, Opened, Received, Removing};
 use super::listener::Listener;
 use super::prepare::{PayerRules, Prepared};
 use super::receive::{Fulfilment, HoldReply, InvoiceRefusal};
 use super::send::{LookUp, Order, World};
+use super::{ForwardRules, Updates};
 use crate::channels::{CommandError, CommandResult, NoNewWork, Registry};
 use crate::clock;
 use crate::entry::Entry;
@@ -81,6 +83,8 @@ pub(crate) struct Surroundings {
     pub(crate) rules: PayerRules,
     pub(crate) archive: Archive,
     pub(crate) receiving: ReceivingRules,
+    pub(crate) forwards: ForwardRules,
+    pub(crate) updates: Updates,
 }
 
 /// What the owner decides about receiving.
@@ -105,6 +109,8 @@ pub(crate) struct Actor {
     deciding: HashMap<(ChannelId, HtlcId), Option<Decision>>,
     /// Those whose channel was too busy to take the decision.
     again: Vec<(ChannelId, HtlcId)>,
+    /// The switch's orders.
+    hand: Hand,
     pruned_ms: u64,
 }
 
@@ -147,6 +153,7 @@ impl Actor {
             writes: FuturesUnordered::new(),
             deciding: HashMap::new(),
             again: Vec::new(),
+            hand: Hand::default(),
             pruned_ms: 0,
         }
     }
@@ -175,6 +182,7 @@ impl Actor {
                 Some((tag, result)) = self.decisions.next(), if !self.decisions.is_empty() => {
                     self.on_decided(tag, result, &mut out);
                 }
+                Some(answered) = self.hand.next(), if !self.hand.is_idle() => self.on_forwarded(answered),
                 Some(()) = self.writes.next(), if !self.writes.is_empty() => {}
                 _ = tick.tick() => is_tick = true,
             }
@@ -183,6 +191,7 @@ impl Actor {
                 self.look_at_held(&mut out);
             }
             self.with_world(|core, world| core.sending.retry(world, is_tick, &mut out.orders));
+            self.forward_on(is_tick, &mut out);
             self.carry_out(out);
         }
     }
@@ -195,6 +204,7 @@ impl Actor {
             self.on_input(input, &mut out);
         }
         self.core.sending.sweep(&mut out.orders);
+        self.forward_on(false, &mut out);
         self.carry_out(out);
     }
 
@@ -247,7 +257,7 @@ impl Actor {
     // --- what follows ---
 
     fn carry_out(&mut self, out: Consequences) {
-        let Consequences { orders, to_peel, receipts } = out;
+        let Consequences { orders, to_peel, receipts, acts } = out;
         for order in orders {
             match order {
                 Order::Offer { id, attempt, channel_id, offer, entry } => {
@@ -260,6 +270,7 @@ impl Actor {
             }
         }
         self.carry_out_receipts(receipts);
+        self.hand.carry_out(acts, &self.around.registry);
         self.peel(to_peel);
     }
 
@@ -288,12 +299,16 @@ impl Actor {
                 self.order(place, decision);
             }
         }
+        self.hand.on_tick(&self.around.registry);
         let unix_ms = clock::unix_ms();
         if unix_ms >= self.pruned_ms + PRUNE_EVERY_MS {
             self.pruned_ms = unix_ms;
             self.core.receiving.invoices.prune(unix_ms, EXPIRY_SLACK_MS);
             self.core.sending.prune(unix_ms);
             self.core.keys.prune(unix_ms);
+            if let Some(height) = self.synced_height() {
+                self.core.forwarding.prune(height);
+            }
         }
     }
 
@@ -306,8 +321,14 @@ impl Actor {
             // Told twice at a start: once is enough.
             if let std::collections::hash_map::Entry::Vacant(vacant) = self.deciding.entry(place) {
                 vacant.insert(None);
-                if !self.fulfill_owed(place) {
+                if self.fulfill_owed(place) {
+                    continue;
+                }
+                if self.core.forwarding.take_onion(place) {
                     fresh.push((received, onion));
+                } else {
+                    let opened = judge::used_onion(&onion);
+                    self.decide(received, opened, &mut Consequences::default());
                 }
             }
         }
@@ -337,6 +358,34 @@ impl Actor {
         match opened {
             Opened::Refused(removing) => self.order(place, Decision::Remove(removing)),
             Opened::Final(secret, last) => self.receive(received, secret, &last, &mut out.receipts),
+            Opened::Forward(secret, forward) => {
+                // From here on it is the switch's.
+                self.deciding.remove(&place);
+                self.core.forwarding.begin(&received, secret, *forward, clock::unix_ms());
+            }
+        }
+    }
+
+    /// Lets the switch go on with whatever something has touched.
+    fn forward_on(&mut self, is_tick: bool, out: &mut Consequences) {
+        let height = self.synced_height();
+        let Self { core, around, .. } = self;
+        let updates = around.updates.read().expect(super::LOCK);
+        let sight = Sight {
+            channels: &around.registry,
+            policies: &core.policies,
+            update_of: &|scid| updates.as_ref().and_then(|update_of| update_of(scid)),
+            new_work: around.registry.check_new_work(),
+            height,
+            peer_share_percent: around.forwards.peer_share_percent,
+            unix_ms: clock::unix_ms(),
+        };
+        core.forwarding.go_on(&sight, is_tick, &mut out.acts);
+    }
+
+    fn on_forwarded(&mut self, answered: Option<Answered>) {
+        if let Some((key, channel_id, result)) = answered {
+            self.core.forwarding.answered(key, channel_id, result, clock::unix_ms());
         }
     }
 

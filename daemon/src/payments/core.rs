@@ -13,14 +13,17 @@ use serde::{Deserialize, Serialize};
 
 use super::channel_news::ChannelNews;
 use super::entry::{InvoiceEntry, PaymentEntry, decode, encode};
+use super::forward::{Act, CircuitsSection, Forwarding};
 use super::judge::Received;
 use super::receive::{Invoice, Receipt, Receiving};
 use super::send::{Order, Sending, SendingSection, World};
 use crate::entry::{Entry, Kind};
 use crate::events::{EventLog, EventsSection};
 use crate::facts::{Item, News, ReceivedOnion, Source, Telling};
-use crate::happened::Happened;
+use crate::happened::{ForwardEnd, Happened};
 use crate::idempotency::Idempotency;
+use crate::metrics;
+use crate::policy::Policies;
 
 /// An HTLC to be peeled.
 pub(crate) type ToPeel = (Received, Box<ReceivedOnion>);
@@ -31,12 +34,15 @@ pub(crate) struct Consequences {
     pub(crate) orders: Vec<Order>,
     pub(crate) to_peel: Vec<ToPeel>,
     pub(crate) receipts: Vec<Receipt>,
+    pub(crate) acts: Vec<Act>,
 }
 
 /// The state.
 pub(crate) struct Core {
     pub(crate) sending: Sending,
     pub(crate) receiving: Receiving,
+    pub(crate) forwarding: Forwarding,
+    pub(crate) policies: Policies,
     channels: ChannelNews,
     /// Steps that were seen, from the last checkpoint on.
     seen: BTreeSet<(u64, u32)>,
@@ -54,14 +60,18 @@ struct Section {
     seen: Vec<(u64, u32)>,
     keys: Vec<u8>,
     events: EventsSection,
+    circuits: CircuitsSection,
+    policies: Vec<u8>,
 }
 
 impl Core {
     /// An empty one.
-    pub(crate) fn new(keys: Idempotency, log: Arc<EventLog>) -> Self {
+    pub(crate) fn new(keys: Idempotency, policies: Policies, log: Arc<EventLog>) -> Self {
         Self {
             sending: Sending::default(),
             receiving: Receiving::default(),
+            forwarding: Forwarding::default(),
+            policies,
             channels: ChannelNews::default(),
             seen: BTreeSet::new(),
             keys,
@@ -79,6 +89,8 @@ impl Core {
         self.channels = section.channels;
         self.seen = section.seen.into_iter().collect();
         self.log.restore(section.events);
+        self.forwarding.restore(section.circuits);
+        self.policies.restore(&section.policies)?;
         Ok(())
     }
 
@@ -92,6 +104,8 @@ impl Core {
             seen: self.seen.iter().copied().collect(),
             keys: self.keys.section(),
             events: self.log.section(up_to),
+            circuits: self.forwarding.section(),
+            policies: self.policies.section(),
         })
     }
 
@@ -115,6 +129,12 @@ impl Core {
                 Item::Entry(entry) => self.on_entry(&entry, time_ms, out, &mut happened),
                 Item::Fact { fact, received } => {
                     let Source::Channel(channel_id) = source else { continue };
+                    let onion = received.as_deref();
+                    let acts = &mut out.acts;
+                    self.forwarding.on_fact(channel_id, &fact, onion, time_ms, is_replay, acts, &mut happened);
+                    if let Fact::Closed(_) = fact {
+                        self.policies.forget(&channel_id);
+                    }
                     if !is_replay && let Some(to_peel) = to_peel(channel_id, &fact, received) {
                         out.to_peel.push(to_peel);
                     }
@@ -131,6 +151,9 @@ impl Core {
                     self.sending.on_fact(channel_id, fact, time_ms, is_replay, world, &mut out.orders, &mut happened);
                 }
             }
+        }
+        if telling == Telling::Live {
+            count(&happened);
         }
         match position {
             Some(position) => self.log.told(position, time_ms, happened),
@@ -151,6 +174,7 @@ impl Core {
             Kind::Wallet => crate::wallet::seen_in_record(&entry.bytes).map(|seen| {
                 happened.extend(seen.into_iter().map(|seen| Happened::WalletTransaction(Box::new(seen))));
             }),
+            Kind::Policy => self.policies.apply(&entry.bytes, time_ms),
             Kind::Link => crate::links::happened(&entry.bytes).map(|what| happened.push(what)),
             Kind::ChainCursor | Kind::Peer | Kind::Keys => Ok(()),
         };
@@ -158,6 +182,17 @@ impl Core {
             let fault = format!("an entry of kind {:?}: {reason}", entry.kind);
             tracing::error!(fault, "what was written cannot be read");
             self.fault.get_or_insert(fault);
+        }
+    }
+}
+
+/// Counted when it happens, not when it is read back.
+fn count(happened: &[Happened]) {
+    for what in happened {
+        if let Happened::Forwarded(forwarded) = what {
+            let outcome = if forwarded.end == ForwardEnd::Settled { "settled" } else { "failed" };
+            ::metrics::counter!(metrics::FORWARDS, "outcome" => outcome).increment(1);
+            ::metrics::counter!(metrics::FORWARD_FEES).increment(forwarded.fee().0);
         }
     }
 }

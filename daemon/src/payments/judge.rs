@@ -5,9 +5,10 @@
 //! what the onion says of them: a preimage leaves this node only for a final HTLC with the right secret, amount and
 //! expiry. What is wrong is not told apart to the sender, who would otherwise learn which hashes are ours.
 
+use bitcoin::hashes::{Hash as _, sha256};
 use millrace_routing::SharedSecret;
-use millrace_routing::failure::{FailureMessage, encrypt};
-use millrace_routing::onion::{Final, Incoming, PeelFault, PeeledHop, peel};
+use millrace_routing::failure::{FailureMessage, code, encrypt};
+use millrace_routing::onion::{Final, Forward, Incoming, PeelFault, PeeledHop, peel};
 use millrace_wire::{BlockHeight, ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, PaymentSecret};
 use secp256k1::SecretKey;
 
@@ -33,6 +34,8 @@ pub(crate) struct Received {
 pub(crate) enum Opened {
     /// It ends here; still to be held against an invoice.
     Final(SharedSecret, Box<Final>),
+    /// It asks to go on; for the switch to decide.
+    Forward(SharedSecret, Box<Forward>),
     /// It is to be failed, whatever else.
     Refused(Removing),
 }
@@ -90,8 +93,7 @@ pub(crate) fn open(
     }
     match peeled.hop {
         PeeledHop::Final(last) => Opened::Final(peeled.shared_secret, Box::new(last)),
-        // This node does not forward yet.
-        PeeledHop::Forward(_) => refuse(FailureMessage::UnknownNextPeer),
+        PeeledHop::Forward(forward) => Opened::Forward(peeled.shared_secret, Box::new(forward)),
     }
 }
 
@@ -100,6 +102,12 @@ pub(crate) fn open(
 pub(crate) fn open_again(node_key: &SecretKey, received: &Received, onion: &ReceivedOnion) -> Opened {
     let received = Received { over_dust_exposure: false, ..received.clone() };
     open(node_key, &received, onion, Some(BlockHeight(0)))
+}
+
+/// An onion that came before (BOLT 4: each is taken once). It shares no secret any more that could be used.
+pub(crate) fn used_onion(onion: &ReceivedOnion) -> Opened {
+    let sha256_of_onion = sha256::Hash::hash(&onion.onion.0).to_byte_array();
+    Opened::Refused(Removing::Malformed { sha256_of_onion, failure_code: code::INVALID_ONION_HMAC })
 }
 
 /// Why an HTLC does not pay an invoice. For our own log: the sender is not told which.
@@ -177,7 +185,7 @@ pub(crate) fn refuse_for_now(secret: &SharedSecret) -> Removing {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use millrace_routing::failure::{code, decode};
+    use millrace_routing::failure::decode;
     use millrace_routing::onion::{FinalPayload, ForwardPayload, Hop, Payload, build};
     use millrace_wire::{Preimage, ShortChannelId};
 
@@ -302,13 +310,10 @@ mod tests {
         let next =
             Payload::Forward(ForwardPayload { next: ShortChannelId(5), amount: Msat(20_000), expiry: CltvExpiry(700) });
         let rest = vec![Hop { node_id: node(3), payload: Payload::Final(payload(20_000, 742)) }];
-        let (onion, secrets) = onion(next, 2, rest);
-        let Opened::Refused(Removing::Fail(reason)) = open(&key(2), &received(21_000, 800), &onion, Some(HEIGHT))
-        else {
-            panic!()
-        };
-        let decoded = decode(&secrets, &reason).unwrap();
-        assert_eq!((decoded.hop, decoded.message.code()), (0, code::UNKNOWN_NEXT_PEER));
+        let (onion, _) = onion(next, 2, rest);
+        let opened = open(&key(2), &received(21_000, 800), &onion, Some(HEIGHT));
+        // It is the switch's, which knows no invoices.
+        assert!(matches!(opened, Opened::Forward(..)), "{opened:?}");
     }
 
     #[test]

@@ -103,7 +103,8 @@ impl PaymentRow {
             | Happened::InvoiceHeld { .. }
             | Happened::InvoiceCancelled { .. }
             | Happened::InvoicePaidInParts { .. }
-            | Happened::KeysendReceived { .. } => {}
+            | Happened::KeysendReceived { .. }
+            | Happened::Forwarded(_) => {}
         }
     }
 

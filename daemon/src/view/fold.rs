@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sled::Transactional;
 use sled::transaction::{ConflictableTransactionError, TransactionError};
 
-use super::{ChannelRow, RowKey, View, ViewError, decode, encode, key_of};
+use super::{ChannelRow, ForwardRow, ForwardTotals, RowKey, View, ViewError, decode, encode, key_of};
 use crate::events::{EventLog, Subscription};
 use crate::happened::{Happened, Happening};
 use crate::payments::{InvoiceRow, PaymentRow};
@@ -27,6 +27,9 @@ struct Changes {
     payments_by_hash: BTreeMap<[u8; 32], RowKey>,
     /// Channels that have closed.
     closed: usize,
+    forwards: BTreeMap<RowKey, ForwardRow>,
+    /// With those of this batch; none if it has none.
+    forward_totals: Option<ForwardTotals>,
 }
 
 struct Rows<T> {
@@ -165,6 +168,16 @@ impl View {
             Happened::ChannelReady { channel_id, .. }
             | Happened::ChannelClosing { channel_id, .. }
             | Happened::ChannelClosed { channel_id, .. } => self.change_channel(*channel_id, happening, changes),
+            Happened::Forwarded(forwarded) => {
+                let totals = match changes.forward_totals {
+                    Some(totals) => totals,
+                    None => self.forward_totals()?,
+                };
+                changes.forward_totals.insert(totals).add(forwarded);
+                let row = ForwardRow { forwarded: (**forwarded).clone(), ended_ms: time };
+                changes.forwards.insert(key_of(at), row);
+                Ok(())
+            }
             // No list is made of these.
             Happened::WalletTransaction(_) | Happened::PeerConnected { .. } | Happened::PeerDisconnected { .. } => {
                 Ok(())
@@ -194,17 +207,25 @@ impl View {
             &self.invoices_by_hash,
             &self.channels,
             &self.channels_by_id,
+            &self.forwards,
         );
-        let written = trees.transaction(|(meta, payments, by_id, by_hash, invoices, of_hash, channels, of_id)| {
-            put(&changes.payments, payments, by_id)?;
-            for (hash, key) in &changes.payments_by_hash {
-                by_hash.insert(&hash[..], &key[..])?;
-            }
-            put(&changes.invoices, invoices, of_hash)?;
-            put(&changes.channels, channels, of_id)?;
-            meta.insert("applied", &key_of(up_to)[..])?;
-            Ok::<(), ConflictableTransactionError<()>>(())
-        });
+        let written =
+            trees.transaction(|(meta, payments, by_id, by_hash, invoices, of_hash, channels, of_id, forwards)| {
+                put(&changes.payments, payments, by_id)?;
+                for (hash, key) in &changes.payments_by_hash {
+                    by_hash.insert(&hash[..], &key[..])?;
+                }
+                put(&changes.invoices, invoices, of_hash)?;
+                put(&changes.channels, channels, of_id)?;
+                for (key, row) in &changes.forwards {
+                    forwards.insert(&key[..], encode(row))?;
+                }
+                if let Some(totals) = &changes.forward_totals {
+                    meta.insert("forwards", encode(totals))?;
+                }
+                meta.insert("applied", &key_of(up_to)[..])?;
+                Ok::<(), ConflictableTransactionError<()>>(())
+            });
         match written {
             Ok(()) => Ok(()),
             Err(TransactionError::Storage(error)) => Err(error.into()),

@@ -3,7 +3,7 @@
 use millrace_wire::Msat;
 use serde::{Deserialize, Serialize};
 
-use crate::happened::{ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Happened};
+use crate::happened::{ChannelOpening, CloseKind, ClosedChannel, ClosingTx, ForwardEnd, Forwarded, Happened};
 
 /// A channel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -81,7 +81,43 @@ impl ChannelRow {
             | Happened::PeerDisconnected { .. }
             | Happened::HoldInvoiceCreated(_)
             | Happened::InvoiceHeld { .. }
-            | Happened::InvoiceCancelled { .. } => {}
+            | Happened::InvoiceCancelled { .. }
+            | Happened::Forwarded(_) => {}
+        }
+    }
+}
+
+/// A forward that has ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ForwardRow {
+    /// It.
+    pub forwarded: Forwarded,
+    /// When its end was known, as Unix time in milliseconds.
+    pub ended_ms: u64,
+}
+
+/// Sums over all forwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ForwardTotals {
+    /// How many are settled.
+    pub settled: u64,
+    /// How many are not.
+    pub failed: u64,
+    /// What the settled ones have brought out.
+    pub forwarded: Msat,
+    /// What they have earned.
+    pub fees: Msat,
+}
+
+impl ForwardTotals {
+    /// With one more.
+    pub(super) fn add(&mut self, forwarded: &Forwarded) {
+        if forwarded.end == ForwardEnd::Settled {
+            self.settled += 1;
+            self.forwarded = sum(self.forwarded, forwarded.amount_out);
+            self.fees = sum(self.fees, forwarded.fee());
+        } else {
+            self.failed += 1;
         }
     }
 }

@@ -209,3 +209,37 @@ fn a_view_that_has_stopped_refuses_until_it_is_opened_again() {
     drop(view);
     check(&View::open(&path, &log).unwrap());
 }
+
+#[test]
+fn forwards_and_their_sums() {
+    use crate::happened::{ForwardEnd, Forwarded};
+    let dir = tempfile::tempdir().unwrap();
+    let journal = journal(&dir.path().join("journal"));
+    let log = EventLog::new();
+    log.attach(Arc::clone(journal.history()));
+    let forwarded = |id: u64, end| {
+        Happened::Forwarded(Box::new(Forwarded {
+            incoming_channel: ChannelId([1; 32]),
+            incoming_htlc: HtlcId(id),
+            outgoing_channel: ChannelId([2; 32]),
+            outgoing_htlc: HtlcId(id),
+            payment_hash: PaymentHash([3; 32]),
+            amount_in: Msat(1_050),
+            amount_out: Msat(1_000),
+            received_ms: 1,
+            end,
+        }))
+    };
+    let view = View::open(&dir.path().join("view"), &log).unwrap();
+    log.told(at(1, 0), 5, vec![forwarded(1, ForwardEnd::Settled), forwarded(2, ForwardEnd::Failed)]);
+    log.settle(at(2, 0));
+    view.fold(&log).unwrap();
+    log.told(at(2, 0), 6, vec![forwarded(3, ForwardEnd::Settled), forwarded(4, ForwardEnd::TimedOut)]);
+    log.settle(at(3, 0));
+    view.fold(&log).unwrap();
+    let ids = |page: Page<ForwardRow>| page.rows.iter().map(|row| row.forwarded.incoming_htlc.0).collect::<Vec<_>>();
+    assert_eq!(ids(view.forwards(None, 9, |_| true).unwrap()), [4, 3, 2, 1]);
+    assert_eq!(ids(view.forwards(None, 9, |row| row.ended_ms == 5).unwrap()), [2, 1]);
+    let totals = view.forward_totals().unwrap();
+    assert_eq!(totals, ForwardTotals { settled: 2, failed: 2, forwarded: Msat(2_000), fees: Msat(100) });
+}

@@ -156,6 +156,7 @@ fn names(events: &[v1::Event]) -> Vec<&'static str> {
         event::Event::WalletTransaction(_) => "wallet",
         event::Event::PeerConnected(_) => "connected",
         event::Event::PeerDisconnected(_) => "disconnected",
+        event::Event::ForwardEnded(_) => "forwarded",
     };
     events.iter().map(name).collect()
 }

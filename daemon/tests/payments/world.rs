@@ -24,7 +24,7 @@ use millraced::config::Config;
 use millraced::data_dir::DataDir;
 use millraced::facts::Fold;
 use millraced::node::{Node, Origins, Surroundings, open};
-use millraced::payments::{MPP_TIMEOUT_MS, PaymentRules, Payments};
+use millraced::payments::{ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use millraced::peer::PeerRules;
 use millraced::prepare::prepare;
 use millraced::readiness::Readiness;
@@ -102,6 +102,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         keys_kept_ms: 86_400_000,
         accepts_keysend: true,
         mpp_timeout_ms,
+        forwards: ForwardRules::default(),
     };
     let payments = Payments::new(keys.clone(), rules);
     let mut channel_rules = ChannelRules::usual(ChainHash::REGTEST);

@@ -30,6 +30,7 @@ fn kind(event: &Event) -> &'static str {
         event::Event::WalletTransaction(_) => "wallet transaction",
         event::Event::PeerConnected(_) => "peer connected",
         event::Event::PeerDisconnected(_) => "peer disconnected",
+        event::Event::ForwardEnded(_) => "forward ended",
     }
 }
 

@@ -53,7 +53,7 @@ pub enum FailureMessage {
     UnknownNextPeer,
     /// The HTLC is smaller than the channel takes.
     AmountBelowMinimum {
-        /// What came in.
+        /// What was to go out.
         amount: Msat,
         /// The channel's conditions.
         channel_update: Vec<u8>,
@@ -67,7 +67,7 @@ pub enum FailureMessage {
     },
     /// The blocks that the sender left for the hop are too few.
     IncorrectCltvExpiry {
-        /// Of the HTLC that came in.
+        /// Of the HTLC that was to go out.
         expiry: CltvExpiry,
         /// The channel's conditions.
         channel_update: Vec<u8>,
