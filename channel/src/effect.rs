@@ -202,6 +202,11 @@ pub enum Fact {
         /// Printable text.
         text: String,
     },
+    /// Both have signed the channel's announcement. Told again by `resume`, unless a reorganisation took it back.
+    Announced {
+        /// The complete `channel_announcement`, without its type.
+        announcement: Vec<u8>,
+    },
 }
 
 impl Effects {

@@ -118,6 +118,20 @@ pub enum Record {
     Chain(ChainRecord),
     /// Everything is buried: nothing can happen any more.
     Closed,
+    /// The peer's `announcement_signatures`, for where the funding transaction stands now.
+    AnnouncementSigned {
+        /// By the peer's node key.
+        node_signature: Signature64,
+        /// By the peer's `funding_pubkey`.
+        bitcoin_signature: Signature64,
+    },
+    /// Both have signed the `channel_announcement`, and it may be passed on.
+    Announced {
+        /// The height of the chain.
+        height: BlockHeight,
+        /// The message, without its type.
+        announcement: Vec<u8>,
+    },
 }
 
 /// The first record.
@@ -262,6 +276,8 @@ impl Record {
             Self::Failed { .. } => "failed",
             Self::Chain(_) => "chain",
             Self::Closed => "closed",
+            Self::AnnouncementSigned { .. } => "announcement_signed",
+            Self::Announced { .. } => "announced",
         }
     }
 }

@@ -95,7 +95,8 @@ impl ChannelNews {
             | Fact::OfferResolved { .. }
             | Fact::OfferTimedOut { .. }
             | Fact::RemovalIrrevocable { .. }
-            | Fact::PeerSaid { .. } => {}
+            | Fact::PeerSaid { .. }
+            | Fact::Announced { .. } => {}
         }
     }
 }
