@@ -33,11 +33,13 @@ pub enum Kind {
     Keys,
     /// Connections that came about and ended.
     Link,
+    /// What this node and its peers say of their channels, and of the node.
+    Announce,
 }
 
 impl Kind {
     /// Every kind, by its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Payment,
         Self::Invoice,
         Self::Wallet,
@@ -46,6 +48,7 @@ impl Kind {
         Self::Peer,
         Self::Keys,
         Self::Link,
+        Self::Announce,
     ];
 
     /// The number on disk; it never changes.
@@ -60,6 +63,7 @@ impl Kind {
             Self::Peer => 7,
             Self::Keys => 8,
             Self::Link => 9,
+            Self::Announce => 11,
         }
     }
 

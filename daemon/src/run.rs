@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use millrace_chain::{Auth, Bitcoind, ChainError, Timeouts};
 use millrace_channel::Policy;
+use millrace_channel::keys::Identity;
 use millrace_channel::phase::opening::OpeningLimits;
 use millrace_journal::Options;
-use millrace_wire::ChainHash;
+use millrace_wire::{ChainHash, Features};
 use tokio::sync::{mpsc, watch};
 
+use crate::announce::node::Face;
+use crate::announce::{Announcer, Parts};
 use crate::api::{self, Api};
 use crate::chain_source::BitcoindSource;
 use crate::channels::{ChannelRules, KeysOf};
@@ -19,9 +22,11 @@ use crate::coins::{self, Coins, WalletRecords};
 use crate::config::Config;
 use crate::gauges::Watched;
 use crate::keys::Keys;
+use crate::network::Network;
 use crate::node::{self, Node, Origins, Surroundings};
 use crate::payments::{PaymentRules, Payments};
 use crate::peer::PeerRules;
+use crate::policy::{ForwardPolicy, Policies};
 use crate::prepare::Prepared;
 use crate::readiness::Readiness;
 use crate::shutdown::{Shutdown, Trigger};
@@ -47,6 +52,8 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     let source = BitcoindSource::new(bitcoind.clone()).beginning_at(data_dir.restore_from()?);
     let (sync, fees, broadcaster) = (source.sync(), source.fees(), source.broadcaster());
 
+    let (policies, network) = (Policies::new(ForwardPolicy::default()), Network::default());
+    let announcer = Announcer::new(announcing(&config, &keys, policies, network));
     let payments = Payments::new(keys.clone(), payment_rules(&config));
     let records = Arc::new(WalletRecords::default());
     let journal_dir = data_dir.journal();
@@ -54,8 +61,8 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         journal: &journal_dir,
         options: journal_options(&config),
         rules: channel_rules(&config),
-        keys_of: keys_of(&keys),
-        folds: vec![Arc::clone(&records) as _, Arc::clone(&payments) as _],
+        keys_of: keys_of(&keys, &config),
+        folds: vec![Arc::clone(&records) as _, Arc::clone(&payments) as _, Arc::clone(&announcer) as _],
         sync: sync.clone(),
     })?;
     payments.attach(recovered.journal());
@@ -68,7 +75,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         bitcoind,
         broadcaster: broadcaster.clone(),
         wallet: wallet.clone(),
-        keys_of: keys_of(&keys),
+        keys_of: keys_of(&keys, &config),
         fees: fees.clone(),
         sync: sync.clone(),
     });
@@ -81,6 +88,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         peers: peer_rules(&config),
         listen: Some(config.listen),
         wallet: Arc::clone(&coins) as _,
+        announcer: Some(Arc::clone(&announcer)),
         followers: vec![Arc::clone(&coins) as _],
         chain: Box::new(move |trail| {
             let mut source = source.follow(trail, chain_failed);
@@ -96,6 +104,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         registry: registry.clone(),
         peers: node.peers().clone(),
         payments: Arc::clone(&payments),
+        announcer,
         wallet: wallet.clone(),
         claimer,
         broadcaster,
@@ -209,9 +218,21 @@ async fn connect(config: &Config) -> Result<Bitcoind, Fault> {
     Ok(bitcoind)
 }
 
-fn keys_of(keys: &Keys) -> KeysOf {
+fn keys_of(keys: &Keys, config: &Config) -> KeysOf {
     let keys = keys.clone();
-    Arc::new(move |index| keys.channel_keys(index))
+    let chain_hash = ChainHash::using_genesis_block_const(config.network);
+    Arc::new(move |index| keys.channel_keys(index).of_node(Identity::new(*keys.node_key(), chain_hash)))
+}
+
+fn announcing(config: &Config, keys: &Keys, policies: Policies, network: Network) -> Parts {
+    Parts {
+        node_key: *keys.node_key(),
+        chain_hash: ChainHash::using_genesis_block_const(config.network),
+        features: Features::ours(!config.channel.zero_conf_peers.is_empty(), false),
+        face: Face { alias: config.alias.clone(), color: config.color, addresses: config.announced_addresses.clone() },
+        policies,
+        network,
+    }
 }
 
 fn channel_rules(config: &Config) -> ChannelRules {

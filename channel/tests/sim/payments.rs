@@ -131,7 +131,8 @@ impl World {
             | Fact::Failed { .. }
             | Fact::FundingSpent { .. }
             | Fact::Closed(_)
-            | Fact::PeerSaid { .. } => {}
+            | Fact::PeerSaid { .. }
+            | Fact::Announced { .. } => {}
         }
     }
 

@@ -4,11 +4,12 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 33] = [
+const COMMANDS: [&[&str]; 34] = [
     &[],
     &["node"],
     &["node", "info"],
     &["node", "status"],
+    &["node", "announce"],
     &["node", "stop"],
     &["wallet"],
     &["wallet", "new-address"],

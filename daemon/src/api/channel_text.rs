@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use millrace_channel::phase::on_chain::Ending;
 use millrace_channel::phase::on_chain::ending::{LastState, Output, OutputKind};
 use millrace_channel::tx::weight::{anchors_value, commit_fee, is_trimmed};
-use millrace_channel::{Side, Terms};
+use millrace_channel::{ANNOUNCE_DEPTH, Side, Terms};
 use millrace_rpc::v1;
 use millrace_wire::{BlockHeight, ChannelId, Msat, Sat, ShortChannelId};
 
@@ -87,7 +87,22 @@ pub(super) fn message(inner: &Inner, snapshot: &ChannelSnapshot, extent: Extent,
         total_received_msat: row.as_ref().map(|row| row.total_received.0).unwrap_or_default(),
         closing: closing(inner, snapshot, row.as_ref(), extent, swept),
         last_error: snapshot.last_error.clone().unwrap_or_default(),
+        announcement: announcement(snapshot),
     }
+}
+
+fn announcement(snapshot: &ChannelSnapshot) -> Option<v1::Announcement> {
+    use v1::AnnouncementStage::{Announced, WaitsForConfirmations, WaitsForPeer};
+    if !snapshot.terms.announce {
+        return None;
+    }
+    let confirmations_left = ANNOUNCE_DEPTH.saturating_sub(snapshot.funding_depth);
+    let (stage, height) = match &snapshot.announcement {
+        Some(announced) => (Announced, announced.height.0),
+        None if confirmations_left > 0 || snapshot.state == ChannelState::Opening => (WaitsForConfirmations, 0),
+        None => (WaitsForPeer, 0),
+    };
+    Some(v1::Announcement { stage: stage.into(), confirmations_left, height })
 }
 
 /// A channel that is closed: what was told of it.

@@ -145,7 +145,7 @@ impl Core {
                 happened.extend(seen.into_iter().map(|seen| Happened::WalletTransaction(Box::new(seen))));
             }),
             Kind::Link => crate::links::happened(&entry.bytes).map(|what| happened.push(what)),
-            Kind::ChainCursor | Kind::Peer | Kind::Keys => Ok(()),
+            Kind::ChainCursor | Kind::Peer | Kind::Keys | Kind::Announce => Ok(()),
         };
         if let Err(reason) = result {
             let fault = format!("an entry of kind {:?}: {reason}", entry.kind);

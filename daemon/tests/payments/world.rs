@@ -17,6 +17,8 @@ use millrace_rpc::v1::events_client::EventsClient;
 use millrace_rpc::v1::invoices_client::InvoicesClient;
 use millrace_rpc::v1::payments_client::PaymentsClient;
 use millrace_wire::{ChainHash, ChannelId, FeeratePerKw, Msat, PublicKey, Sat};
+use millraced::announce::node::Face;
+use millraced::announce::{Announcer, Parts};
 use millraced::api::{self, Api, Serving};
 use millraced::channels::{ChannelRules, ChannelSnapshot, ChannelWallet, OpenOrder, OpenProgress};
 use millraced::claims::{self, ClaimParts};
@@ -26,6 +28,7 @@ use millraced::facts::Fold;
 use millraced::node::{Node, Origins, Surroundings, open};
 use millraced::payments::{PaymentRules, Payments};
 use millraced::peer::PeerRules;
+use millraced::policy::{ForwardPolicy, Policies};
 use millraced::prepare::prepare;
 use millraced::readiness::Readiness;
 use millraced::shutdown::Shutdown;
@@ -97,12 +100,20 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
     channel_rules.shards = 2;
     let channel_keys = keys.clone();
     let keys_of: millraced::channels::KeysOf = Arc::new(move |index| channel_keys.channel_keys(index));
+    let announcer = Announcer::new(Parts {
+        node_key: *keys.node_key(),
+        chain_hash: ChainHash::REGTEST,
+        features: millrace_wire::Features::ours(false, true),
+        face: Face::default(),
+        policies: Policies::new(ForwardPolicy::default()),
+        network: millraced::network::Network::default(),
+    });
     let recovered = open(Origins {
         journal: &data_dir.journal(),
         options: Options { segment_bytes: 4 << 20, reserve_bytes: 4 << 20, ..Options::default() },
         rules: channel_rules,
         keys_of: Arc::clone(&keys_of),
-        folds: vec![Arc::clone(&payments) as Arc<dyn Fold>],
+        folds: vec![Arc::clone(&payments) as Arc<dyn Fold>, Arc::clone(&announcer) as Arc<dyn Fold>],
         sync: synced.clone(),
     })
     .unwrap();
@@ -119,6 +130,7 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
             },
             listen: Some("127.0.0.1:0".parse().unwrap()),
             wallet: coins,
+            announcer: Some(Arc::clone(&announcer)),
             followers: Vec::new(),
             chain: Box::new(move |trail| follow.source(&trail)),
         })
@@ -155,6 +167,7 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
         registry: node.registry().clone(),
         peers: node.peers().clone(),
         payments: Arc::clone(&payments),
+        announcer,
         wallet,
         claimer,
         broadcaster,
@@ -278,6 +291,7 @@ pub(crate) async fn open_between(a: &World, b: &World, chain: &FakeChain, capaci
         push: Msat(push),
         funding_feerate: FeeratePerKw(1000),
         zero_conf: false,
+        announce: false,
         to_self_delay: None,
         htlc_minimum: None,
         max_in_flight: None,
