@@ -17,17 +17,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use millrace_channel::Fact;
 use millrace_journal::Position;
-use millrace_wire::{ChainHash, ChannelUpdate, Features, PublicKey, ShortChannelId};
+use millrace_wire::{ChainHash, ChannelId, ChannelUpdate, Features, PublicKey, ShortChannelId};
 use secp256k1::SecretKey;
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::book::{AnnounceEntry, Book};
 use self::node::{Face, Wishes};
-use self::task::Task;
+use self::task::{Incoming, Task};
 use self::update::{Said, Signer};
 use crate::channels::Registry;
 use crate::entry::Entry;
-use crate::facts::{Fold, Item, News};
+use crate::facts::{Fold, Item, News, Source};
 use crate::network::Network;
 use crate::peer::Peers;
 use crate::policy::Policies;
@@ -67,8 +67,10 @@ pub struct Announcer {
     book: Mutex<Book>,
     /// Something else is to be said.
     nudges: Notify,
+    /// Announced anew: whoever passes things on may have forgotten what was before a reorganisation.
+    renewed: Mutex<BTreeSet<ChannelId>>,
     incoming: mpsc::Sender<(PublicKey, Box<ChannelUpdate>)>,
-    waiting: Mutex<Option<mpsc::Receiver<(PublicKey, Box<ChannelUpdate>)>>>,
+    waiting: Mutex<Option<Incoming>>,
     registry: OnceLock<Registry>,
     relay: OnceLock<Relay>,
 }
@@ -95,6 +97,7 @@ impl Announcer {
             network: parts.network,
             book: Mutex::default(),
             nudges: Notify::new(),
+            renewed: Mutex::default(),
             incoming,
             waiting: Mutex::new(Some(waiting)),
             registry: OnceLock::new(),
@@ -189,6 +192,12 @@ impl Fold for Announcer {
         });
         if !is_ours {
             return;
+        }
+        let is_renewed = |item: &Item| matches!(item, Item::Fact { fact: Fact::Announced { .. }, .. });
+        if let Source::Channel(id) = news.source
+            && news.items.iter().any(is_renewed)
+        {
+            self.renewed.lock().expect(LOCK).insert(id);
         }
         if let Err(error) = self.book().tell(news) {
             // It was written by this very build: what it says can be said again.

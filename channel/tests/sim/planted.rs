@@ -87,7 +87,7 @@ mod a_record_skipped {
     const NOT_LIVE: Sign = Rule("replaying the records differs from the live channel");
 
     /// What may catch the loss of each kind. Where a message leaves on the strength of a record, its own rule does.
-    const SIGNS: [(&str, &[Sign]); 18] = [
+    const SIGNS: [(&str, &[Sign]); 20] = [
         ("opened", &[Rule("D5:")]),
         ("funding_confirmed", &[NOT_LIVE]),
         ("funding_unconfirmed", &[NOT_LIVE]),
@@ -114,6 +114,8 @@ mod a_record_skipped {
         ("failed", &[NOT_LIVE]),
         ("chain", &[NOT_LIVE]),
         ("closed", &[NOT_LIVE]),
+        ("announcement_signed", &[NOT_LIVE]),
+        ("announced", &[NOT_LIVE]),
     ];
 
     #[test]

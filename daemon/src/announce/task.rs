@@ -7,14 +7,14 @@ use std::time::Duration;
 use millrace_channel::Millis;
 use millrace_journal::Space;
 use millrace_routing::graph::{Direction, NodeId, Policy, VerifiedUpdate};
-use millrace_wire::{ChannelId, ChannelUpdate, Message, PublicKey};
+use millrace_wire::{ChannelId, ChannelUpdate, Message, PublicKey, ShortChannelId};
 use tokio::sync::{mpsc, watch};
 
-use super::Announcer;
 use super::book::AnnounceEntry;
 use super::node;
 use super::presence::Presence;
 use super::update::{self, Said};
+use super::{Announcer, LOCK};
 use crate::channels::input::Epoch;
 use crate::channels::{ChannelSnapshot, ChannelState, Registry};
 use crate::clock;
@@ -31,6 +31,9 @@ const THEIRS_ONE_MORE_MS: u64 = 10 * 60 * 1_000;
 /// Entries of one step: each has 200 bytes at most but for the node's own, so a step is far below what a segment holds.
 const ENTRIES_MAX: usize = 1_000;
 
+/// What peers say of channels with us.
+pub(super) type Incoming = mpsc::Receiver<(PublicKey, Box<ChannelUpdate>)>;
+
 /// The task, and what it alone remembers.
 pub(super) struct Task {
     announcer: Arc<Announcer>,
@@ -46,7 +49,8 @@ pub(super) struct Task {
 /// What was given to whoever passes it on: all of it again after a start.
 #[derive(Debug, Default)]
 struct Relayed {
-    channels: BTreeMap<ChannelId, u32>,
+    /// Under which name, and the update's time.
+    channels: BTreeMap<ChannelId, (ShortChannelId, u32)>,
     node: Option<u32>,
 }
 
@@ -71,24 +75,22 @@ impl Task {
         }
     }
 
-    /// Until the node stops.
-    pub(super) async fn run(
-        mut self,
-        mut incoming: mpsc::Receiver<(PublicKey, Box<ChannelUpdate>)>,
-        mut stopping: watch::Receiver<bool>,
-    ) {
-        let mut policies = self.announcer.policies.changes();
+    /// Until the node stops, in the middle of anything: what was being written is said after the next start.
+    pub(super) async fn run(self, incoming: Incoming, mut stopping: watch::Receiver<bool>) {
+        tokio::select! {
+            _ = stopping.wait_for(|is_stopping| *is_stopping) => {}
+            () = self.work(incoming) => {}
+        }
+    }
+
+    async fn work(mut self, mut incoming: Incoming) {
+        let announcer = Arc::clone(&self.announcer);
+        let mut policies = announcer.policies.changes();
         self.put_down_theirs();
         loop {
-            let announcer = Arc::clone(&self.announcer);
             tokio::select! {
-                _ = stopping.wait_for(|is_stopping| *is_stopping) => return,
                 () = announcer.nudges.notified() => {}
-                changed = policies.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
+                Ok(()) = policies.changed() => {}
                 Some((peer, update)) = incoming.recv() => self.on_update(peer, update),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
@@ -168,6 +170,9 @@ impl Task {
     /// What is new, to whoever passes it on.
     fn relay(&mut self, snapshots: &[Arc<ChannelSnapshot>]) {
         let Some(relay) = self.announcer.relay.get().map(Arc::clone) else { return };
+        for id in std::mem::take(&mut *self.announcer.renewed.lock().expect(LOCK)) {
+            self.relayed.channels.remove(&id);
+        }
         let mut messages = Vec::new();
         for snapshot in snapshots {
             let Some(announcement) = &snapshot.announcement else {
@@ -181,11 +186,12 @@ impl Task {
             if !Said::read(contents).is_public {
                 continue;
             }
-            let before = self.relayed.channels.insert(snapshot.channel_id, contents.timestamp);
-            if before.is_none() {
+            let now = (ShortChannelId(contents.short_channel_id), contents.timestamp);
+            let before = self.relayed.channels.insert(snapshot.channel_id, now);
+            if before.is_none_or(|(name, _)| name != now.0) {
                 messages.push(update::with_type(256, &announcement.bytes));
             }
-            if before != Some(contents.timestamp) {
+            if before != Some(now) {
                 messages.push(update::message(update.bytes()));
             }
         }
@@ -206,7 +212,7 @@ impl Task {
     /// A peer's terms for a channel of ours: what does not hold, or is no news, is passed over.
     fn on_update(&mut self, peer: PublicKey, update: Box<ChannelUpdate>) {
         let contents = &update.parsed().contents;
-        let scid = millrace_wire::ShortChannelId(contents.short_channel_id);
+        let scid = ShortChannelId(contents.short_channel_id);
         let Some(channel_id) = self.registry.channel_by_scid(scid) else { return };
         let ours = self.registry.snapshot(channel_id).filter(|snapshot| snapshot.peer == peer);
         let signer = &self.announcer.signer;

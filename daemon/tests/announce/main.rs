@@ -70,8 +70,8 @@ impl Pair {
 
     async fn restart(self) -> Self {
         let Self { chain, alice, bob, id, dirs } = self;
-        alice.node.stop().await;
-        bob.node.stop().await;
+        alice.end().await;
+        bob.end().await;
         let bob = start(&setup(2), &chain, dirs[1].path()).await;
         let alice = start(&setup(1), &chain, dirs[0].path()).await;
         alice.connect(&bob).await;
@@ -278,7 +278,7 @@ async fn a_restart_says_nothing_new_and_passes_all_of_it_on_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_node_that_was_away_signs_when_it_is_back() {
     let Pair { chain, alice, bob, id, dirs } = Pair::new(true).await;
-    bob.node.stop().await;
+    bob.end().await;
     chain.mine(3);
     alice.wait_until(id, "six confirmations", |snapshot| snapshot.funding_depth == 6).await;
     assert!(alice.snapshot(id).announcement.is_none());
@@ -341,21 +341,22 @@ async fn terms_that_are_not_the_peers_own_are_passed_over() {
     let Pair { chain, alice, bob, id, dirs } = Pair::new(false).await;
     let terms = wait_for_terms(&alice, id, "Alice has Bob's terms", |_| true).await;
     let scid = alice.snapshot(id).local_alias;
-    bob.node.stop().await;
+    let bob_key = bob.key;
+    bob.end().await;
     // A scripted peer with Bob's key.
-    let mut peer = Scripted::call(&alice, bob.key).await;
-    let good = signed_update(&bob.key, &alice.id(), scid, |contents| {
+    let mut peer = Scripted::call(&alice, bob_key).await;
+    let good = signed_update(&bob_key, &alice.id(), scid, |contents| {
         (contents.timestamp, contents.fee_base_msat) = (u32::MAX, 4_321);
     });
     let forged = signed_update(&alice.key, &alice.id(), scid, |contents| {
         contents.timestamp = u32::MAX;
         contents.channel_flags = good.parsed().contents.channel_flags;
     });
-    let older = signed_update(&bob.key, &alice.id(), scid, |contents| contents.timestamp = 1);
-    let elsewhere = signed_update(&bob.key, &alice.id(), scid, |contents| {
+    let older = signed_update(&bob_key, &alice.id(), scid, |contents| contents.timestamp = 1);
+    let elsewhere = signed_update(&bob_key, &alice.id(), scid, |contents| {
         (contents.timestamp, contents.chain_hash) = (u32::MAX, millrace_wire::ChainHash::BITCOIN);
     });
-    let reversed = signed_update(&bob.key, &alice.id(), scid, |contents| {
+    let reversed = signed_update(&bob_key, &alice.id(), scid, |contents| {
         contents.timestamp = u32::MAX;
         contents.channel_flags ^= 1;
     });

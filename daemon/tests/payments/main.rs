@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod announce;
 mod fuzz;
 #[path = "../support/mod.rs"]
 mod support;

@@ -428,6 +428,15 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
 }
 
 impl TestNode {
+    /// Stops it, and waits until its last task has let go of the journal: a process would simply have ended.
+    pub async fn end(self) {
+        let Self { node, announcer, dir, .. } = self;
+        node.stop().await;
+        drop(announcer);
+        let lock = std::fs::File::open(dir.join("lock")).unwrap();
+        eventually("the journal is free", || lock.try_lock().ok()).await;
+    }
+
     pub fn id(&self) -> PublicKey {
         self.key.public_key(SECP256K1)
     }
