@@ -27,7 +27,7 @@ use self::task::{Incoming, Task};
 use self::update::{Said, Signer};
 use crate::channels::Registry;
 use crate::entry::Entry;
-use crate::facts::{Fold, Item, News, Source};
+use crate::facts::{Fold, Item, News, Source, Telling};
 use crate::network::Network;
 use crate::peer::Peers;
 use crate::policy::Policies;
@@ -71,7 +71,8 @@ pub struct Announcer {
     renewed: Mutex<BTreeSet<ChannelId>>,
     incoming: mpsc::Sender<(PublicKey, Box<ChannelUpdate>)>,
     waiting: Mutex<Option<Incoming>>,
-    registry: OnceLock<Registry>,
+    /// While it speaks.
+    registry: Mutex<Option<Registry>>,
     relay: OnceLock<Relay>,
 }
 
@@ -100,7 +101,7 @@ impl Announcer {
             renewed: Mutex::default(),
             incoming,
             waiting: Mutex::new(Some(waiting)),
-            registry: OnceLock::new(),
+            registry: Mutex::default(),
             relay: OnceLock::new(),
         })
     }
@@ -117,8 +118,13 @@ impl Announcer {
         let Some(waiting) = self.waiting.lock().expect(LOCK).take() else { return };
         let channels: BTreeSet<_> = registry.snapshots().iter().map(|snapshot| snapshot.channel_id).collect();
         self.book().keep_only(&channels);
-        let _first = self.registry.set(registry.clone());
+        *self.registry.lock().expect(LOCK) = Some(registry.clone());
         tokio::spawn(Task::new(Arc::clone(self), registry, peers).run(waiting, stopping));
+    }
+
+    /// It speaks no more, and lets go of what it spoke with.
+    fn fall_silent(&self) {
+        *self.registry.lock().expect(LOCK) = None;
     }
 
     /// A `channel_update` has come from a peer.
@@ -132,7 +138,7 @@ impl Announcer {
     /// alias of it: a whole message, as failures carry it (BOLT 4). None before the channel is ready.
     #[must_use]
     pub fn update_of(&self, scid: ShortChannelId) -> Option<Vec<u8>> {
-        let registry = self.registry.get()?;
+        let registry = self.registry.lock().expect(LOCK).clone()?;
         let snapshot = registry.snapshot(registry.channel_by_scid(scid)?)?;
         let bytes = self.book().ours.get(&snapshot.channel_id).cloned()?;
         let current = update::decode(&bytes)?;
@@ -195,6 +201,7 @@ impl Fold for Announcer {
         }
         let is_renewed = |item: &Item| matches!(item, Item::Fact { fact: Fact::Announced { .. }, .. });
         if let Source::Channel(id) = news.source
+            && news.telling == Telling::Live
             && news.items.iter().any(is_renewed)
         {
             self.renewed.lock().expect(LOCK).insert(id);

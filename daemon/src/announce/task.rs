@@ -77,10 +77,12 @@ impl Task {
 
     /// Until the node stops, in the middle of anything: what was being written is said after the next start.
     pub(super) async fn run(self, incoming: Incoming, mut stopping: watch::Receiver<bool>) {
+        let announcer = Arc::clone(&self.announcer);
         tokio::select! {
             _ = stopping.wait_for(|is_stopping| *is_stopping) => {}
             () = self.work(incoming) => {}
         }
+        announcer.fall_silent();
     }
 
     async fn work(mut self, mut incoming: Incoming) {
@@ -335,7 +337,12 @@ fn unix_s() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use millrace_wire::{ChainHash, Msat};
+    use secp256k1::SecretKey;
+
     use super::*;
+    use crate::announce::update::Signer;
 
     #[test]
     fn time_only_goes_forward_in_what_is_said() {
@@ -343,6 +350,37 @@ mod tests {
         assert_eq!(later_than(Some(99), 100), 100);
         assert_eq!(later_than(Some(100), 100), 101);
         assert_eq!(later_than(Some(5_000), 100), 5_001, "the clock was set back");
+    }
+
+    #[test]
+    fn a_peer_that_always_says_something_new_is_written_down_only_so_often() {
+        let signer = Signer::new(SecretKey::from_slice(&[1; 32]).unwrap(), ChainHash::REGTEST);
+        let said = Said {
+            scid: ShortChannelId(1),
+            is_public: false,
+            is_disabled: false,
+            cltv_expiry_delta: 40,
+            htlc_minimum: Msat(1),
+            htlc_maximum: Msat(2),
+            fee_base_msat: 3,
+            fee_ppm: 4,
+        };
+        let mut theirs = Theirs::new();
+        let (mut written, mut last) = (0, 0);
+        // One a second, for an hour.
+        for second in 1..=3_600 {
+            theirs.waiting = Some(Box::new(said.signed(&signer, &signer.node_id, second)));
+            if let Some(update) = theirs.take(Millis(u64::from(second) * 1_000)) {
+                (written, last) = (written + 1, update.parsed().contents.timestamp);
+            }
+        }
+        let refills = 3_600_000 / THEIRS_ONE_MORE_MS;
+        assert!(u64::from(written) <= u64::from(THEIRS_MAX) + refills, "{written}");
+        assert!(written > THEIRS_MAX && last > 3_000, "{written}, the last at {last}");
+        // Its last word counts in the end.
+        let update = theirs.take(Millis(3_600_000 + THEIRS_ONE_MORE_MS)).unwrap();
+        assert_eq!(update.parsed().contents.timestamp, 3_600);
+        assert!(theirs.take(Millis(u64::MAX)).is_none());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use bitcoin::Network;
 use millrace_chain::broadcast::Broadcaster;
 use millrace_chain::fees::FeeEstimates;
 use millrace_chain::{Auth, Bitcoind, SyncState, Timeouts};
+use millrace_channel::keys::Identity;
 use millrace_journal::Options;
 use millrace_rpc::v1;
 use millrace_rpc::v1::channels_client::ChannelsClient;
@@ -99,7 +100,10 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
     let mut channel_rules = ChannelRules::usual(ChainHash::REGTEST);
     channel_rules.shards = 2;
     let channel_keys = keys.clone();
-    let keys_of: millraced::channels::KeysOf = Arc::new(move |index| channel_keys.channel_keys(index));
+    let keys_of: millraced::channels::KeysOf = Arc::new(move |index| {
+        let identity = Identity::new(*channel_keys.node_key(), ChainHash::REGTEST);
+        channel_keys.channel_keys(index).of_node(identity)
+    });
     let announcer = Announcer::new(Parts {
         node_key: *keys.node_key(),
         chain_hash: ChainHash::REGTEST,
