@@ -3,6 +3,7 @@
 
 use millrace_wire::{CommitmentNumber, HtlcId};
 
+use crate::announcement::{Announcement, Complete, Pair};
 use crate::channel::{Channel, LastSent, LocalCommitment, Outcome, received_fact};
 use crate::effect::{Effects, Fact};
 use crate::ledger::Settled;
@@ -22,7 +23,11 @@ impl Channel {
                 self.state.funding.is_coinbase = is_coinbase;
                 fx.fact(Fact::FundingConfirmed { scid, height });
             }
-            Record::FundingUnconfirmed => self.state.funding.confirmed = None,
+            Record::FundingUnconfirmed => {
+                self.state.funding.confirmed = None;
+                // What was signed says where it stood.
+                self.state.announcement = Announcement::default();
+            }
             Record::ReadySent => {
                 self.state.funding.is_ready_sent = true;
                 self.become_normal(fx);
@@ -96,6 +101,13 @@ impl Channel {
                 let last = Box::new(self.last_state());
                 self.state.phase = Phase::Closed;
                 fx.fact(Fact::Closed(last));
+            }
+            Record::AnnouncementSigned { node_signature, bitcoin_signature } => {
+                self.state.announcement.remote = Some(Pair { node: node_signature, bitcoin: bitcoin_signature });
+            }
+            Record::Announced { height, announcement } => {
+                fx.fact(Fact::Announced { announcement: announcement.clone() });
+                self.state.announcement.complete = Some(Complete { height, bytes: announcement });
             }
         }
     }

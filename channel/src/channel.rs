@@ -8,6 +8,7 @@ use millrace_wire::{BlockHeight, ChannelId, CommitmentNumber, HtlcId, Message, M
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
+use crate::announcement::Announcement;
 use crate::curve::Curve;
 use crate::effect::{Broadcast, Effect, Effects, Fact, Purpose, Watch};
 use crate::fault::{PeerFault, Refusal};
@@ -125,6 +126,9 @@ pub(crate) struct State {
     /// The peer proved that our data is old (D11): our commitment is never broadcast.
     pub(crate) is_data_lost: bool,
     pub(crate) phase: Phase,
+    /// Stands behind the others in a snapshot: the first version had none.
+    #[serde(skip)]
+    pub(crate) announcement: Announcement,
 }
 
 /// One channel.
@@ -159,7 +163,9 @@ pub enum ReplayError {
     OutOfPlace(&'static str),
 }
 
-const SNAPSHOT_VERSION: u8 = 1;
+const SNAPSHOT_VERSION: u8 = 2;
+/// Before channels were announced.
+const SNAPSHOT_UNANNOUNCED: u8 = 1;
 
 impl Channel {
     // --- a channel begins, or begins again ---
@@ -201,6 +207,7 @@ impl Channel {
             shutdown: Both::default(),
             is_data_lost: false,
             phase: Phase::Opening,
+            announcement: Announcement::default(),
             terms,
             keys_index,
         };
@@ -226,8 +233,10 @@ impl Channel {
     ) -> Result<Self, ReplayError> {
         let state: State = match snapshot.split_first() {
             Some((&SNAPSHOT_VERSION, body)) => {
-                postcard::from_bytes(body).map_err(|error| ReplayError::Malformed(error.to_string()))?
+                let (state, rest) = postcard::take_from_bytes::<State>(body).map_err(malformed)?;
+                State { announcement: postcard::from_bytes(rest).map_err(malformed)?, ..state }
             }
+            Some((&SNAPSHOT_UNANNOUNCED, body)) => postcard::from_bytes(body).map_err(malformed)?,
             Some((&version, _)) => return Err(ReplayError::UnknownVersion(version)),
             None => return Err(ReplayError::Malformed("it is empty".to_owned())),
         };
@@ -263,7 +272,9 @@ impl Channel {
     pub fn snapshot(&self, out: &mut Vec<u8>) {
         out.push(SNAPSHOT_VERSION);
         let taken = std::mem::take(out);
-        *out = postcard::to_extend(&self.state, taken).expect("the state holds nothing that postcard cannot write");
+        let written = postcard::to_extend(&self.state, taken)
+            .and_then(|state| postcard::to_extend(&self.state.announcement, state));
+        *out = written.expect("the state holds nothing that postcard cannot write");
     }
 
     /// After a restart: everything that is still owed to the world, but for messages, which
@@ -286,6 +297,7 @@ impl Channel {
         }
         self.resume_closing(fx);
         self.resume_on_chain(fx);
+        self.resume_announcement(fx);
     }
 
     // --- inputs ---
@@ -328,8 +340,7 @@ impl Channel {
                 fx.fact(Fact::PeerSaid { is_error: false, text: printable(&m.data) });
                 Ok(())
             }
-            // Unannounced channels only, until there is routing: tolerated, as interop.md asks.
-            Message::AnnouncementSignatures(_) => Ok(()),
+            Message::AnnouncementSignatures(m) => self.on_announcement_signatures(m, fx),
             other => Err(PeerFault::warn("BOLT 2", format!("{} is not for an established channel", other.name()))),
         }
     }
@@ -354,7 +365,7 @@ impl Channel {
         }
     }
 
-    fn react(&mut self, fault: &PeerFault, fx: &mut Effects) {
+    pub(crate) fn react(&mut self, fault: &PeerFault, fx: &mut Effects) {
         use crate::fault::Reaction;
         let text = fault.to_string().into_bytes();
         let channel_id = self.id();
@@ -589,6 +600,10 @@ impl Channel {
         fx.record(&record);
         self.apply(record, fx);
     }
+}
+
+fn malformed(error: postcard::Error) -> ReplayError {
+    ReplayError::Malformed(error.to_string())
 }
 
 /// What is told of an HTLC of the peer that is irrevocably there.

@@ -211,6 +211,11 @@ pub enum Fact {
         /// BOLT 4 attribution data, as it came.
         attribution: Box<AttributionData>,
     },
+    /// Both have signed the channel's announcement. Told again by `resume`, unless a reorganisation took it back.
+    Announced {
+        /// The complete `channel_announcement`, without its type.
+        announcement: Vec<u8>,
+    },
 }
 
 impl Effects {

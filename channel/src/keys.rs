@@ -7,7 +7,7 @@
 use core::fmt;
 
 use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
-use millrace_wire::CommitmentNumber;
+use millrace_wire::{ChainHash, CommitmentNumber};
 use secp256k1::{PublicKey, SECP256K1, Scalar, SecretKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -42,6 +42,35 @@ pub struct Basepoints {
 pub struct ChannelKeys {
     secrets: ChannelSecrets,
     basepoints: Basepoints,
+    identity: Option<Identity>,
+}
+
+/// Whose channel it is, on which chain: what a `channel_announcement` says and is signed with besides the channel's own
+/// keys (BOLT 7). It stays with the keys, and is in no record or snapshot.
+#[derive(Clone)]
+pub struct Identity {
+    /// The node's key.
+    key: SecretKey,
+    /// The chain of the funding transaction.
+    chain_hash: ChainHash,
+}
+
+impl Identity {
+    /// Of the node with this key, on this chain.
+    #[must_use]
+    pub const fn new(key: SecretKey, chain_hash: ChainHash) -> Self {
+        Self { key, chain_hash }
+    }
+
+    /// The node's key.
+    pub(crate) const fn key(&self) -> &SecretKey {
+        &self.key
+    }
+
+    /// The chain.
+    pub(crate) const fn chain_hash(&self) -> ChainHash {
+        self.chain_hash
+    }
 }
 
 /// The secrets that [`ChannelKeys`] is made of.
@@ -90,7 +119,18 @@ impl ChannelKeys {
             delayed_payment: secrets.delayed_payment.public_key(SECP256K1),
             htlc: secrets.htlc.public_key(SECP256K1),
         };
-        Self { secrets, basepoints }
+        Self { secrets, basepoints, identity: None }
+    }
+
+    /// With the identity of the node, without which no channel is announced.
+    #[must_use]
+    pub fn of_node(self, identity: Identity) -> Self {
+        Self { identity: Some(identity), ..self }
+    }
+
+    /// The node's identity, if it was given.
+    pub(crate) const fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
     }
 
     /// The public keys to announce.
@@ -156,6 +196,18 @@ impl ChannelKeys {
 impl fmt::Debug for ChannelKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ChannelKeys").field("basepoints", &self.basepoints).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("chain_hash", &self.chain_hash).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        self.key.non_secure_erase();
     }
 }
 

@@ -4,6 +4,7 @@
 //! randomness and keys come in as arguments; what should happen goes out as [`effect::Effects`].
 //! The crate deliberately does not route, does not know other channels, and does not log.
 
+mod announcement;
 mod apply;
 pub mod channel;
 pub mod curve;
@@ -22,6 +23,7 @@ pub mod side;
 pub mod terms;
 pub mod tx;
 
+pub use announcement::ANNOUNCE_DEPTH;
 pub use channel::{Channel, Policy, ReplayError};
 pub use effect::{Effect, Effects, Fact};
 pub use fault::{PeerFault, Reaction, Refusal};

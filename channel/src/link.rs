@@ -1,6 +1,8 @@
 //! The connection with the peer, as far as the channel knows it. Volatile: nothing here survives a restart, and
 //! a cut takes it back to `Down`.
 
+use millrace_wire::AnnouncementSignatures;
+
 use crate::input::{LinkFeatures, Millis};
 use crate::phase::closing::Negotiation;
 
@@ -29,6 +31,10 @@ pub(crate) struct Link {
     pub(crate) early_adds: u16,
     /// When the peer's `revoke_and_ack` is due.
     pub(crate) revoke_deadline: Option<Millis>,
+    /// `announcement_signatures` is sent.
+    pub(crate) is_announcement_sent: bool,
+    /// The peer's `announcement_signatures`, which came before we saw the funding transaction in a block.
+    pub(crate) early_announcement: Option<AnnouncementSignatures>,
     /// The offers of a mutual close; they begin anew on every connection.
     pub(crate) negotiation: Negotiation,
 }

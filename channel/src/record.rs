@@ -128,6 +128,20 @@ pub enum Record {
         /// BOLT 4 attribution data, as it came.
         attribution: Box<AttributionData>,
     },
+    /// The peer's `announcement_signatures`, for where the funding transaction stands now.
+    AnnouncementSigned {
+        /// By the peer's node key.
+        node_signature: Signature64,
+        /// By the peer's `funding_pubkey`.
+        bitcoin_signature: Signature64,
+    },
+    /// Both have signed the `channel_announcement`, and it may be passed on.
+    Announced {
+        /// The height of the chain.
+        height: BlockHeight,
+        /// The message, without its type.
+        announcement: Vec<u8>,
+    },
 }
 
 /// The first record.
@@ -273,6 +287,8 @@ impl Record {
             Self::Chain(_) => "chain",
             Self::Closed => "closed",
             Self::AttributionReceived { .. } => "attribution_received",
+            Self::AnnouncementSigned { .. } => "announcement_signed",
+            Self::Announced { .. } => "announced",
         }
     }
 }

@@ -37,6 +37,7 @@ pub(crate) enum Command {
     /// Examples:
     ///   millrace channel open 02ab… 0.01btc
     ///   millrace channel open 02ab…@203.0.113.7:9735 1000000sat --push 50000sat
+    ///   millrace channel open 02ab… 0.01btc --public
     ///   millrace channel open 02ab… 0.01btc --target 6 --json
     #[command(verbatim_doc_comment)]
     Open(Box<Open>),
@@ -93,6 +94,12 @@ pub(crate) struct Open {
     /// Use it before it is confirmed; the peer must agree
     #[arg(long)]
     zero_conf: bool,
+    /// Tell the network of it, so that others may route through it [default: as in the daemon's settings]
+    #[arg(long)]
+    public: bool,
+    /// Do not tell the network of it, whatever the settings say
+    #[arg(long, conflicts_with = "public")]
+    private: bool,
     /// Blocks that the peer waits for its coins if it closes by itself
     #[arg(long, value_name = "BLOCKS")]
     to_self_delay: Option<u32>,
@@ -251,6 +258,7 @@ impl Open {
             push_msat: self.push.map_or(0, Amount::msat),
             fee: self.fee.choice(),
             zero_conf: self.zero_conf,
+            public: (self.public || self.private).then_some(self.public),
             to_self_delay_blocks: self.to_self_delay,
             htlc_minimum_msat: self.htlc_minimum.map(Amount::msat),
             max_in_flight_msat: self.max_in_flight.map(Amount::msat),

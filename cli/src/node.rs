@@ -1,9 +1,10 @@
 //! `millrace node`: who the node is, how it stands, and stopping it.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use millrace_rpc::v1::node_client::NodeClient;
 use millrace_rpc::v1::{
-    ChannelCounts, Feature, GetInfoRequest, GetInfoResponse, GetStatusRequest, GetStatusResponse, StopRequest,
+    AnnounceRequest, AnnounceResponse, ChannelCounts, Feature, GetInfoRequest, GetInfoResponse, GetStatusRequest,
+    GetStatusResponse, NodeAddresses, NodeFace, StopRequest,
 };
 use serde_json::{Value, json};
 
@@ -25,6 +26,16 @@ pub(crate) enum Command {
     Info,
     /// Show how far the node is with starting
     Status,
+    /// Tell the network of the node: its name, colour and addresses
+    ///
+    /// What is not given stays as it is; what is given wins over the settings, also after a restart. The network listens
+    /// to nodes that have an announced channel (millrace channel open --public).
+    ///
+    /// Examples:
+    ///   millrace node announce --alias "Corner Shop" --color '#3399ff'
+    ///   millrace node announce --address 203.0.113.7:9735 --address '[2001:db8::7]:9735'
+    #[command(verbatim_doc_comment)]
+    Announce(Announce),
     /// Shut the node down in good order
     ///
     /// What is under way is made durable first; nothing is lost.
@@ -32,6 +43,45 @@ pub(crate) enum Command {
         #[command(flatten)]
         key: KeyArg,
     },
+}
+
+/// Arguments of `node announce`.
+#[derive(Args)]
+pub(crate) struct Announce {
+    /// The node's name, at most 32 bytes
+    #[arg(long, value_name = "NAME")]
+    alias: Option<String>,
+    /// Its colour on maps
+    #[arg(long, value_name = "#RRGGBB")]
+    color: Option<String>,
+    /// Where it may be called; give it once for each address
+    #[arg(long = "address", value_name = "HOST:PORT")]
+    addresses: Vec<String>,
+    /// Tell no address any more
+    #[arg(long, conflicts_with = "addresses")]
+    no_address: bool,
+    #[command(flatten)]
+    key: KeyArg,
+}
+
+impl Announce {
+    async fn run(self, session: &Session, output: &mut Output) -> Result<(), Fault> {
+        let order = Order::new("node announce", self.key.key.as_deref())?;
+        let is_given = self.no_address || !self.addresses.is_empty();
+        let request = AnnounceRequest {
+            idempotency_key: order.key.clone(),
+            alias: self.alias,
+            color: self.color,
+            addresses: is_given.then_some(NodeAddresses { addresses: self.addresses }),
+        };
+        let answer = session
+            .change(&order, |link| {
+                let request = request.clone();
+                async move { NodeClient::new(link).announce(request).await }
+            })
+            .await?;
+        output.answer(&announced_json(&answer), || announced_text(&answer))
+    }
 }
 
 impl Command {
@@ -49,6 +99,7 @@ impl Command {
                     .await?;
                 output.answer(&status_json(&status), || status_text(&status))
             }
+            Self::Announce(announce) => announce.run(session, output).await,
             Self::Stop { key } => {
                 let order = Order::new("node stop", key.key.as_deref())?;
                 let request = StopRequest { idempotency_key: order.key.clone() };
@@ -105,10 +156,40 @@ fn info_json(info: &GetInfoResponse) -> Value {
         "uptime_s": info.uptime_s,
         "features": features_json(&info.features),
         "listen_addresses": info.listen_addresses,
+        "face": face_json(&info.face.clone().unwrap_or_default()),
+        "announced_s": info.announced_s,
     })
 }
 
+fn face_json(face: &NodeFace) -> Value {
+    json!({ "alias": face.alias, "color": face.color, "addresses": face.addresses })
+}
+
+fn announced_json(answer: &AnnounceResponse) -> Value {
+    let face = face_json(&answer.face.clone().unwrap_or_default());
+    json!({ "face": face, "has_announced_channel": answer.has_announced_channel })
+}
+
+fn announced_text(answer: &AnnounceResponse) -> String {
+    let face = answer.face.clone().unwrap_or_default();
+    let when = match answer.has_announced_channel {
+        true => "now",
+        false => "once the node has an announced channel",
+    };
+    facts([
+        ("Alias", face.alias),
+        ("Colour", face.color),
+        ("Addresses", face.addresses.join(", ")),
+        ("Announced", when.to_owned()),
+    ])
+}
+
 fn info_text(info: &GetInfoResponse) -> String {
+    let face = info.face.clone().unwrap_or_default();
+    let announced = match info.announced_s {
+        0 => String::new(),
+        at => words::time(u64::from(at) * 1_000),
+    };
     facts([
         ("Node id", hex::encode(&info.node_id)),
         ("Alias", info.alias.clone()),
@@ -119,6 +200,9 @@ fn info_text(info: &GetInfoResponse) -> String {
         ("Peers", format!("{} connected", info.peers_connected)),
         ("Up for", words::duration(info.uptime_s)),
         ("Listens on", info.listen_addresses.join(", ")),
+        ("Colour", face.color),
+        ("Announces", face.addresses.join(", ")),
+        ("Announced", announced),
         ("Features", features_text(&info.features)),
     ])
 }

@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
+use crate::announce::Announcer;
 use crate::channels::Registry;
 use crate::claims::Claimer;
 use crate::config::Config;
@@ -68,6 +69,8 @@ pub struct Api {
     pub peers: Peers,
     /// Payments, invoices, keys, events.
     pub payments: Arc<Payments>,
+    /// Whoever says what is to be said of the node and its channels.
+    pub announcer: Arc<Announcer>,
     /// The wallet.
     pub wallet: WalletHandle,
     /// What is claimed on chain.

@@ -27,7 +27,7 @@ pub use order::{
 pub use registry::{ORDERS_MAX, Registry};
 pub(crate) use registry::{random, shard_of};
 pub(crate) use shared::commitment_feerate;
-pub use snapshot::{ChannelSnapshot, ChannelState, HtlcView};
+pub use snapshot::{Announced, ChannelSnapshot, ChannelState, HtlcView};
 pub use wallet_seam::{
     ChannelWallet, DestinationReply, Funded, FundingReply, FundingRequest, FundingTransaction, NoFunding, ReserveReply,
 };

@@ -35,11 +35,13 @@ pub enum Kind {
     Link,
     /// On what terms is forwarded over a channel.
     Policy,
+    /// What this node and its peers say of their channels, and of the node.
+    Announce,
 }
 
 impl Kind {
     /// Every kind, by its number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Payment,
         Self::Invoice,
         Self::Wallet,
@@ -49,6 +51,7 @@ impl Kind {
         Self::Keys,
         Self::Link,
         Self::Policy,
+        Self::Announce,
     ];
 
     /// The number on disk; it never changes.
@@ -64,6 +67,7 @@ impl Kind {
             Self::Keys => 8,
             Self::Link => 9,
             Self::Policy => 10,
+            Self::Announce => 11,
         }
     }
 

@@ -3,6 +3,7 @@
 //! What a channel is and does is decided in `millrace-channel`, what is on disk in `millrace-journal`, what the chain
 //! says in `millrace-chain`. Here these are wired to sockets, threads and people.
 
+pub mod announce;
 pub mod api;
 pub mod chain_feed;
 pub mod chain_source;

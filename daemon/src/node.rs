@@ -15,6 +15,7 @@ use millrace_journal::{Journal, OpenError, Options};
 use secp256k1::SecretKey;
 use tokio::sync::{mpsc, watch};
 
+use crate::announce::Announcer;
 use crate::chain_feed::{BlockFollower, Blocks, BroadcastOrder, ChainFeed, FeedState, MempoolNews, Watches};
 use crate::channels::actor::Actor;
 use crate::channels::curve_pool::CurvePool;
@@ -106,6 +107,8 @@ pub struct Surroundings {
     pub listen: Option<SocketAddr>,
     /// The wallet, for the channels.
     pub wallet: Arc<dyn ChannelWallet>,
+    /// Whoever says what is to be said of the node and its channels; it is also among the folds.
+    pub announcer: Option<Arc<Announcer>>,
     /// Who else follows the chain.
     pub followers: Vec<Arc<dyn BlockFollower>>,
     /// The chain, from these blocks on.
@@ -193,7 +196,7 @@ impl RecoveredNode {
     /// # Errors
     /// [`StartError::Thread`].
     pub fn start(self, surroundings: Surroundings) -> Result<Node, StartError> {
-        let Surroundings { node_key, peers: peer_rules, listen, wallet, followers, chain } = surroundings;
+        let Surroundings { node_key, peers: peer_rules, listen, wallet, announcer, followers, chain } = surroundings;
         let source = chain(Trail::new(trail_of(&self.blocks)));
         let (orders_sender, orders) = mpsc::unbounded_channel();
         let fresh_keys = Arc::new(FreshKeys::new(self.next_key));
@@ -212,8 +215,18 @@ impl RecoveredNode {
             registry: self.registry.clone(),
         });
         let shards = start_shards(&shared, &self.mailboxes, self.actors)?;
-        let peers =
-            Peers::new(node_key, self.rules.chain_hash, peer_rules, self.registry.clone(), self.addresses, stopping);
+        let peers = Peers::new(
+            node_key,
+            self.rules.chain_hash,
+            peer_rules,
+            self.registry.clone(),
+            self.addresses,
+            announcer.clone(),
+            stopping.clone(),
+        );
+        if let Some(announcer) = announcer {
+            announcer.start(self.registry.clone(), peers.clone(), stopping);
+        }
         let blocks = Arc::new(Mutex::new(self.blocks));
         let (feed_state, feed_seen) = watch::channel(FeedState::default());
         let feed = ChainFeed {

@@ -229,7 +229,13 @@ impl Replay<'_> {
                 let address = PeerAddress::decode(bytes).ok_or_else(fault)?;
                 self.addresses.extend(address.into_parts());
             }
-            Kind::Payment | Kind::Invoice | Kind::Wallet | Kind::Idempotency | Kind::Link | Kind::Policy => {}
+            Kind::Payment
+            | Kind::Invoice
+            | Kind::Wallet
+            | Kind::Idempotency
+            | Kind::Link
+            | Kind::Policy
+            | Kind::Announce => {}
         }
         Ok(())
     }

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use millrace_chain::{Auth, Bitcoind, ChainError, Timeouts};
 use millrace_channel::Policy;
+use millrace_channel::keys::Identity;
 use millrace_channel::phase::opening::OpeningLimits;
 use millrace_journal::Options;
-use millrace_wire::ChainHash;
+use millrace_wire::{ChainHash, Features};
 use tokio::sync::{mpsc, watch};
 
+use crate::announce::node::Face;
+use crate::announce::{Announcer, Parts};
 use crate::api::{self, Api};
 use crate::chain_source::BitcoindSource;
 use crate::channels::{ChannelRules, KeysOf};
@@ -23,6 +26,7 @@ use crate::network::Network;
 use crate::node::{self, Node, Origins, Surroundings};
 use crate::payments::{ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use crate::peer::PeerRules;
+use crate::policy::Policies;
 use crate::prepare::Prepared;
 use crate::readiness::Readiness;
 use crate::shutdown::{Shutdown, Trigger};
@@ -49,19 +53,23 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     let (sync, fees, broadcaster) = (source.sync(), source.fees(), source.broadcaster());
 
     let payments = Payments::new(keys.clone(), payment_rules(&config));
+    let network = Network::default();
+    let announcer = Announcer::new(announcing(&config, &keys, payments.policies().clone(), network.clone()));
+    let announced = Arc::clone(&announcer);
+    // Without its type, which stands for itself in a failure.
+    payments.announce_by(Box::new(move |scid| announced.update_of(scid)?.get(2..).map(<[u8]>::to_vec)));
     let records = Arc::new(WalletRecords::default());
     let journal_dir = data_dir.journal();
     let recovered = node::open(Origins {
         journal: &journal_dir,
         options: journal_options(&config),
         rules: channel_rules(&config),
-        keys_of: keys_of(&keys),
-        folds: vec![Arc::clone(&records) as _, Arc::clone(&payments) as _],
+        keys_of: keys_of(&keys, &config),
+        folds: vec![Arc::clone(&records) as _, Arc::clone(&payments) as _, Arc::clone(&announcer) as _],
         sync: sync.clone(),
     })?;
     payments.attach(recovered.journal());
-    let network = Network::default();
-    payments.know(network);
+    payments.know(network.clone());
     let registry = recovered.registry();
 
     let loaded = Wallet::load(records.take(), keys.wallet().clone(), reserve_policy(&config))?;
@@ -71,7 +79,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         bitcoind,
         broadcaster: broadcaster.clone(),
         wallet: wallet.clone(),
-        keys_of: keys_of(&keys),
+        keys_of: keys_of(&keys, &config),
         fees: fees.clone(),
         sync: sync.clone(),
     });
@@ -84,6 +92,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         peers: peer_rules(&config),
         listen: Some(config.listen),
         wallet: Arc::clone(&coins) as _,
+        announcer: Some(Arc::clone(&announcer)),
         followers: vec![Arc::clone(&coins) as _],
         chain: Box::new(move |trail| {
             let mut source = source.follow(trail, chain_failed);
@@ -99,6 +108,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         registry: registry.clone(),
         peers: node.peers().clone(),
         payments: Arc::clone(&payments),
+        announcer,
         wallet: wallet.clone(),
         claimer,
         broadcaster,
@@ -212,9 +222,21 @@ async fn connect(config: &Config) -> Result<Bitcoind, Fault> {
     Ok(bitcoind)
 }
 
-fn keys_of(keys: &Keys) -> KeysOf {
+fn keys_of(keys: &Keys, config: &Config) -> KeysOf {
     let keys = keys.clone();
-    Arc::new(move |index| keys.channel_keys(index))
+    let chain_hash = ChainHash::using_genesis_block_const(config.network);
+    Arc::new(move |index| keys.channel_keys(index).of_node(Identity::new(*keys.node_key(), chain_hash)))
+}
+
+fn announcing(config: &Config, keys: &Keys, policies: Policies, network: Network) -> Parts {
+    Parts {
+        node_key: *keys.node_key(),
+        chain_hash: ChainHash::using_genesis_block_const(config.network),
+        features: Features::ours(!config.channel.zero_conf_peers.is_empty(), false),
+        face: Face { alias: config.alias.clone(), color: config.color, addresses: config.announced_addresses.clone() },
+        policies,
+        network,
+    }
 }
 
 fn channel_rules(config: &Config) -> ChannelRules {

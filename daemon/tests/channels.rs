@@ -103,7 +103,11 @@ async fn what_a_crash_leaves_is_what_was_told() {
     let a = start(&a_setup, &chain, crashed.path()).await;
     let replayed = a.fold.durable_facts(Telling::Replay);
     assert!(replayed.len() >= told.len() && replayed[..told.len()] == told[..], "{told:#?}\n{replayed:#?}");
-    assert!(a.fold.entries(Telling::Replay).starts_with(&entries));
+    // What is said of channels is written by a task of its own: between it and a channel there is no order.
+    let of_channels = |entries: Vec<Entry>| -> Vec<Entry> {
+        entries.into_iter().filter(|entry| entry.kind != Kind::Announce).collect()
+    };
+    assert!(of_channels(a.fold.entries(Telling::Replay)).starts_with(&of_channels(entries)));
     let after = a.snapshot(id);
     assert!(after.balances.remote >= shown.balances.remote);
 

@@ -532,6 +532,8 @@ mod tests {
             is_usable: true,
             confirmations: None,
             to_self_delay_blocks: None,
+            is_public: false,
+            remote_fee: None,
         }
     }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "ldk/announced.rs"]
+mod announced;
 #[path = "ldk/in_flight.rs"]
 mod in_flight;
 #[path = "ldk/itself.rs"]

@@ -54,8 +54,13 @@ impl Channel {
         self.on_depth(fx);
     }
 
-    /// The chain has grown, or the link has come: say `channel_ready` if it is time, or forget the channel.
+    /// The chain has grown, or the link has come: say `channel_ready` or announce the channel if it is time, or forget it.
     pub(crate) fn on_depth(&mut self, fx: &mut Effects) {
+        self.say_ready_or_forget(fx);
+        self.announce(fx);
+    }
+
+    fn say_ready_or_forget(&mut self, fx: &mut Effects) {
         if matches!(self.state.phase, Phase::OnChain(_) | Phase::Closed) {
             return;
         }
@@ -99,6 +104,7 @@ impl Channel {
         let funding = &self.state.funding;
         if !funding.is_ready_received {
             self.record(Record::ReadyReceived { next_point, alias: message.alias }, fx);
+            self.announce(fx);
             return Ok(());
         }
         let is_at_start = self.state.remote.unrevoked == CommitmentNumber(0);
@@ -117,6 +123,7 @@ impl Channel {
             && confirmed >= height
         {
             self.record(Record::FundingUnconfirmed, fx);
+            self.forget_sent_announcement();
             if let Some(tx) = &self.state.funding.tx {
                 let purpose = crate::effect::Purpose::Funding;
                 fx.list.push(Effect::Broadcast(crate::effect::Broadcast { tx: tx.clone(), purpose }));

@@ -59,6 +59,7 @@ pub(crate) fn deliver<M: ChannelMessageHandler>(to: &M, from: PublicKey, message
         Message::RevokeAndAck(_) => to.handle_revoke_and_ack(from, &read(&bytes)?),
         Message::Shutdown(_) => to.handle_shutdown(from, &read(&bytes)?),
         Message::ClosingSigned(_) => to.handle_closing_signed(from, &read(&bytes)?),
+        Message::AnnouncementSignatures(_) => to.handle_announcement_signatures(from, &read(&bytes)?),
         Message::Error(_) => to.handle_error(from, &read(&bytes)?),
         other => return Err(format!("we sent {}, which LDK takes no part in", other.name())),
     }

@@ -10,7 +10,7 @@ use millrace_channel::channel::Channel;
 use millrace_channel::curve::Serial;
 use millrace_channel::effect::Effects;
 use millrace_channel::input::Millis;
-use millrace_channel::keys::ChannelKeys;
+use millrace_channel::keys::{ChannelKeys, Identity};
 use millrace_channel::phase::opening::{
     AcceptParams, OpenRequest, Opening, OpeningEvent, OpeningFeatures, OpeningLimits, Surroundings,
 };
@@ -70,7 +70,8 @@ struct Table<'a> {
 }
 
 pub(crate) fn open(plan: &Plan, dice: &mut Dice, is_cut: bool) -> Result<Opened, NotOpened> {
-    let us = SecretKey::from_slice(&dice.bytes()).unwrap().public_key(SECP256K1);
+    let node_key = SecretKey::from_slice(&dice.bytes()).unwrap();
+    let us = node_key.public_key(SECP256K1);
     let ldk = Ldk::new(dice.bytes(), us, HEIGHT.0, plan.feerate.0, &plan.ldk);
     let features = Features::ours(true, false);
     let init = Init { features, networks: vec![ChainHash::REGTEST], remote_address: None };
@@ -78,7 +79,7 @@ pub(crate) fn open(plan: &Plan, dice: &mut Dice, is_cut: bool) -> Result<Opened,
     let theirs = codec::init_of(&*ldk.manager, us);
     let mut table = Table {
         plan,
-        keys: ChannelKeys::from_seed(&dice.bytes()),
+        keys: ChannelKeys::from_seed(&dice.bytes()).of_node(Identity::new(node_key, ChainHash::REGTEST)),
         alias: ShortChannelId(0x0bad_0000_0000 + dice.below(1 << 20)),
         temporary: ChannelId(dice.bytes()),
         features: OpeningFeatures::negotiated(&init.features, &theirs.features),
@@ -111,7 +112,7 @@ impl Table<'_> {
             push: plan.push,
             feerate: plan.feerate,
             channel_type: plan.channel_type,
-            announce: false,
+            announce: plan.announce,
             local: plan.local.clone(),
             limits: OpeningLimits::default(),
             features: self.features,

@@ -123,6 +123,8 @@ pub(crate) struct Told {
     pub(crate) closed: Option<Closed>,
     /// HTLCs that it failed although nobody asked for it, and why.
     pub(crate) handling_failures: Vec<String>,
+    /// The `channel_announcement` that it passes on, without its type.
+    pub(crate) announced: Option<Vec<u8>>,
 }
 
 /// `Event::ChannelClosed`.
@@ -368,6 +370,9 @@ impl Ldk {
             MessageSendEvent::SendChannelUpdate { msg, .. } | MessageSendEvent::BroadcastChannelUpdate { msg } => {
                 codec::read_lenient(&codec::encode(258, &msg));
             }
+            MessageSendEvent::SendAnnouncementSignatures { msg, .. } => self.put(259, &msg),
+            MessageSendEvent::BroadcastChannelAnnouncement { msg, .. }
+            | MessageSendEvent::SendChannelAnnouncement { msg, .. } => self.told.announced = Some(msg.encode()),
             MessageSendEvent::HandleError { action, .. } => self.on_error_action(action),
             other => self.complaints.push(format!("LDK wants to send {other:?}")),
         }

@@ -29,6 +29,8 @@ pub(crate) enum Ending {
 pub(crate) struct Plan {
     pub(crate) opener: Side,
     pub(crate) channel_type: ChannelType,
+    /// The network is to be told of it.
+    pub(crate) announce: bool,
     pub(crate) funding: Sat,
     pub(crate) push: Msat,
     pub(crate) feerate: FeeratePerKw,
@@ -70,6 +72,7 @@ impl Plan {
         Self {
             opener,
             channel_type: Self::channel_type(dice, opener),
+            announce: false,
             funding,
             push,
             feerate,
@@ -125,6 +128,10 @@ impl Plan {
         let handshake = &mut self.ldk.channel_handshake_config;
         handshake.negotiate_anchors_zero_fee_htlc_tx = self.channel_type.format == CommitmentFormat::Anchors;
         handshake.negotiate_scid_privacy = self.channel_type.scid_alias;
+        // Half of those that may be announced; no throw of the dice of its own, so that seeds stay what they were.
+        self.announce =
+            !self.channel_type.scid_alias && !self.channel_type.zero_conf && self.funding.0.is_multiple_of(2);
+        handshake.announce_for_forwarding = self.announce;
         self
     }
 
@@ -175,7 +182,6 @@ impl Plan {
         config.channel_handshake_limits.max_funding_satoshis = 21_000_000 * 100_000_000;
         config.channel_handshake_limits.force_announced_channel_preference = false;
         let handshake = &mut config.channel_handshake_config;
-        handshake.announce_for_forwarding = false;
         handshake.minimum_depth = dice.between(1, 3) as u32;
         handshake.commit_upfront_shutdown_pubkey = dice.chance(50);
         handshake.our_max_accepted_htlcs = if is_full { 483 } else { dice.one_of(&[483, 50, 6, 2]) };

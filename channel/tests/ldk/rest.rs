@@ -107,6 +107,7 @@ impl World {
     fn check_rest(&mut self) -> Result<(), String> {
         self.tally.count("rest");
         self.check_replay()?;
+        self.check_announced()?;
         self.check_our_commitment()?;
         let theirs = self.check_ldk_commitment()?;
         let balances = self.node.balances();
@@ -123,6 +124,26 @@ impl World {
         if theirs != Some(ours) {
             return Err(format!("our feerate is {ours}, LDK's {theirs:?}"));
         }
+        Ok(())
+    }
+
+    /// Both pass the same announcement on, byte for byte.
+    fn check_announced(&mut self) -> Result<(), String> {
+        let channel = &self.node.channel;
+        if !channel.terms().announce || channel.phase().name() != "normal" {
+            let announced = channel.announced().is_some() || self.ldk.told.announced.is_some();
+            return if announced && !channel.terms().announce {
+                Err("a private channel is announced".to_owned())
+            } else {
+                Ok(())
+            };
+        }
+        let ours = channel.announced().map(|(_, bytes)| bytes.to_vec());
+        if ours.is_none() || ours != self.ldk.told.announced {
+            let depth = channel.funding_depth();
+            return Err(format!("announced as {ours:?} and by LDK as {:?}, {depth} deep", self.ldk.told.announced));
+        }
+        self.tally.count("announced alike");
         Ok(())
     }
 

@@ -40,6 +40,7 @@ pub(crate) const KINDS: &[&str] = &[
     "ldk restart that forgets",
     "block",
     "rest",
+    "announced alike",
     "all available taken by ldk",
     "ldk's limit taken by us",
     "mutual close by us",

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod announcing;
 mod closing;
 mod dance;
 mod ending;

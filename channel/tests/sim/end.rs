@@ -4,11 +4,13 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use millrace_channel::channel::Policy;
-use millrace_channel::keys::ChannelKeys;
+use millrace_channel::keys::{ChannelKeys, Identity};
 use millrace_channel::ledger::htlc::Origin;
 use millrace_channel::phase::opening::Opening;
 use millrace_channel::{Channel, Effect, Effects, Record};
-use millrace_wire::{HtlcId, Msat};
+use millrace_wire::{ChainHash, HtlcId, Msat};
+
+use crate::world::node_key;
 
 /// What there is of a channel at one end.
 pub enum Slot {
@@ -67,7 +69,7 @@ impl End {
         seed[..8].copy_from_slice(&keys_index.to_le_bytes());
         Self {
             slot: Slot::Empty,
-            keys: ChannelKeys::from_seed(&seed),
+            keys: ChannelKeys::from_seed(&seed).of_node(Identity::new(node_key(usize::from(side)), ChainHash::REGTEST)),
             keys_index,
             outbox: VecDeque::new(),
             needs: 0,

@@ -132,7 +132,8 @@ impl World {
             | Fact::FundingSpent { .. }
             | Fact::Closed(_)
             | Fact::PeerSaid { .. }
-            | Fact::OfferAttributed { .. } => {}
+            | Fact::OfferAttributed { .. }
+            | Fact::Announced { .. } => {}
         }
     }
 

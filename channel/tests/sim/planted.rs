@@ -87,7 +87,7 @@ mod a_record_skipped {
     const NOT_LIVE: Sign = Rule("replaying the records differs from the live channel");
 
     /// What may catch the loss of each kind. Where a message leaves on the strength of a record, its own rule does.
-    const SIGNS: [(&str, &[Sign]); 19] = [
+    const SIGNS: [(&str, &[Sign]); 21] = [
         ("opened", &[Rule("D5:")]),
         ("funding_confirmed", &[NOT_LIVE]),
         ("funding_unconfirmed", &[NOT_LIVE]),
@@ -116,6 +116,8 @@ mod a_record_skipped {
         ("closed", &[NOT_LIVE]),
         // Nothing is kept of it: it is passed on, and its loss costs the sender a hold time.
         ("attribution_received", &[]),
+        ("announcement_signed", &[NOT_LIVE]),
+        ("announced", &[NOT_LIVE]),
     ];
 
     #[test]

@@ -2,7 +2,7 @@
 
 use millrace_channel::phase::Phase;
 use millrace_channel::side::Side;
-use millrace_channel::{Command, Effect, Effects};
+use millrace_channel::{ANNOUNCE_DEPTH, Command, Effect, Effects};
 use millrace_wire::{FeeratePerKw, Msat};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -329,6 +329,11 @@ fn check_agreement(world: &mut World, link: usize) {
     let (Some(a), Some(b)) = (world.end(one, link).channel(), world.end(other, link).channel()) else { return };
     if *a.phase() != Phase::Normal || *b.phase() != Phase::Normal {
         return;
+    }
+    let said = [a, b].map(|channel| channel.announced().map(|(_, bytes)| bytes.to_vec()));
+    let is_deep = a.funding_depth() >= ANNOUNCE_DEPTH && b.funding_depth() >= ANNOUNCE_DEPTH;
+    if is_deep && (said[0].is_none() || said[0] != said[1]) {
+        return world.violate(format!("link {link}: announced as {said:?}"));
     }
     let (of_a, of_b) = (a.ledger().settled(), b.ledger().settled());
     let is_agreed = of_a.local == of_b.remote && of_a.remote == of_b.local;

@@ -7,7 +7,7 @@ use millrace_channel::channel::{Channel, Policy};
 use millrace_channel::curve::Serial;
 use millrace_channel::effect::{Broadcast, Effect, Effects, Fact, Watch};
 use millrace_channel::input::{Command, LinkEvent, LinkFeatures, Millis, Offer};
-use millrace_channel::keys::ChannelKeys;
+use millrace_channel::keys::{ChannelKeys, Identity};
 use millrace_channel::ledger::htlc::Origin;
 use millrace_channel::phase::on_chain::Claims;
 use millrace_channel::record::{Opened, Record, Signature64};
@@ -16,11 +16,11 @@ use millrace_channel::terms::{CommitmentFormat, Terms};
 use millrace_channel::{ChainEvent, PeerFault, Refusal};
 use millrace_wire::message::ChannelReady;
 use millrace_wire::{
-    BlockHeight, CltvExpiry, CommitmentNumber, FeeratePerKw, HtlcId, Message, Msat, OnionPacket, Preimage,
+    BlockHeight, ChainHash, CltvExpiry, CommitmentNumber, FeeratePerKw, HtlcId, Message, Msat, OnionPacket, Preimage,
     ShortChannelId,
 };
 
-use super::pair::{Pair, State};
+use super::pair::{Pair, State, node_key};
 
 /// The features of both test nodes.
 pub const FEATURES: LinkFeatures = LinkFeatures { simple_close: true, shutdown_anysegwit: true };
@@ -173,7 +173,8 @@ impl Node {
         let mut bytes = Vec::new();
         Record::Opened(Box::new(opened.clone())).encode(&mut bytes);
         journal.push(bytes);
-        let keys = own.local.clone();
+        let identity = Identity::new(node_key(&own.local), ChainHash::BITCOIN);
+        let keys = own.local.clone().of_node(identity);
         let channel = Channel::from_opened(opened, keys.clone(), options.policy).unwrap();
         Self {
             channel,

@@ -1,13 +1,19 @@
 //! Two sides of one channel: the keys of both, and the terms as each of them sees them.
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
-use bitcoin::hashes::Hash;
+use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{OutPoint, Txid};
 use millrace_channel::keys::{ChannelKeys, CommitmentKeys};
 use millrace_channel::side::{Both, Side};
 use millrace_channel::terms::{ChannelType, CommitmentFormat, PartyTerms, Terms};
 use millrace_channel::tx::{Commitment, CommitmentHtlc, CommitmentSpec};
 use millrace_wire::{ChannelId, CommitmentNumber, FeeratePerKw, Msat, Sat};
+use secp256k1::{SECP256K1, SecretKey};
+
+/// The key of the node whose channel has these keys.
+pub(crate) fn node_key(keys: &ChannelKeys) -> SecretKey {
+    SecretKey::from_slice(sha256::Hash::hash(&keys.funding_key().secret_bytes()).as_byte_array()).unwrap()
+}
 
 /// The keys of both sides and the terms, as `local` sees them.
 #[derive(Clone)]
@@ -51,7 +57,7 @@ impl Pair {
         let funding_outpoint = OutPoint { txid: Txid::from_byte_array([0xf0; 32]), vout: 1 };
         let terms = Terms {
             channel_id: ChannelId([0xc1; 32]),
-            remote_node: remote.basepoints().funding,
+            remote_node: node_key(&remote).public_key(SECP256K1),
             funder,
             channel_type: ChannelType { format, scid_alias: false, zero_conf: false },
             funding_outpoint,
@@ -68,6 +74,7 @@ impl Pair {
     pub(crate) fn mirrored(&self) -> Self {
         let Both { local, remote } = self.terms.parties.clone();
         let terms = Terms {
+            remote_node: node_key(&self.local).public_key(SECP256K1),
             funder: self.terms.funder.other(),
             parties: Both { local: remote, remote: local },
             ..self.terms.clone()

@@ -1,6 +1,9 @@
 //! A channel as JSON, as a row of a list, and as everything there is to know about it.
 
-use millrace_rpc::v1::{Channel, ChannelSide, CloseKind, ClosingInfo, Htlc, OnChainOutput, OnChainResolution};
+use millrace_rpc::v1::{
+    Announcement, AnnouncementStage, Channel, ChannelSide, ChannelState, CloseKind, ClosingInfo, Htlc, OnChainOutput,
+    OnChainResolution,
+};
 use serde_json::{Value, json};
 
 use super::policy;
@@ -47,7 +50,44 @@ pub(super) fn json(channel: &Channel) -> Value {
         "closing": channel.closing.as_ref().map(closing_json),
         "last_error": channel.last_error,
         "policy": channel.policy.as_ref().map(policy::json),
+        "announcement": channel.announcement.as_ref().map(announcement_json),
     })
+}
+
+fn announcement_json(announcement: &Announcement) -> Value {
+    json!({
+        "stage": words::value(announcement.stage().as_str_name(), "ANNOUNCEMENT_STAGE_"),
+        "confirmations_left": announcement.confirmations_left,
+        "height": announcement.height,
+    })
+}
+
+/// The same in a word.
+fn publicity_short(channel: &Channel) -> &'static str {
+    match channel.announcement.as_ref().map(Announcement::stage) {
+        Some(AnnouncementStage::Announced) => "announced",
+        Some(_) => "public",
+        None if channel.state() == ChannelState::Closed => "",
+        None => "private",
+    }
+}
+
+/// Whether the network is told of a channel, in words.
+fn publicity(channel: &Channel) -> String {
+    let Some(announcement) = &channel.announcement else {
+        return if channel.state() == ChannelState::Closed { String::new() } else { "private".to_owned() };
+    };
+    match announcement.stage() {
+        AnnouncementStage::Announced => format!("public, announced at block {}", announcement.height),
+        AnnouncementStage::WaitsForPeer => "public, waits for the peer's signatures".to_owned(),
+        AnnouncementStage::WaitsForConfirmations | AnnouncementStage::Unspecified => {
+            match announcement.confirmations_left {
+                0 => "public, waits until both are ready".to_owned(),
+                1 => "public, waits for 1 more confirmation".to_owned(),
+                left => format!("public, waits for {left} more confirmations"),
+            }
+        }
+    }
 }
 
 fn side_json(side: &ChannelSide) -> Value {
@@ -137,6 +177,7 @@ pub(super) fn table(channels: &[Channel]) -> String {
         Column::Text("CHANNEL"),
         Column::Text("PEER"),
         Column::Text("STATE"),
+        Column::Text("NETWORK"),
         Column::Number("OURS"),
         Column::Text("█ ours ▒ moving ░ theirs"),
         Column::Number("THEIRS"),
@@ -150,6 +191,7 @@ pub(super) fn table(channels: &[Channel]) -> String {
                 words::short(&channel.channel_id),
                 words::short(&channel.node_id),
                 state_text(channel),
+                publicity_short(channel).to_owned(),
                 msat(channel.local_msat),
                 bar(channel),
                 msat(channel.remote_msat),
@@ -191,6 +233,7 @@ fn identity(channel: &Channel) -> String {
         ("Short channel id", scid(channel.short_channel_id)),
         ("Alias, ours", scid(channel.local_alias)),
         ("Alias, theirs", scid(channel.remote_alias)),
+        ("Network", publicity(channel)),
         ("Type", channel.channel_type.join(", ")),
         ("Last error", channel.last_error.clone()),
     ])

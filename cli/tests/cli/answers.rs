@@ -42,7 +42,18 @@ pub(crate) fn info() -> GetInfoResponse {
         uptime_s: 93_784,
         features: vec![feature(14, "payment_secret"), feature(23, "option_anchors"), feature(999, "")],
         listen_addresses: vec!["127.0.0.1:9735".to_owned()],
+        face: Some(face()),
+        announced_s: 1_767_268_800,
     }
+}
+
+fn face() -> NodeFace {
+    let addresses = vec!["203.0.113.7:9735".to_owned(), "[2001:db8::7]:9735".to_owned()];
+    NodeFace { alias: "alice".to_owned(), color: "#3399ff".to_owned(), addresses }
+}
+
+pub(crate) fn announced() -> AnnounceResponse {
+    AnnounceResponse { face: Some(face()), has_announced_channel: true }
 }
 
 pub(crate) fn status() -> GetStatusResponse {
@@ -246,6 +257,11 @@ fn open_channel() -> Channel {
         total_received_msat: 1_000_000,
         closing: None,
         last_error: String::new(),
+        announcement: Some(Announcement {
+            stage: AnnouncementStage::Announced.into(),
+            confirmations_left: 0,
+            height: 810,
+        }),
     }
 }
 

@@ -50,6 +50,12 @@ mod node {
     }
 
     #[test]
+    fn announce() {
+        let face = ["--alias", "alice", "--color", "#3399ff", "--address", "203.0.113.7:9735"];
+        both("node-announce", &[&["node", "announce", "--idempotency-key", "k"], &face[..]].concat());
+    }
+
+    #[test]
     fn stop() {
         both("node-stop", &["node", "stop", "--idempotency-key", "k"]);
     }

@@ -330,6 +330,11 @@ impl Node for Stage {
         Ok(Response::new(answers::status()))
     }
 
+    async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(answers::announced()))
+    }
+
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
         self.note(&request);
         Ok(Response::new(StopResponse {}))

@@ -4,11 +4,12 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 39] = [
+const COMMANDS: [&[&str]; 40] = [
     &[],
     &["node"],
     &["node", "info"],
     &["node", "status"],
+    &["node", "announce"],
     &["node", "stop"],
     &["wallet"],
     &["wallet", "new-address"],

@@ -148,7 +148,7 @@ mod events {
         // From 70:1 on the fake breaks once more, as it does for every start in frame 70.
         let cursors: Vec<_> =
             ran.lines().iter().map(|line| (line["cursor"]["frame"].clone(), line["cursor"]["index"].clone())).collect();
-        let expected: Vec<_> = (0..14u64).map(|n| ((70 + n / 3).into(), (n % 3).into())).collect();
+        let expected: Vec<_> = (0..16u64).map(|n| ((70 + n / 3).into(), (n % 3).into())).collect();
         assert_eq!(ran.code, 0, "{ran:?}");
         assert_eq!(cursors, expected, "none is missing, none comes twice");
         assert!(fake.requests().len() >= 3);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use millrace_channel::phase::on_chain::Ending;
 use millrace_channel::phase::on_chain::ending::{LastState, Output, OutputKind};
 use millrace_channel::tx::weight::{anchors_value, commit_fee, is_trimmed};
-use millrace_channel::{Side, Terms};
+use millrace_channel::{ANNOUNCE_DEPTH, Side, Terms};
 use millrace_rpc::v1;
 use millrace_wire::{BlockHeight, ChannelId, Msat, Sat, ShortChannelId};
 
@@ -89,6 +89,7 @@ pub(super) fn message(inner: &Inner, snapshot: &ChannelSnapshot, extent: Extent,
         closing: closing(inner, snapshot, row.as_ref(), extent, swept),
         last_error: snapshot.last_error.clone().unwrap_or_default(),
         policy: Some(policy_message(&inner.api.payments.policies().of(&snapshot.channel_id))),
+        announcement: announcement(snapshot),
     }
 }
 
@@ -101,6 +102,20 @@ pub(super) fn policy_message(policy: &ForwardPolicy) -> v1::ForwardPolicy {
         htlc_minimum_msat: policy.htlc_minimum.0,
         htlc_maximum_msat: policy.htlc_maximum.map(|most| most.0),
     }
+}
+
+fn announcement(snapshot: &ChannelSnapshot) -> Option<v1::Announcement> {
+    use v1::AnnouncementStage::{Announced, WaitsForConfirmations, WaitsForPeer};
+    if !snapshot.terms.announce {
+        return None;
+    }
+    let confirmations_left = ANNOUNCE_DEPTH.saturating_sub(snapshot.funding_depth);
+    let (stage, height) = match &snapshot.announcement {
+        Some(announced) => (Announced, announced.height.0),
+        None if confirmations_left > 0 || snapshot.state == ChannelState::Opening => (WaitsForConfirmations, 0),
+        None => (WaitsForPeer, 0),
+    };
+    Some(v1::Announcement { stage: stage.into(), confirmations_left, height })
 }
 
 /// A channel that is closed: what was told of it.

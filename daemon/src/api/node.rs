@@ -2,12 +2,17 @@
 
 use millrace_chain::SyncState;
 use millrace_rpc::v1::node_server::Node;
-use millrace_rpc::v1::{self, ChannelCounts, GetInfoResponse, GetStatusResponse, StartStage, StopResponse};
+use millrace_rpc::v1::{
+    self, AnnounceRequest, AnnounceResponse, ChannelCounts, GetInfoResponse, GetStatusResponse, NodeFace, StartStage,
+    StopResponse,
+};
 use millrace_wire::Features;
 use tonic::{Request, Response, Status};
 
 use super::once::{self, Finished, once};
 use super::{Shared, fault, parse};
+use crate::announce::address::{AddressError, NodeAddress};
+use crate::announce::node::{ADDRESSES_MAX, ALIAS_BYTES_MAX, Face, Wishes};
 use crate::channels::ChannelState;
 use crate::config::network_name;
 use crate::readiness::Readiness;
@@ -29,9 +34,10 @@ impl Node for NodeService {
         };
         let peers = api.peers.list();
         let features = Features::ours(!api.config.channel.zero_conf_peers.is_empty(), false);
+        let shown = api.announcer.shown();
         Ok(Response::new(GetInfoResponse {
             node_id: api.keys.node_id().serialize().to_vec(),
-            alias: api.config.alias.clone(),
+            alias: shown.face.alias.clone(),
             network: network_name(api.config.network).to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             tip_height,
@@ -43,6 +49,8 @@ impl Node for NodeService {
             uptime_s: inner.started.elapsed().as_secs(),
             features: parse::features(&features),
             listen_addresses: api.listening.borrow().iter().map(ToString::to_string).collect(),
+            face: Some(face_message(&shown.face)),
+            announced_s: shown.announced_s.unwrap_or_default(),
         }))
     }
 
@@ -84,6 +92,49 @@ impl Node for NodeService {
         });
         Ok(Response::new(once::answer(&stored.await?)?))
     }
+
+    async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
+        let mut request = request.into_inner();
+        let key = std::mem::take(&mut request.idempotency_key);
+        self.0.ready()?;
+        let wishes = wishes(&request)?;
+        let stored = once(&self.0, "Node.Announce", &key, &request, |inner, once| async move {
+            let announcer = &inner.api.announcer;
+            let (entry, face) = announcer.wish(wishes);
+            let registry = &inner.api.registry;
+            let answer = AnnounceResponse {
+                face: Some(face_message(&face)),
+                has_announced_channel: registry.snapshots().iter().any(|one| one.announcement.is_some()),
+            };
+            let finished = Finished { is_durable: true, ..Finished::answer(&answer) };
+            let written = registry.journal().write(vec![entry, once.entry(&finished.stored)]).await;
+            (once, written.map(|_| finished).map_err(|_| fault::stopping()))
+        });
+        Ok(Response::new(once::answer(&stored.await?)?))
+    }
+}
+
+fn wishes(request: &AnnounceRequest) -> Result<Wishes, Status> {
+    if let Some(alias) = request.alias.as_ref().filter(|alias| alias.len() > ALIAS_BYTES_MAX) {
+        return Err(fault::field("alias", format!("{} bytes are more than {ALIAS_BYTES_MAX}", alias.len())));
+    }
+    let color = request.color.as_ref().map(|color| color.parse());
+    let color = color.transpose().map_err(|()| fault::field("color", "expected a colour, such as #3399ff"))?;
+    let addresses = request.addresses.as_ref().map(|list| addresses(&list.addresses)).transpose()?;
+    Ok(Wishes { alias: request.alias.clone(), color, addresses })
+}
+
+fn addresses(texts: &[String]) -> Result<Vec<NodeAddress>, Status> {
+    if texts.len() > ADDRESSES_MAX {
+        return Err(fault::field("addresses", format!("{} are more than {ADDRESSES_MAX}", texts.len())));
+    }
+    let one = |text: &String| text.parse().map_err(|error: AddressError| fault::field("addresses", error.to_string()));
+    texts.iter().map(one).collect()
+}
+
+fn face_message(face: &Face) -> NodeFace {
+    let addresses = face.addresses.iter().map(ToString::to_string).collect();
+    NodeFace { alias: face.alias.clone(), color: face.color.to_string(), addresses }
 }
 
 fn counts(inner: &Shared) -> ChannelCounts {

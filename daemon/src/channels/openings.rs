@@ -405,8 +405,13 @@ fn request_of(
         funding: order.capacity,
         push: order.push,
         feerate: shared.commitment_feerate(format == CommitmentFormat::Anchors),
-        channel_type: ChannelType { format, scid_alias: features.scid_alias, zero_conf: order.zero_conf },
-        announce: false,
+        // BOLT 2: an announced channel tells its real short channel id.
+        channel_type: ChannelType {
+            format,
+            scid_alias: features.scid_alias && !order.announce,
+            zero_conf: order.zero_conf,
+        },
+        announce: order.announce,
         local: LocalParams {
             to_self_delay: order.to_self_delay.unwrap_or(usual.to_self_delay),
             htlc_minimum: order.htlc_minimum.unwrap_or(usual.htlc_minimum),

@@ -24,6 +24,8 @@ pub struct OpenOrder {
     pub funding_feerate: FeeratePerKw,
     /// Use it before its funding confirms, if the peer consents.
     pub zero_conf: bool,
+    /// Tell the network of it.
+    pub announce: bool,
     /// How long the peer's own money is delayed, in blocks; absent: what is usual.
     pub to_self_delay: Option<u16>,
     /// The smallest HTLC that we take; absent: what is usual.

@@ -9,7 +9,8 @@ use millrace_channel::phase::Phase;
 use millrace_channel::phase::on_chain::Ending;
 use millrace_channel::{Both, Channel, Side, Terms};
 use millrace_wire::{
-    ChannelId, CltvExpiry, CommitmentNumber, FeeratePerKw, HtlcId, Msat, PaymentHash, PublicKey, ShortChannelId,
+    BlockHeight, ChannelId, CltvExpiry, CommitmentNumber, FeeratePerKw, HtlcId, Msat, PaymentHash, PublicKey,
+    ShortChannelId,
 };
 
 /// Where a channel is in its life.
@@ -59,6 +60,15 @@ pub struct HtlcView {
     pub stage: String,
 }
 
+/// A complete `channel_announcement`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Announced {
+    /// The height of the chain when it became complete.
+    pub height: BlockHeight,
+    /// The message, without its type.
+    pub bytes: Vec<u8>,
+}
+
 /// Everything that a person may want to know of a channel, as of one moment at which all of it was durable.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ChannelSnapshot {
@@ -102,6 +112,8 @@ pub struct ChannelSnapshot {
     pub awaits_revocation: bool,
     /// How it ends, once it does.
     pub ending: Option<Ending>,
+    /// What the network may be told of it, once both have signed that.
+    pub announcement: Option<Announced>,
     /// The last error or warning, of ours or of the peer's, in words.
     pub last_error: Option<String>,
 }
@@ -147,6 +159,7 @@ impl ChannelSnapshot {
             htlcs,
             awaits_revocation: channel.awaits_revocation(),
             ending: channel.ending(),
+            announcement: channel.announced().map(|(height, bytes)| Announced { height, bytes: bytes.to_vec() }),
             last_error: last_error.cloned(),
         }
     }

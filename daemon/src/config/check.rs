@@ -1,6 +1,7 @@
 //! Whether settings that are each well written make sense, alone and together.
 
 use super::Config;
+use crate::announce::node::{ADDRESSES_MAX, ALIAS_BYTES_MAX};
 use crate::policy::CLTV_DELTA_MIN;
 use bitcoin::Network;
 
@@ -10,8 +11,6 @@ const HTLCS_MAX: u16 = 483;
 const DELAY_BLOCKS_MAX: u16 = 2016;
 /// The smallest final delta with which an onion can be peeled at its end.
 const FINAL_CLTV_DELTA_MIN: u16 = 42;
-/// BOLT 7, `node_announcement`: the bytes of an alias.
-const ALIAS_BYTES_MAX: usize = 32;
 /// What a channel must be able to carry: anchors, fee, reserve and dust.
 const FUNDING_SAT_MIN: u64 = 10_000;
 
@@ -39,6 +38,10 @@ fn within<T: PartialOrd + std::fmt::Display>(
 fn node(config: &Config) -> Result<(), (&'static str, String)> {
     if config.alias.len() > ALIAS_BYTES_MAX {
         return Err(("alias", format!("{} bytes are more than {ALIAS_BYTES_MAX}", config.alias.len())));
+    }
+    let addresses = config.announced_addresses.len();
+    if addresses > ADDRESSES_MAX {
+        return Err(("announced_addresses", format!("{addresses} are more than {ADDRESSES_MAX}")));
     }
     if config.metrics_listen.is_some_and(|address| address.port() == 0) {
         return Err(("metrics_listen", "needs a port other than 0, so that Prometheus can find it".to_owned()));

@@ -17,6 +17,9 @@ use bitcoin::Network;
 use millrace_wire::{CltvDelta, Msat, Sat};
 use secp256k1::PublicKey;
 
+use crate::announce::address::NodeAddress;
+use crate::announce::node::Color;
+
 pub use load::{Action, ConfigError, Loaded, Source, Surroundings, load};
 pub use setting::{LogFormat, Secret};
 
@@ -41,6 +44,10 @@ pub struct Config {
     pub log_level: String,
     /// The node's name, at most 32 bytes. Default: empty.
     pub alias: String,
+    /// The node's colour on maps. Default: black.
+    pub color: Color,
+    /// Where the network is told that the node may be called. Default: nowhere.
+    pub announced_addresses: Vec<NodeAddress>,
     /// Consent to run with real money. Default: no.
     pub accepts_risk: bool,
     /// Threads that channels run on; 0 is one for each core. Default: 0.
@@ -77,6 +84,8 @@ pub struct BitcoindConfig {
 /// What this node asks of its channels.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChannelConfig {
+    /// Tell the network of channels that this node opens, unless the opening says otherwise. Default: no.
+    pub announce: bool,
     /// Smallest channel. Default: 20,000 sat.
     pub min_funding: Sat,
     /// Largest channel. Default: 10 BTC.
@@ -201,6 +210,8 @@ impl Config {
             log: LogFormat::Text,
             log_level: "info".to_owned(),
             alias: String::new(),
+            color: Color::default(),
+            announced_addresses: Vec::new(),
             accepts_risk: false,
             shards: 0,
             bitcoind: BitcoindConfig::defaults(network, home),
@@ -243,6 +254,7 @@ impl BitcoindConfig {
 impl Default for ChannelConfig {
     fn default() -> Self {
         Self {
+            announce: false,
             min_funding: Sat(20_000),
             max_funding: Sat(1_000_000_000),
             reserve_ppm: 10_000,

@@ -13,6 +13,8 @@ use secp256k1::PublicKey;
 use zeroize::Zeroizing;
 
 use super::network_name;
+use crate::announce::address::NodeAddress;
+use crate::announce::node::Color;
 
 /// What a value looks like in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,6 +182,33 @@ impl Setting for Network {
 
     fn text(&self) -> Option<String> {
         Some(network_name(*self).to_owned())
+    }
+}
+
+impl Setting for Color {
+    const CLASS: Class = Class::Text;
+    const EXPECTED: &'static str = "a colour, such as #3399ff";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn text(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Setting for Vec<NodeAddress> {
+    const CLASS: Class = Class::List;
+    const EXPECTED: &'static str = "a list of addresses and ports, such as 203.0.113.7:9735";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| part.parse().ok()).collect()
+    }
+
+    fn text(&self) -> Option<String> {
+        let parts: Vec<String> = self.iter().map(ToString::to_string).collect();
+        Some(parts.join(","))
     }
 }
 

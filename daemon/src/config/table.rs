@@ -104,6 +104,12 @@ fn node() -> Vec<Field> {
             "Which lines are logged: error, warn, info, debug, trace or a filter.",
         ),
         field("alias", |c| &mut c.alias, "The node's name for others, at most 32 bytes."),
+        field("color", |c| &mut c.color, "The node's colour on maps, as #RRGGBB."),
+        field(
+            "announced_addresses",
+            |c| &mut c.announced_addresses,
+            "Where the network is told that the node may be called, as HOST:PORT.",
+        ),
         field(
             "i_accept_the_risk_of_losing_money",
             |c| &mut c.accepts_risk,
@@ -124,6 +130,11 @@ fn bitcoind() -> Vec<Field> {
 
 fn channel() -> Vec<Field> {
     vec![
+        field(
+            "channel.announce",
+            |c| &mut c.channel.announce,
+            "Tell the network of channels that this node opens, unless the opening says otherwise.",
+        ),
         field("channel.min_funding_sat", |c| &mut c.channel.min_funding, "Smallest channel, in satoshi."),
         field("channel.max_funding_sat", |c| &mut c.channel.max_funding, "Largest channel, in satoshi."),
         field(

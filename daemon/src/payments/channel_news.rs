@@ -96,7 +96,8 @@ impl ChannelNews {
             | Fact::OfferTimedOut { .. }
             | Fact::RemovalIrrevocable { .. }
             | Fact::PeerSaid { .. }
-            | Fact::OfferAttributed { .. } => {}
+            | Fact::OfferAttributed { .. }
+            | Fact::Announced { .. } => {}
         }
     }
 }

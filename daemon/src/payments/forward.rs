@@ -188,7 +188,8 @@ impl Circuits {
             | Fact::MutualCloseSigned { .. }
             | Fact::Failed { .. }
             | Fact::FundingSpent { .. }
-            | Fact::PeerSaid { .. } => {}
+            | Fact::PeerSaid { .. }
+            | Fact::Announced { .. } => {}
         }
         for key in &touched.keys {
             touched.released.extend(self.end(*key));

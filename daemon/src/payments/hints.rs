@@ -93,6 +93,7 @@ mod tests {
             commitment_numbers: Both { local: CommitmentNumber(0), remote: CommitmentNumber(0) },
             htlcs: Vec::new(),
             awaits_revocation: false,
+            announcement: None,
             ending: None,
             last_error: None,
         };

@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use millrace_journal::{QUEUED_BYTES_BUSY, Space};
 use millrace_wire::message::OpenChannel;
-use millrace_wire::{ChannelId, DecodeError, Decoded, Error, Message, Ping, PublicKey, Warning};
+use millrace_wire::{
+    ChannelId, ChannelUpdate, DecodeError, Decoded, Error, Message, Ping, PublicKey, ShortChannelId, Warning,
+};
 use tokio::sync::Semaphore;
 
 use super::link::{Link, Queued, weight};
+use crate::announce::Announcer;
 use crate::channels::Registry;
 use crate::channels::input::{Epoch, Input, PeerMessage};
 use crate::channels::openings::turn_down;
@@ -34,6 +37,7 @@ pub(super) struct Inbox {
     pub(super) peer: PublicKey,
     pub(super) epoch: Epoch,
     pub(super) link: Link,
+    announcer: Option<Arc<Announcer>>,
     queued: Arc<Queued>,
     credits: Arc<Semaphore>,
     answers: f64,
@@ -41,9 +45,17 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn new(registry: Registry, peer: PublicKey, epoch: Epoch, link: Link, queued: Arc<Queued>) -> Self {
+    pub(super) fn new(
+        registry: Registry,
+        announcer: Option<Arc<Announcer>>,
+        peer: PublicKey,
+        epoch: Epoch,
+        link: Link,
+        queued: Arc<Queued>,
+    ) -> Self {
         let credits = Arc::new(Semaphore::new(UNHANDLED_BYTES_MAX));
-        Self { registry, peer, epoch, link, queued, credits, answers: ANSWERS_MAX, answered: Instant::now() }
+        let (answers, answered) = (ANSWERS_MAX, Instant::now());
+        Self { registry, peer, epoch, link, announcer, queued, credits, answers, answered }
     }
 
     /// Waits until the peer may be read from.
@@ -90,6 +102,7 @@ impl Inbox {
                 tracing::info!(peer = %self.peer, text = warning.text(), "the peer warns");
             }
             Message::OpenChannel(open) => self.on_open_channel(open).await,
+            Message::ChannelUpdate(update) => self.on_channel_update(update),
             // Without a channel: gossip, onion messages, peer storage. Not yet.
             other => {
                 if let Some(id) = other.channel_id() {
@@ -98,6 +111,16 @@ impl Inbox {
             }
         }
         Ok(())
+    }
+
+    /// On what terms the peer forwards over a channel with us.
+    fn on_channel_update(&self, update: Box<ChannelUpdate>) {
+        let scid = ShortChannelId(update.parsed().contents.short_channel_id);
+        if let Some(announcer) = &self.announcer
+            && self.registry.channel_by_scid(scid).is_some()
+        {
+            announcer.on_update(self.peer, update);
+        }
     }
 
     /// BOLT 1: 65532 and above are ignored.

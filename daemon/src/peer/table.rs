@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use millrace_journal::Space;
-use millrace_wire::{ChainHash, Features, PublicKey};
+use millrace_wire::{ChainHash, Features, Message, PublicKey};
 use secp256k1::SecretKey;
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
@@ -20,6 +20,7 @@ use super::connection::{Closed, Ends, PingRules, Pulse, run};
 use super::handshake::{Established, HandshakeFailure, Ours, initiate, respond};
 use super::inbox::Inbox;
 use super::link::Link;
+use crate::announce::Announcer;
 use crate::channels::Registry;
 use crate::channels::input::{Epoch, Input, LinkUp};
 use crate::clock;
@@ -189,6 +190,7 @@ pub(super) struct Inner {
     epochs: AtomicU64,
     handshakes: AtomicUsize,
     events: broadcast::Sender<PeerEvent>,
+    announcer: Option<Arc<Announcer>>,
 }
 
 #[derive(Debug, Default)]
@@ -224,6 +226,7 @@ impl Peers {
         rules: PeerRules,
         registry: Registry,
         addresses: BTreeMap<PublicKey, String>,
+        announcer: Option<Arc<Announcer>>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let table = addresses
@@ -241,6 +244,7 @@ impl Peers {
             epochs: AtomicU64::new(1),
             handshakes: AtomicUsize::new(0),
             events: broadcast::channel(EVENTS_MAX).0,
+            announcer,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -306,6 +310,20 @@ impl Peers {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<PeerEvent> {
         self.inner.events.subscribe()
+    }
+
+    /// Which connection with a node there is.
+    pub(crate) fn epoch_of(&self, node_id: &PublicKey) -> Option<Epoch> {
+        self.inner.table().get(node_id)?.connection.as_ref().map(|connection| connection.epoch)
+    }
+
+    /// Sends a message that is for no channel's actor to send; lost if that connection is gone.
+    pub(crate) fn send(&self, node_id: &PublicKey, epoch: Epoch, message: Message) {
+        let table = self.inner.table();
+        let connection = table.get(node_id).and_then(|peer| peer.connection.as_ref());
+        if let Some(connection) = connection.filter(|connection| connection.epoch == epoch) {
+            connection.link.send(Box::new(message));
+        }
     }
 
     /// Where nodes listen: for a checkpoint.
@@ -466,7 +484,8 @@ impl Peers {
         tracing::info!(%peer, address, is_inbound, "connected");
         self.say(PeerEvent::Connected { peer, address, is_inbound });
         let pings = PingRules { after: self.inner.rules.ping_after, timeout: self.inner.rules.ping_timeout };
-        let inbox = Inbox::new(self.inner.registry.clone(), peer, epoch, link, Arc::clone(&queued));
+        let announcer = self.inner.announcer.clone();
+        let inbox = Inbox::new(self.inner.registry.clone(), announcer, peer, epoch, link, Arc::clone(&queued));
         let ends = Ends { reader, writer, outgoing, queued, pulse, pings };
         let peers = self.clone();
         tokio::spawn(async move {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod announce;
 mod fuzz;
 mod receiving;
 #[path = "../support/mod.rs"]

@@ -10,6 +10,7 @@ use bitcoin::Network;
 use millrace_chain::broadcast::Broadcaster;
 use millrace_chain::fees::FeeEstimates;
 use millrace_chain::{Auth, Bitcoind, SyncState, Timeouts};
+use millrace_channel::keys::Identity;
 use millrace_journal::Options;
 use millrace_rpc::v1;
 use millrace_rpc::v1::channels_client::ChannelsClient;
@@ -17,6 +18,8 @@ use millrace_rpc::v1::events_client::EventsClient;
 use millrace_rpc::v1::invoices_client::InvoicesClient;
 use millrace_rpc::v1::payments_client::PaymentsClient;
 use millrace_wire::{ChainHash, ChannelId, FeeratePerKw, Msat, PublicKey, Sat};
+use millraced::announce::node::Face;
+use millraced::announce::{Announcer, Parts};
 use millraced::api::{self, Api, Serving};
 use millraced::channels::{ChannelRules, ChannelSnapshot, ChannelWallet, OpenOrder, OpenProgress};
 use millraced::claims::{self, ClaimParts};
@@ -26,6 +29,7 @@ use millraced::facts::Fold;
 use millraced::node::{Node, Origins, Surroundings, open};
 use millraced::payments::{ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use millraced::peer::PeerRules;
+use millraced::policy::{ForwardPolicy, Policies};
 use millraced::prepare::prepare;
 use millraced::readiness::Readiness;
 use millraced::shutdown::Shutdown;
@@ -108,13 +112,24 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
     let mut channel_rules = ChannelRules::usual(ChainHash::REGTEST);
     channel_rules.shards = 2;
     let channel_keys = keys.clone();
-    let keys_of: millraced::channels::KeysOf = Arc::new(move |index| channel_keys.channel_keys(index));
+    let keys_of: millraced::channels::KeysOf = Arc::new(move |index| {
+        let identity = Identity::new(*channel_keys.node_key(), ChainHash::REGTEST);
+        channel_keys.channel_keys(index).of_node(identity)
+    });
+    let announcer = Announcer::new(Parts {
+        node_key: *keys.node_key(),
+        chain_hash: ChainHash::REGTEST,
+        features: millrace_wire::Features::ours(false, true),
+        face: Face::default(),
+        policies: Policies::new(ForwardPolicy::default()),
+        network: millraced::network::Network::default(),
+    });
     let recovered = open(Origins {
         journal: &data_dir.journal(),
         options: Options { segment_bytes: 4 << 20, reserve_bytes: 4 << 20, ..Options::default() },
         rules: channel_rules,
         keys_of: Arc::clone(&keys_of),
-        folds: vec![Arc::clone(&payments) as Arc<dyn Fold>],
+        folds: vec![Arc::clone(&payments) as Arc<dyn Fold>, Arc::clone(&announcer) as Arc<dyn Fold>],
         sync: synced.clone(),
     })
     .unwrap();
@@ -131,6 +146,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
             },
             listen: Some("127.0.0.1:0".parse().unwrap()),
             wallet: coins,
+            announcer: Some(Arc::clone(&announcer)),
             followers: Vec::new(),
             chain: Box::new(move |trail| follow.source(&trail)),
         })
@@ -167,6 +183,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         registry: node.registry().clone(),
         peers: node.peers().clone(),
         payments: Arc::clone(&payments),
+        announcer,
         wallet,
         claimer,
         broadcaster,
@@ -290,6 +307,7 @@ pub(crate) async fn open_between(a: &World, b: &World, chain: &FakeChain, capaci
         push: Msat(push),
         funding_feerate: FeeratePerKw(1000),
         zero_conf: false,
+        announce: false,
         to_self_delay: None,
         htlc_minimum: None,
         max_in_flight: None,

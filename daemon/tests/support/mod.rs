@@ -14,18 +14,20 @@ use bitcoin::hashes::{Hash, sha256};
 use bitcoin::pow::CompactTarget;
 use bitcoin::transaction::Version;
 use bitcoin::{
-    Amount, Block, BlockHash, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxMerkleNode, TxOut, Txid,
-    Witness,
+    Amount, Block, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxMerkleNode, TxOut, Txid, Witness,
 };
 use millrace_chain::fees::FeeEstimates;
 use millrace_chain::{ChainEvent, SyncState, Trail};
-use millrace_channel::keys::ChannelKeys;
+use millrace_channel::keys::{ChannelKeys, Identity};
 use millrace_channel::phase::on_chain::Claims;
 use millrace_channel::{Fact, Offer};
 use millrace_journal::{Options, Position};
 use millrace_wire::{
-    ChainHash, ChannelId, CltvExpiry, FeeratePerKw, HtlcId, Msat, OnionPacket, PaymentHash, Preimage, PublicKey, Sat,
+    ChainHash, ChannelId, CltvExpiry, Features, FeeratePerKw, HtlcId, Msat, OnionPacket, PaymentHash, Preimage,
+    PublicKey, Sat,
 };
+use millraced::announce::node::Face;
+use millraced::announce::{Announcer, Parts};
 use millraced::chain_feed::{BroadcastOrder, MempoolNews};
 use millraced::channels::{
     Accepted, ChannelRules, ChannelSnapshot, ChannelState, ChannelWallet, DestinationReply, FundingRequest,
@@ -33,8 +35,10 @@ use millraced::channels::{
 };
 use millraced::entry::Entry;
 use millraced::facts::{Fold, Item, News, Telling};
+use millraced::network::Network;
 use millraced::node::{ChainSource, Node, Origins, Surroundings, open};
 use millraced::peer::PeerRules;
+use millraced::policy::{ForwardPolicy, Policies};
 use secp256k1::{SECP256K1, SecretKey};
 use tokio::sync::{mpsc, watch};
 
@@ -60,12 +64,12 @@ struct ChainState {
 impl FakeChain {
     pub fn new() -> Self {
         let state = ChainState {
-            blocks: vec![bitcoin::constants::genesis_block(Network::Regtest)],
+            blocks: vec![bitcoin::constants::genesis_block(bitcoin::Network::Regtest)],
             mempool: Vec::new(),
             known: HashSet::new(),
             spent: HashSet::new(),
             followers: Vec::new(),
-            fees: watch::Sender::new(FeeEstimates::fallback(Network::Regtest)),
+            fees: watch::Sender::new(FeeEstimates::fallback(bitcoin::Network::Regtest)),
             nonce: 0,
         };
         let chain = Self(Arc::new(Mutex::new(state)));
@@ -96,6 +100,13 @@ impl FakeChain {
             let events = state.connected(height);
             state.followers.retain(|follower| events.iter().all(|event| follower.send(event.clone()).is_ok()));
         }
+    }
+
+    /// Mines blocks that leave the mempool as it is.
+    pub fn mine_empty(&self, count: u32) {
+        let waiting = std::mem::take(&mut self.0.lock().unwrap().mempool);
+        self.mine(count);
+        self.0.lock().unwrap().mempool.extend(waiting);
     }
 
     /// Takes the last blocks off; what was in them is in the mempool again.
@@ -327,7 +338,15 @@ pub struct TestNode {
     pub address: SocketAddr,
     pub key: SecretKey,
     pub dir: PathBuf,
+    pub announcer: Arc<Announcer>,
+    pub policies: Policies,
+    pub network: Network,
+    /// What was given to be passed on.
+    pub relayed: Relayed,
 }
+
+/// Whole messages, in order.
+pub type Relayed = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// How a node is to be started.
 #[derive(Clone)]
@@ -336,6 +355,7 @@ pub struct Setup {
     pub listen: SocketAddr,
     pub peers: PeerRules,
     pub openings_per_peer_max: usize,
+    pub face: Face,
 }
 
 impl Setup {
@@ -345,7 +365,7 @@ impl Setup {
             reconnect_max: Duration::from_millis(400),
             ..PeerRules::default()
         };
-        Self { seed, listen: "127.0.0.1:0".parse().unwrap(), peers, openings_per_peer_max: 5 }
+        Self { seed, listen: "127.0.0.1:0".parse().unwrap(), peers, openings_per_peer_max: 5, face: Face::default() }
     }
 
     pub fn key(&self) -> SecretKey {
@@ -358,7 +378,19 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
     let fold = Arc::new(Witnessing::default());
     let wallet = Arc::new(FakeWallet::default());
     let (sync, synced) = watch::channel(SyncState::Synced { height: chain.height() });
-    let seed = setup.seed;
+    let (seed, node_key) = (setup.seed, setup.key());
+    let (policies, network) = (Policies::new(ForwardPolicy::default()), Network::default());
+    let announcer = Announcer::new(Parts {
+        node_key,
+        chain_hash: ChainHash::REGTEST,
+        features: Features::ours(false, true),
+        face: setup.face.clone(),
+        policies: policies.clone(),
+        network: network.clone(),
+    });
+    let relayed = Relayed::default();
+    let heard = Arc::clone(&relayed);
+    announcer.relay_by(Arc::new(move |messages| heard.lock().unwrap().extend(messages)));
     let mut rules = ChannelRules::usual(ChainHash::REGTEST);
     rules.openings_per_peer_max = setup.openings_per_peer_max;
     rules.shards = 2;
@@ -368,9 +400,10 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
         rules,
         keys_of: Arc::new(move |index| {
             let bytes = [&[seed][..], &index.to_be_bytes()].concat();
-            ChannelKeys::from_seed(&sha256::Hash::hash(&bytes).to_byte_array())
+            let keys = ChannelKeys::from_seed(&sha256::Hash::hash(&bytes).to_byte_array());
+            keys.of_node(Identity::new(node_key, ChainHash::REGTEST))
         }),
-        folds: vec![Arc::clone(&fold) as Arc<dyn Fold>],
+        folds: vec![Arc::clone(&fold) as Arc<dyn Fold>, Arc::clone(&announcer) as Arc<dyn Fold>],
         sync: synced,
     })
     .unwrap();
@@ -381,6 +414,7 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
             peers: setup.peers.clone(),
             listen: Some(setup.listen),
             wallet: Arc::clone(&wallet) as Arc<dyn ChannelWallet>,
+            announcer: Some(Arc::clone(&announcer)),
             followers: Vec::new(),
             chain: Box::new(move |trail| follow.source(&trail)),
         })
@@ -389,10 +423,20 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
     let ready = tokio::time::timeout(PATIENCE, readiness.wait_for(millraced::readiness::Readiness::is_ready)).await;
     drop(ready.expect("the node starts").unwrap());
     let address = node.listening().borrow().expect("it listens");
-    TestNode { node, fold, wallet, sync, address, key: setup.key(), dir: dir.to_path_buf() }
+    let (key, dir) = (setup.key(), dir.to_path_buf());
+    TestNode { node, fold, wallet, sync, address, key, dir, announcer, policies, network, relayed }
 }
 
 impl TestNode {
+    /// Stops it, and waits until its last task has let go of the journal: a process would simply have ended.
+    pub async fn end(self) {
+        let Self { node, announcer, dir, .. } = self;
+        node.stop().await;
+        drop(announcer);
+        let lock = std::fs::File::open(dir.join("lock")).unwrap();
+        eventually("the journal is free", || lock.try_lock().ok()).await;
+    }
+
     pub fn id(&self) -> PublicKey {
         self.key.public_key(SECP256K1)
     }
@@ -422,6 +466,7 @@ impl TestNode {
             push: Msat(0),
             funding_feerate: FeeratePerKw(1000),
             zero_conf: false,
+            announce: false,
             to_self_delay: None,
             htlc_minimum: None,
             max_in_flight: None,
@@ -482,7 +527,16 @@ pub fn offer_of(preimage: &Preimage, amount: u64, expiry: u32) -> Offer {
 
 /// Opens a channel from `a` to `b` and waits until both can use it.
 pub async fn open_between(a: &TestNode, b: &TestNode, chain: &FakeChain, capacity: u64) -> ChannelId {
-    let mut progress = a.node.registry().open_channel(a.order(b.id(), capacity)).unwrap();
+    open_by(a, a.order(b.id(), capacity), b, chain).await
+}
+
+/// The same, of a channel that the network is to be told of.
+pub async fn open_public(a: &TestNode, b: &TestNode, chain: &FakeChain, capacity: u64) -> ChannelId {
+    open_by(a, OpenOrder { announce: true, ..a.order(b.id(), capacity) }, b, chain).await
+}
+
+async fn open_by(a: &TestNode, order: OpenOrder, b: &TestNode, chain: &FakeChain) -> ChannelId {
+    let mut progress = a.node.registry().open_channel(order).unwrap();
     let negotiated = tokio::time::timeout(PATIENCE, progress.recv()).await.unwrap().unwrap();
     assert!(matches!(negotiated, OpenProgress::Negotiated { minimum_depth: 3, .. }), "{negotiated:?}");
     let opened = tokio::time::timeout(PATIENCE, progress.recv()).await.unwrap().unwrap();

@@ -19,13 +19,13 @@ pub use id::{
     ChainHash, ChannelId, CommitmentNumber, HtlcId, IdError, PaymentHash, PaymentSecret, Preimage, ShortChannelId,
 };
 pub use message::{
-    AcceptChannel, AttributionData, ChannelAnnouncement, ChannelReady, ChannelReestablish, ChannelUpdate,
-    ClosingComplete, ClosingSig, ClosingSignatures, ClosingSigned, CommitmentSigned, Custom, DecodeError, Decoded,
-    EncodeError, Error, FeeRange, FieldFault, FundingCreated, FundingSigned, GossipTimestampFilter, Init, Message,
-    NodeAnnouncement, OnionPacket, OpenChannel, PeerStorage, PeerStorageRetrieval, PerDirection, Ping, Pong,
-    QueryChannelRange, QueryShortChannelIds, ReplyChannelRange, ReplyShortChannelIdsEnd, RevokeAndAck, Shutdown,
-    TxAbort, TxAddInput, TxAddOutput, TxSignatures, UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedHtlc, UpdateFee,
-    UpdateFulfillHtlc, Verbatim, Warning,
+    AcceptChannel, AnnouncementSignatures, AttributionData, ChannelAnnouncement, ChannelReady, ChannelReestablish,
+    ChannelUpdate, ClosingComplete, ClosingSig, ClosingSignatures, ClosingSigned, CommitmentSigned, Custom,
+    DecodeError, Decoded, EncodeError, Error, FeeRange, FieldFault, FundingCreated, FundingSigned,
+    GossipTimestampFilter, Init, Message, NodeAnnouncement, OnionPacket, OpenChannel, PeerStorage,
+    PeerStorageRetrieval, PerDirection, Ping, Pong, QueryChannelRange, QueryShortChannelIds, ReplyChannelRange,
+    ReplyShortChannelIdsEnd, RevokeAndAck, Shutdown, TxAbort, TxAddInput, TxAddOutput, TxSignatures, UpdateAddHtlc,
+    UpdateFailHtlc, UpdateFailMalformedHtlc, UpdateFee, UpdateFulfillHtlc, Verbatim, Warning,
 };
 pub use secp256k1::PublicKey;
 pub use secp256k1::ecdsa::Signature;

@@ -134,6 +134,8 @@ impl Driver {
             start.rpc_user.clone(),
             start.rpc_password.clone(),
         );
+        // Without a name, ldk-node turns public channels away.
+        builder.set_node_alias("ldk".to_owned()).map_err(|error| format!("cannot be named: {error}"))?;
         builder
             .set_listening_addresses(vec![socket_address(&start.listen)?])
             .map_err(|error| format!("cannot listen on {}: {error}", start.listen))?;

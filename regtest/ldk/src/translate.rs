@@ -77,6 +77,10 @@ pub(crate) fn channel(details: &ChannelDetails) -> protocol::Channel {
         is_usable: details.is_usable,
         confirmations: details.confirmations,
         to_self_delay_blocks: details.force_close_spend_delay,
+        is_public: details.is_announced,
+        remote_fee: details
+            .counterparty_forwarding_info_fee_base_msat
+            .zip(details.counterparty_forwarding_info_fee_proportional_millionths),
     }
 }
 

@@ -280,6 +280,10 @@ pub struct Channel {
     pub confirmations: Option<u32>,
     /// Blocks that the node waits for its own output after closing by itself.
     pub to_self_delay_blocks: Option<u16>,
+    /// The network is to be told of it.
+    pub is_public: bool,
+    /// What the peer's `channel_update` asks for each HTLC, and in millionths of it, once it has come.
+    pub remote_fee: Option<(u32, u32)>,
 }
 
 /// Which way a payment goes.

@@ -165,7 +165,17 @@ impl Mixed {
     // --- channels ---
 
     pub(crate) async fn open_from_us(&mut self, push_msat: u64) -> Vec<u8> {
+        self.open_as(push_msat, false).await
+    }
+
+    /// A channel that the network is told of.
+    pub(crate) async fn open_public_from_us(&mut self, push_msat: u64) -> Vec<u8> {
+        self.open_as(push_msat, true).await
+    }
+
+    async fn open_as(&mut self, push_msat: u64, is_public: bool) -> Vec<u8> {
         let request = OpenChannelRequest {
+            public: Some(is_public),
             idempotency_key: random_key(),
             node_id: self.ldk_id(),
             capacity_sat: CAPACITY_SAT,

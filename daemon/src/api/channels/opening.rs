@@ -51,6 +51,7 @@ impl ChannelsService {
             push,
             funding_feerate: parse::feerate(request.fee.as_ref(), &self.0.api.fees.borrow())?,
             zero_conf: request.zero_conf,
+            announce: request.public.unwrap_or(limits.announce),
             to_self_delay,
             htlc_minimum: request.htlc_minimum_msat.map(Msat),
             max_in_flight: request.max_in_flight_msat.map(Msat),

@@ -365,6 +365,7 @@ impl Bench {
             push: Msat(400_000_000),
             funding_feerate: FeeratePerKw(1000),
             zero_conf: false,
+            announce: false,
             to_self_delay: None,
             htlc_minimum: None,
             max_in_flight: None,

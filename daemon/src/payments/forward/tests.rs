@@ -88,6 +88,7 @@ fn channel(id: ChannelId, peer: u8) -> ChannelSnapshot {
         commitment_numbers: Both { local: CommitmentNumber(0), remote: CommitmentNumber(0) },
         htlcs: Vec::new(),
         awaits_revocation: false,
+        announcement: None,
         ending: None,
         last_error: None,
     }

@@ -59,6 +59,7 @@ fn channel(id: ChannelId, change: impl FnOnce(&mut ChannelSnapshot, &mut Terms))
         htlcs: Vec::new(),
         awaits_revocation: false,
         ending: None,
+        announcement: None,
         last_error: None,
     };
     change(&mut snapshot, &mut terms);

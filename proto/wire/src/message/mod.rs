@@ -7,6 +7,7 @@
 //!
 //! Nothing here judges a value: a message that decodes is well-formed, no more.
 
+mod announcement;
 mod closing;
 mod codec;
 mod commitment;
@@ -21,6 +22,7 @@ mod payload;
 mod query;
 mod storage;
 
+pub use announcement::AnnouncementSignatures;
 pub use closing::{ClosingComplete, ClosingSig, ClosingSignatures, ClosingSigned, FeeRange, Shutdown};
 pub use commitment::{ChannelReestablish, CommitmentSigned, RevokeAndAck, UpdateFee};
 pub use control::{Error, Init, Ping, Pong, Warning, printable_text};
@@ -227,7 +229,7 @@ messages! {
     /// One direction's fees and limits.
     ChannelUpdate(Box<ChannelUpdate>),
     /// Signs an announcement of the channel.
-    AnnouncementSignatures(msgs::AnnouncementSignatures),
+    AnnouncementSignatures(AnnouncementSignatures),
     /// Asks for announcements.
     QueryShortChannelIds(QueryShortChannelIds),
     /// Ends the answer.

@@ -106,6 +106,5 @@ foreign! {
     msgs::SpliceInit, 80, "splice_init", channel_id;
     msgs::SpliceAck, 81, "splice_ack", channel_id;
     msgs::StartBatch, 127, "start_batch", channel_id;
-    msgs::AnnouncementSignatures, 259, "announcement_signatures", channel_id;
     msgs::OnionMessage, 513, "onion_message";
 }

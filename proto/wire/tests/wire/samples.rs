@@ -11,12 +11,13 @@ use millrace_wire::message::{
     Custom, FeeRange, PerDirection, QueryChannelRange, QueryShortChannelIds, ReplyChannelRange, ReplyShortChannelIdsEnd,
 };
 use millrace_wire::{
-    AcceptChannel, AttributionData, ChainHash, ChannelAnnouncement, ChannelId, ChannelReady, ChannelReestablish,
-    ChannelUpdate, ClosingComplete, ClosingSig, ClosingSignatures, ClosingSigned, CltvExpiry, CommitmentSigned, Error,
-    Features, FeeratePerKw, FundingCreated, FundingSigned, GossipTimestampFilter, HtlcId, Init, Message, Msat,
-    NodeAnnouncement, OnionPacket, OpenChannel, PaymentHash, PeerStorage, PeerStorageRetrieval, Ping, Pong, Preimage,
-    PublicKey, RevokeAndAck, Sat, ShortChannelId, Shutdown, Signature, TxAbort, TxAddInput, TxAddOutput, TxSignatures,
-    UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedHtlc, UpdateFee, UpdateFulfillHtlc, Warning,
+    AcceptChannel, AnnouncementSignatures, AttributionData, ChainHash, ChannelAnnouncement, ChannelId, ChannelReady,
+    ChannelReestablish, ChannelUpdate, ClosingComplete, ClosingSig, ClosingSignatures, ClosingSigned, CltvExpiry,
+    CommitmentSigned, Error, Features, FeeratePerKw, FundingCreated, FundingSigned, GossipTimestampFilter, HtlcId,
+    Init, Message, Msat, NodeAnnouncement, OnionPacket, OpenChannel, PaymentHash, PeerStorage, PeerStorageRetrieval,
+    Ping, Pong, Preimage, PublicKey, RevokeAndAck, Sat, ShortChannelId, Shutdown, Signature, TxAbort, TxAddInput,
+    TxAddOutput, TxSignatures, UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedHtlc, UpdateFee, UpdateFulfillHtlc,
+    Warning,
 };
 use secp256k1::{SECP256K1, SecretKey};
 
@@ -429,9 +430,9 @@ fn foreign(draw: &mut Draw) -> Vec<Message> {
             message_type: draw.maybe(Draw::u16),
         }
         .into(),
-        msgs::AnnouncementSignatures {
-            channel_id: draw.ldk_channel_id(),
-            short_channel_id: draw.u64(),
+        AnnouncementSignatures {
+            channel_id: draw.channel_id(),
+            short_channel_id: ShortChannelId(draw.u64()),
             node_signature: draw.signature(),
             bitcoin_signature: draw.signature(),
         }
