@@ -8,6 +8,7 @@ mod args;
 mod channel;
 mod events;
 mod fault;
+mod graph;
 mod invoice;
 mod locate;
 mod node;
@@ -81,6 +82,7 @@ async fn ask(command: Command, globals: &Globals, output: &mut Output) -> Result
         Command::Peer(command) => command.run(&session()?, output).await,
         Command::Channel(command) => command.run(&session()?, output).await,
         Command::Invoice(command) => command.run(&session()?, output).await,
+        Command::Graph(command) => command.run(&session()?, output).await,
         Command::Pay(pay) => pay.run(&session()?, output).await,
         Command::Payment(command) => command.run(&session()?, output).await,
         Command::Events(events) => events.run(&session()?, output).await,

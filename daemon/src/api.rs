@@ -8,6 +8,7 @@ mod channel_text;
 mod channels;
 mod events;
 mod fault;
+mod graph;
 mod guard;
 mod invoices;
 mod node;
@@ -34,6 +35,7 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use crate::channels::Registry;
 use crate::claims::Claimer;
 use crate::config::Config;
+use crate::gossip::Gossip;
 use crate::keeper::{self, Keeper};
 use crate::keys::Keys;
 use crate::payments::Payments;
@@ -69,6 +71,8 @@ pub struct Api {
     pub payments: Arc<Payments>,
     /// The wallet.
     pub wallet: WalletHandle,
+    /// The public graph.
+    pub gossip: Gossip,
     /// What is claimed on chain.
     pub claimer: Claimer,
     /// Whoever broadcasts.
@@ -192,6 +196,7 @@ async fn routes(
     follow_health(reporter, inner.api.readiness.clone()).await;
     use v1::channels_server::ChannelsServer;
     use v1::events_server::EventsServer;
+    use v1::graph_server::GraphServer;
     use v1::invoices_server::InvoicesServer;
     use v1::node_server::NodeServer;
     use v1::payments_server::PaymentsServer;
@@ -210,6 +215,7 @@ async fn routes(
         .add_service(guarded!(InvoicesServer, invoices::InvoicesService(Arc::clone(inner))))
         .add_service(guarded!(PaymentsServer, payments::PaymentsService(Arc::clone(inner))))
         .add_service(guarded!(EventsServer, events::EventsService(Arc::clone(inner))))
+        .add_service(guarded!(GraphServer, graph::GraphService(Arc::clone(inner))))
         .add_service(Guarded::new(reflection, Arc::clone(token)))
         .add_service(Guarded::new(health, Arc::clone(token))))
 }

@@ -19,6 +19,7 @@ pub mod events;
 pub mod facts;
 mod feerate;
 mod gauges;
+pub mod gossip;
 pub mod happened;
 pub mod idempotency;
 mod keeper;

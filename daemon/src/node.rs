@@ -28,6 +28,7 @@ use crate::channels::{ChannelRules, ChannelWallet, Registry, shard_of};
 use crate::checkpoint::{Checkpointer, NodeSection};
 use crate::facts::{Fold, Folds};
 use crate::feerate;
+use crate::gossip::Gossip;
 use crate::links;
 use crate::peer::{PeerRules, Peers};
 use crate::readiness::Readiness;
@@ -106,7 +107,9 @@ pub struct Surroundings {
     pub listen: Option<SocketAddr>,
     /// The wallet, for the channels.
     pub wallet: Arc<dyn ChannelWallet>,
-    /// Who else follows the chain.
+    /// The public graph; without it, what peers say of it is passed over.
+    pub gossip: Option<Gossip>,
+    /// Who else follows the chain, besides the graph.
     pub followers: Vec<Arc<dyn BlockFollower>>,
     /// The chain, from these blocks on.
     pub chain: Box<dyn FnOnce(Trail) -> ChainSource + Send>,
@@ -193,7 +196,8 @@ impl RecoveredNode {
     /// # Errors
     /// [`StartError::Thread`].
     pub fn start(self, surroundings: Surroundings) -> Result<Node, StartError> {
-        let Surroundings { node_key, peers: peer_rules, listen, wallet, followers, chain } = surroundings;
+        let Surroundings { node_key, peers: peer_rules, listen, wallet, gossip, mut followers, chain } = surroundings;
+        followers.extend(gossip.clone().map(|gossip| Arc::new(gossip) as Arc<dyn BlockFollower>));
         let source = chain(Trail::new(trail_of(&self.blocks)));
         let (orders_sender, orders) = mpsc::unbounded_channel();
         let fresh_keys = Arc::new(FreshKeys::new(self.next_key));
@@ -212,8 +216,15 @@ impl RecoveredNode {
             registry: self.registry.clone(),
         });
         let shards = start_shards(&shared, &self.mailboxes, self.actors)?;
-        let peers =
-            Peers::new(node_key, self.rules.chain_hash, peer_rules, self.registry.clone(), self.addresses, stopping);
+        let peers = Peers::new(
+            node_key,
+            self.rules.chain_hash,
+            peer_rules,
+            self.registry.clone(),
+            self.addresses,
+            gossip.clone(),
+            stopping,
+        );
         let blocks = Arc::new(Mutex::new(self.blocks));
         let (feed_state, feed_seen) = watch::channel(FeedState::default());
         let feed = ChainFeed {
@@ -257,6 +268,7 @@ impl RecoveredNode {
             main,
             shards,
             checkpoints,
+            gossip,
         })
     }
 }
@@ -273,6 +285,7 @@ pub struct Node {
     main: tokio::task::JoinHandle<Result<(), StartError>>,
     shards: Vec<JoinHandle<()>>,
     checkpoints: Checkpoints,
+    gossip: Option<Gossip>,
 }
 
 impl Node {
@@ -326,7 +339,10 @@ impl Node {
         if !self.main.is_finished() {
             let _aborted = self.main.await;
         }
-        let Self { registry, journal, shards, checkpoints, .. } = self;
+        let Self { registry, journal, shards, checkpoints, gossip, .. } = self;
+        if let Some(gossip) = gossip {
+            gossip.stop().await;
+        }
         let ended = tokio::task::spawn_blocking(move || {
             checkpoints.end();
             registry.put_all(|| Input::Stop);

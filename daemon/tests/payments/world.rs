@@ -23,6 +23,7 @@ use millraced::claims::{self, ClaimParts};
 use millraced::config::Config;
 use millraced::data_dir::DataDir;
 use millraced::facts::Fold;
+use millraced::gossip::{BitcoindFunding, Gossip, GossipRules};
 use millraced::node::{Node, Origins, Surroundings, open};
 use millraced::payments::{PaymentRules, Payments};
 use millraced::peer::PeerRules;
@@ -119,6 +120,7 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
             },
             listen: Some("127.0.0.1:0".parse().unwrap()),
             wallet: coins,
+            gossip: None,
             followers: Vec::new(),
             chain: Box::new(move |trail| follow.source(&trail)),
         })
@@ -134,6 +136,8 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
         timeouts: Timeouts::default(),
     };
     let bitcoind = Bitcoind::new(settings).unwrap();
+    let unfunded = Arc::new(BitcoindFunding::new(bitcoind.clone()));
+    let gossip = Gossip::start(ChainHash::REGTEST, GossipRules::default(), unfunded, Default::default());
     let broadcaster = Broadcaster::start(bitcoind.clone(), synced.clone());
     let reserve = ReservePolicy { per_channel: Sat(25_000), max: Sat(1_000_000) };
     let loaded = Wallet::load([], keys.wallet().clone(), reserve).unwrap();
@@ -150,6 +154,7 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
     let (trigger, shutdown) = millraced::shutdown::pair();
     let (readiness, served) = watch::channel(Readiness::Recovering);
     let api = Api {
+        gossip,
         config,
         keys: keys.clone(),
         registry: node.registry().clone(),
