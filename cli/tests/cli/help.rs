@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 33] = [
+const COMMANDS: [&[&str]; 37] = [
     &[],
     &["node"],
     &["node", "info"],
@@ -26,6 +26,10 @@ const COMMANDS: [&[&str]; 33] = [
     &["channel", "close"],
     &["channel", "list"],
     &["channel", "show"],
+    &["graph"],
+    &["graph", "info"],
+    &["graph", "node"],
+    &["graph", "channel"],
     &["invoice"],
     &["invoice", "create"],
     &["invoice", "decode"],

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bitcoin::{OutPoint, Txid};
-use millrace_routing::graph::{Direction, Graph, Unwanted, VerifiedChannel, VerifiedNode, VerifiedUpdate};
+use millrace_routing::graph::{Channel, Direction, Graph, Unwanted, VerifiedChannel, VerifiedNode, VerifiedUpdate};
 use millrace_wire::{BlockHeight, PublicKey, Sat, ShortChannelId};
 
 use super::relay::Passed;
@@ -53,15 +53,10 @@ impl From {
 
 impl Book {
     pub(super) fn new(graph: Graph, outpoints: HashMap<OutPoint, ShortChannelId>) -> Self {
-        Self {
-            graph,
-            outpoints,
-            chain_changes: 0,
-            height: None,
-            changes: 0,
-            saved: AtomicU64::new(0),
-            unannounced: BTreeSet::new(),
-        }
+        let is_silent =
+            |(id, channel): (&ShortChannelId, &Channel)| channel.terms.iter().all(Option::is_none).then_some(*id);
+        let unannounced = graph.channels().iter().filter_map(is_silent).collect();
+        Self { graph, outpoints, chain_changes: 0, height: None, changes: 0, saved: AtomicU64::new(0), unannounced }
     }
 
     /// Takes a channel whose funding output is there.
@@ -168,9 +163,7 @@ impl Book {
 
     /// How many directions have terms.
     pub(super) fn directions(&self) -> usize {
-        let of = |channel: &millrace_routing::graph::Channel| {
-            Direction::BOTH.iter().filter(|way| channel.terms_of(**way).is_some()).count()
-        };
+        let of = |channel: &Channel| Direction::BOTH.iter().filter(|way| channel.terms_of(**way).is_some()).count();
         self.graph.channels().values().map(of).sum()
     }
 }

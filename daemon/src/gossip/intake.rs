@@ -23,10 +23,10 @@ use crate::peer::link::Link;
 
 /// Bytes of a peer that was asked for nothing: what is new in the network in some minutes.
 const UNASKED_BYTES_MAX: usize = 256 << 10;
-/// Bytes of one that was: the answers for a thousand channels have a megabyte, and some do not wait to be asked again.
-const ASKED_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one that was: the answer for a thousand channels, which is what is asked for at once, counts for five megabytes.
+const ASKED_BYTES_MAX: usize = 8 << 20;
 /// Bytes of all peers together.
-const ALL_BYTES_MAX: usize = 64 << 20;
+const ALL_BYTES_MAX: usize = 96 << 20;
 /// What a message has in memory beside its bytes, about.
 const OVERHEAD_BYTES: usize = 800;
 
@@ -74,6 +74,8 @@ pub(super) struct Seated {
     pub(super) asked_at: Mutex<Option<Instant>>,
     /// It is being asked for it.
     pub(super) is_asking: AtomicBool,
+    /// Something of what it said since was dropped.
+    pub(super) has_dropped: AtomicBool,
     filter: Mutex<Option<GossipTimestampFilter>>,
     waiting: AtomicUsize,
     heard: mpsc::UnboundedSender<Heard>,
@@ -93,6 +95,7 @@ impl Seated {
         let all = inner.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let heard = Heard { said, room: Room { inner: Arc::clone(inner), seated: Arc::clone(self), bytes } };
         if mine > max || all > ALL_BYTES_MAX {
+            self.has_dropped.store(true, Ordering::Relaxed);
             return count("dropped");
         }
         // Fails only when the connection has ended.
@@ -128,6 +131,7 @@ impl Gossip {
             flows: AtomicBool::new(false),
             asked_at: Mutex::new(None),
             is_asking: AtomicBool::new(false),
+            has_dropped: AtomicBool::new(false),
             filter: Mutex::new(None),
             waiting: AtomicUsize::new(0),
             heard,

@@ -119,6 +119,7 @@ impl Listening {
         let (asking, query) = Asking::begin(self.inner.chain_hash);
         tracing::debug!(peer = %self.seated.peer, "asking for the graph");
         self.seated.is_asking.store(true, Ordering::Relaxed);
+        self.seated.has_dropped.store(false, Ordering::Relaxed);
         self.seated.link.send(Box::new(Message::QueryChannelRange(query)));
         self.asked = Some(Asked { asking, heard_at: Instant::now(), over });
     }
@@ -150,8 +151,8 @@ impl Listening {
             }
             Ok(Next::Done) => self.end(asked, true),
             Err(fault) => {
-                self.warn(&fault.to_string());
                 self.end(asked, false);
+                self.warn(&fault.to_string());
             }
         }
     }
@@ -165,6 +166,7 @@ impl Listening {
 
     fn end(&mut self, asked: Asked, is_whole: bool) {
         self.seated.is_asking.store(false, Ordering::Relaxed);
+        let is_whole = is_whole && !self.seated.has_dropped.load(Ordering::Relaxed);
         tracing::debug!(peer = %self.seated.peer, is_whole, "no longer asking for the graph");
         if is_whole {
             self.inner.synced_ms.store(crate::clock::unix_ms(), Ordering::Relaxed);
