@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bitcoin::{Amount, ScriptBuf, TxOut};
+use bitcoin::{Amount, Network, OutPoint, ScriptBuf, TxOut};
+use millrace_chain::{Auth, Bitcoind, Config, Timeouts};
+use millrace_regtest::bitcoind::{Bitcoind as Regtest, Options};
 use millrace_routing::graph::NodeId;
 use millrace_wire::{
     BlockHeight, ChainHash, ChannelUpdate, GossipTimestampFilter, Message, PublicKey, QueryChannelRange,
-    QueryShortChannelIds, ReplyChannelRange, ReplyShortChannelIdsEnd, ShortChannelId,
+    QueryShortChannelIds, ReplyChannelRange, ReplyShortChannelIdsEnd, Sat, ShortChannelId,
 };
 use millraced::channels::ChannelSnapshot;
-use millraced::gossip::{GossipRules, PeerUpdates};
+use millraced::gossip::{BitcoindFunding, Funding, FundingSource, GossipRules, PeerUpdates};
 use secp256k1::SECP256K1;
 use support::announced::{
     Announced, CAPACITY, bytes, fund, node as node_announcement, node_key, now, secret, spending,
@@ -209,7 +211,9 @@ async fn announcements_of_outputs_that_do_not_exist() {
     node.wait_for_graph("the good one alone", 1, 2).await;
     assert!(node.has(good.id).await);
     // The block that is not there yet was not asked for.
-    assert_eq!(node.funding.asked.load(Ordering::Relaxed), absent.len() - 1 + 1);
+    let asked = node.funding.asked_ids.lock().unwrap().clone();
+    let expected = absent[1..].iter().chain([&good]).map(|channel| channel.id).collect();
+    assert_eq!(asked, expected);
     wild.hear_until_pong().await;
 }
 
@@ -619,4 +623,40 @@ async fn channels_with_a_hostile_peer_stay_as_they_are() {
     a.offer(own, &paid, 1_000_000, vec![]).await;
     b.fulfill(own, &paid).await;
     a.wait_fulfilled(&paid).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_bitcoind_is_asked_for_outputs() {
+    let regtest = Regtest::start(Options::default()).unwrap();
+    regtest.mine_to_wallet(105).unwrap();
+    let config = Config {
+        url: regtest.rpc_url(),
+        auth: Auth::Cookie(regtest.cookie_path()),
+        network: Network::Regtest,
+        timeouts: Timeouts::default(),
+    };
+    let bitcoind = Bitcoind::connect(config).await.unwrap();
+    let address = regtest.new_address().unwrap();
+    let value = Amount::from_sat(54_321);
+    let txid = regtest.send_to(&address, value).unwrap();
+    let transaction = bitcoind.transaction(&txid, None).await.unwrap().unwrap();
+    let vout = transaction.output.iter().position(|output| output.value == value).unwrap();
+    let vout = u16::try_from(vout).unwrap();
+    regtest.mine(1, &address).unwrap();
+    let height = regtest.height().unwrap();
+    let funding = BitcoindFunding::new(bitcoind);
+    let at = |height, index, output| ShortChannelId::new(height, index, output).unwrap();
+    let ids =
+        vec![at(height, 1, 9), at(height, 1, vout), at(height, 2, 0), at(height + 50, 1, 0), at(height - 1, 7, 0)];
+    // Twice: the second time the block's list is known.
+    for _ in 0..2 {
+        let found = funding.look_up(ids.clone()).await.unwrap();
+        let there = Funding { txid, script: address.script_pubkey(), amount: Sat(54_321) };
+        assert_eq!(found, [None, Some(there), None, None, None]);
+    }
+    let outpoint = OutPoint { txid, vout: u32::from(vout) };
+    let absent = OutPoint { vout: 9, ..outpoint };
+    assert_eq!(funding.are_unspent(vec![absent, outpoint]).await.unwrap(), [false, true]);
+    drop(regtest);
+    assert!(funding.look_up(ids).await.is_err() && funding.are_unspent(vec![outpoint]).await.is_err());
 }

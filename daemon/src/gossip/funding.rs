@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use super::LOCK;
 use super::book::outpoint_of;
 
-/// Questions to bitcoind at once: it has others to answer.
-const ASKED_MAX: usize = 4;
+/// Questions to bitcoind at once: it answers four by default, and blocks are not to wait.
+const ASKED_MAX: usize = 2;
 /// Transaction ids that are kept: those of some two hundred full blocks, 16 MB.
 const KEPT_TXIDS_MAX: usize = 500_000;
 

@@ -16,13 +16,18 @@ use super::verify::{Announcement, take};
 
 /// Announcements that are verified together: some milliseconds of curve work.
 const BATCH_MAX: usize = 64;
+/// Channels without an output that a peer may name before it has to wait: there are honest ones that keep spent channels, and
+/// others that make bitcoind look for nothing.
+const UNFUNDED_MAX: usize = 200;
+/// So long, after each batch with such a channel.
+const UNFUNDED_PAUSE: Duration = Duration::from_millis(500);
 /// How often is looked whether a peer that was asked still answers.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A peer is not warned more often.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) async fn listen(inner: Arc<Inner>, seated: Arc<Seated>, heard: mpsc::UnboundedReceiver<Heard>) {
-    Listening { inner, seated, asked: None, warned_at: None }.run(heard).await;
+    Listening { inner, seated, asked: None, warned_at: None, unfunded: 0 }.run(heard).await;
 }
 
 struct Listening {
@@ -30,6 +35,8 @@ struct Listening {
     seated: Arc<Seated>,
     asked: Option<Asked>,
     warned_at: Option<Instant>,
+    /// Channels that it named without an output.
+    unfunded: usize,
 }
 
 /// The peer is being asked for the graph.
@@ -93,6 +100,10 @@ impl Listening {
         let refused = take(&self.inner, batch, From::Peer(self.seated.peer)).await;
         if let Some(fault) = refused.faults.first() {
             self.on_fault(fault);
+        }
+        self.unfunded = self.unfunded.saturating_add(refused.unfunded.len());
+        if !refused.unfunded.is_empty() && self.unfunded > UNFUNDED_MAX {
+            tokio::time::sleep(UNFUNDED_PAUSE).await;
         }
     }
 

@@ -1,5 +1,7 @@
 //! Channels of nodes that do not exist, with outputs in the chain and announcements that hold.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bitcoin::absolute::LockTime;
@@ -25,11 +27,18 @@ pub struct FakeFunding {
     chain: FakeChain,
     pub is_away: AtomicBool,
     pub asked: AtomicUsize,
+    /// Which channels' outputs were asked for.
+    pub asked_ids: Mutex<BTreeSet<ShortChannelId>>,
 }
 
 impl FakeFunding {
     pub fn new(chain: &FakeChain) -> Self {
-        Self { chain: chain.clone(), is_away: AtomicBool::new(false), asked: AtomicUsize::new(0) }
+        Self {
+            chain: chain.clone(),
+            is_away: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            asked_ids: Mutex::default(),
+        }
     }
 
     fn check(&self, outputs: usize) -> Result<(), Later> {
@@ -42,6 +51,7 @@ impl FundingSource for FakeFunding {
     fn look_up(&self, ids: Vec<ShortChannelId>) -> Looking<'_, Vec<Option<Funding>>> {
         Box::pin(async move {
             self.check(ids.len())?;
+            self.asked_ids.lock().unwrap().extend(ids.iter().copied());
             let find = |id: &ShortChannelId| {
                 let (height, index, output) = id.parts();
                 let txid = self.chain.txid_at(height, index)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use millrace_routing::graph::{Graph, NodeId, VerifiedUpdate};
 use millrace_routing::liquidity::Liquidity;
-use millrace_routing::map::Map;
+use millrace_routing::map::{Edge, Map};
 use millrace_routing::path::{DELTA_MAX, FirstHop, HOPS_MAX, InFlight, Request, Search, Weights};
 use millrace_wire::{ChainHash, Message, Msat};
 
@@ -115,21 +115,24 @@ fn gossip(held: &Held, updates: Vec<Message>, is_over: &AtomicBool, taken: &Atom
     }
 }
 
-/// Searches between nodes that are drawn from the seed. Gives the time of each, in ms, and how many found a way.
+/// Searches between nodes that are drawn from the seed: from one that could send the amount to one that could get it, since
+/// everything else is known without a search. Gives the time of each, in ms, and how many found a way.
 fn search(arguments: &Arguments, held: &Held) -> (Vec<f64>, usize) {
     let mut dice = Dice(arguments.seed);
     let newest = || Arc::clone(&held.map.read().expect(LOCK));
     let first = newest();
     let own = own_channels(&first);
-    let sources: Vec<NodeId> = own.keys().copied().collect();
     let amount = Msat(arguments.amount * 1_000);
     let fee_limit = FEE_LIMIT_MIN.max(Msat(amount.0 / 100));
+    let can_send = |hops: &[FirstHop]| hops.iter().any(|hop| hop.most.0 >= amount.0 + fee_limit.0);
+    let sources: Vec<NodeId> = own.iter().filter(|(_, hops)| can_send(hops)).map(|(node, _)| *node).collect();
+    let payees = who_could_get(&first, amount);
     let (liquidity, in_flight) = (Liquidity::default(), InFlight::new());
     let weights = Weights { liquidity: &liquidity, in_flight: &in_flight, now: TIMESTAMP };
     let mut search = Search::default();
     let (mut times_ms, mut found) = (Vec::new(), 0);
     while times_ms.len() < arguments.pairs {
-        let (source, payee) = (sources[dice.below(sources.len())], sources[dice.below(sources.len())]);
+        let (source, payee) = (sources[dice.below(sources.len())], payees[dice.below(payees.len())]);
         if source == payee {
             continue;
         }
@@ -151,6 +154,16 @@ fn search(arguments: &Arguments, held: &Held) -> (Vec<f64>, usize) {
         found += usize::from(way.is_ok());
     }
     (times_ms, found)
+}
+
+/// The nodes that a channel leads to which forwards the amount.
+fn who_could_get(map: &Map, amount: Msat) -> Vec<NodeId> {
+    let forwards = |edge: &Edge| {
+        let bounds = edge.policy.htlc_minimum..=edge.policy.htlc_maximum.min(edge.capacity);
+        bounds.contains(&amount)
+    };
+    let could = |node: &&NodeId| map.index(node).is_some_and(|index| map.edges_to(index).iter().any(forwards));
+    map.nodes().iter().filter(could).copied().collect()
 }
 
 /// What each node could send over first: half of each of its channels.
