@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use millrace_rpc::v1::{FeeChoice, Page, fee_choice};
 
-use crate::{channel, events, forward, invoice, node, pay, payment, peer, shell, wallet, words};
+use crate::{channel, events, forward, graph, invoice, node, pay, payment, peer, shell, wallet, words};
 
 /// Uses a Millrace node: its wallet, channels, invoices and payments.
 #[derive(Parser)]
@@ -167,6 +167,9 @@ pub(crate) enum Command {
     /// Invoices: make, read, look up
     #[command(subcommand)]
     Invoice(invoice::Command),
+    /// The public graph: nodes, channels, terms
+    #[command(subcommand)]
+    Graph(graph::Command),
     Pay(pay::Pay),
     /// Payments made
     #[command(subcommand)]

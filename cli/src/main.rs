@@ -9,6 +9,7 @@ mod channel;
 mod events;
 mod fault;
 mod forward;
+mod graph;
 mod invoice;
 mod locate;
 mod node;
@@ -82,6 +83,7 @@ async fn ask(command: Command, globals: &Globals, output: &mut Output) -> Result
         Command::Peer(command) => command.run(&session()?, output).await,
         Command::Channel(command) => command.run(&session()?, output).await,
         Command::Invoice(command) => command.run(&session()?, output).await,
+        Command::Graph(command) => command.run(&session()?, output).await,
         Command::Pay(pay) => pay.run(&session()?, output).await,
         Command::Payment(command) => command.run(&session()?, output).await,
         Command::Forward(command) => command.run(&session()?, output).await,

@@ -9,6 +9,7 @@ mod channels;
 mod events;
 mod fault;
 mod forwards;
+mod graph;
 mod guard;
 mod invoices;
 mod node;
@@ -36,6 +37,7 @@ use crate::announce::Announcer;
 use crate::channels::Registry;
 use crate::claims::Claimer;
 use crate::config::Config;
+use crate::gossip::Gossip;
 use crate::keeper::{self, Keeper};
 use crate::keys::Keys;
 use crate::payments::Payments;
@@ -73,6 +75,8 @@ pub struct Api {
     pub announcer: Arc<Announcer>,
     /// The wallet.
     pub wallet: WalletHandle,
+    /// The public graph.
+    pub gossip: Gossip,
     /// What is claimed on chain.
     pub claimer: Claimer,
     /// Whoever broadcasts.
@@ -197,6 +201,7 @@ async fn routes(
     use v1::channels_server::ChannelsServer;
     use v1::events_server::EventsServer;
     use v1::forwards_server::ForwardsServer;
+    use v1::graph_server::GraphServer;
     use v1::invoices_server::InvoicesServer;
     use v1::node_server::NodeServer;
     use v1::payments_server::PaymentsServer;
@@ -216,6 +221,7 @@ async fn routes(
         .add_service(guarded!(PaymentsServer, payments::PaymentsService(Arc::clone(inner))))
         .add_service(guarded!(EventsServer, events::EventsService(Arc::clone(inner))))
         .add_service(guarded!(ForwardsServer, forwards::ForwardsService(Arc::clone(inner))))
+        .add_service(guarded!(GraphServer, graph::GraphService(Arc::clone(inner))))
         .add_service(Guarded::new(reflection, Arc::clone(token)))
         .add_service(Guarded::new(health, Arc::clone(token))))
 }

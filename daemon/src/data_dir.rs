@@ -11,6 +11,7 @@
 //!   access.token            0600, what gRPC clients must show      (token)
 //!   rpc.json                where the running node listens         (this module)
 //!   journal/                the truth                              (millrace-journal)
+//!   graph                   the public graph, can be deleted       (gossip)
 //!   view/                   indexes, can be deleted                (sled)
 //! ```
 //!
@@ -182,6 +183,12 @@ impl DataDir {
     #[must_use]
     pub fn journal(&self) -> PathBuf {
         self.path.join("journal")
+    }
+
+    /// The public graph's file.
+    #[must_use]
+    pub fn graph(&self) -> PathBuf {
+        self.path.join("graph")
     }
 
     /// The view's folder.

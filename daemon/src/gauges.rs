@@ -9,6 +9,7 @@ use millrace_journal::{Journal, Stats};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::channels::{ChannelSnapshot, ChannelState, Registry};
+use crate::gossip::Gossip;
 use crate::metrics;
 use crate::peer::Peers;
 use crate::view::View;
@@ -37,6 +38,8 @@ pub(crate) struct Watched {
     pub(crate) journal: Arc<Journal>,
     /// Which channels are closed.
     pub(crate) view: Arc<View>,
+    /// The public graph.
+    pub(crate) gossip: Gossip,
 }
 
 impl Watched {
@@ -52,6 +55,9 @@ impl Watched {
             tell_balance(&balance);
             tell_channels(&self.registry.snapshots(), self.view.closed_channels());
             gauge!(metrics::PEERS).set(count(self.peers.list().iter().filter(|peer| peer.is_connected).count()));
+            let graph = self.gossip.info().await;
+            gauge!(metrics::GRAPH_CHANNELS).set(count(graph.channels));
+            gauge!(metrics::GRAPH_NODES).set(count(graph.nodes));
             let stats = self.journal.stats();
             tell_journal(&before, &stats);
             before = stats;

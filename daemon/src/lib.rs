@@ -20,6 +20,7 @@ pub mod events;
 pub mod facts;
 mod feerate;
 mod gauges;
+pub mod gossip;
 pub mod happened;
 pub mod idempotency;
 mod keeper;

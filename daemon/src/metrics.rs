@@ -64,6 +64,12 @@ pub const JOURNAL_FLUSH_LONGEST: &str = "millrace_journal_flush_longest_seconds"
 pub const PEER_MESSAGES: &str = "millrace_peer_messages_total";
 /// Signatures of HTLC transactions that peers were sent.
 pub const HTLC_SIGNATURES: &str = "millrace_htlc_signatures_total";
+/// Channels of the public graph.
+pub const GRAPH_CHANNELS: &str = "millrace_graph_channels";
+/// Nodes of the public graph.
+pub const GRAPH_NODES: &str = "millrace_graph_nodes";
+/// Messages of gossip, by `outcome`.
+pub const GOSSIP_MESSAGES: &str = "millrace_gossip_messages_total";
 
 /// From 0.1 ms to a minute.
 const DURATION_BUCKETS: &[f64] =
@@ -91,6 +97,9 @@ const ROWS: &[Row] = &[
     (Kind::Gauge, JOURNAL_FLUSH_LONGEST, Some(Unit::Seconds), "What the longest flush since the start took."),
     (Kind::Counter, PEER_MESSAGES, None, "Messages with peers, by direction."),
     (Kind::Counter, HTLC_SIGNATURES, None, "Signatures of HTLC transactions that peers were sent."),
+    (Kind::Gauge, GRAPH_CHANNELS, None, "Channels of the public graph."),
+    (Kind::Gauge, GRAPH_NODES, None, "Nodes of the public graph that have a channel."),
+    (Kind::Counter, GOSSIP_MESSAGES, None, "Messages of gossip, by what became of them."),
 ];
 
 /// Why there are no metrics.

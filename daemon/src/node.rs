@@ -29,6 +29,7 @@ use crate::channels::{ChannelRules, ChannelWallet, Registry, shard_of};
 use crate::checkpoint::{Checkpointer, NodeSection};
 use crate::facts::{Fold, Folds};
 use crate::feerate;
+use crate::gossip::Gossip;
 use crate::links;
 use crate::peer::{PeerRules, Peers};
 use crate::readiness::Readiness;
@@ -109,7 +110,9 @@ pub struct Surroundings {
     pub wallet: Arc<dyn ChannelWallet>,
     /// Whoever says what is to be said of the node and its channels; it is also among the folds.
     pub announcer: Option<Arc<Announcer>>,
-    /// Who else follows the chain.
+    /// The public graph; without it, what peers say of it is passed over.
+    pub gossip: Option<Gossip>,
+    /// Who else follows the chain, besides the graph.
     pub followers: Vec<Arc<dyn BlockFollower>>,
     /// The chain, from these blocks on.
     pub chain: Box<dyn FnOnce(Trail) -> ChainSource + Send>,
@@ -196,7 +199,9 @@ impl RecoveredNode {
     /// # Errors
     /// [`StartError::Thread`].
     pub fn start(self, surroundings: Surroundings) -> Result<Node, StartError> {
-        let Surroundings { node_key, peers: peer_rules, listen, wallet, announcer, followers, chain } = surroundings;
+        let Surroundings { node_key, peers: peer_rules, listen, wallet, announcer, gossip, mut followers, chain } =
+            surroundings;
+        followers.extend(gossip.clone().map(|gossip| Arc::new(gossip) as Arc<dyn BlockFollower>));
         let source = chain(Trail::new(trail_of(&self.blocks)));
         let (orders_sender, orders) = mpsc::unbounded_channel();
         let fresh_keys = Arc::new(FreshKeys::new(self.next_key));
@@ -222,6 +227,7 @@ impl RecoveredNode {
             self.registry.clone(),
             self.addresses,
             announcer.clone(),
+            gossip.clone(),
             stopping.clone(),
         );
         if let Some(announcer) = announcer {
@@ -270,6 +276,7 @@ impl RecoveredNode {
             main,
             shards,
             checkpoints,
+            gossip,
         })
     }
 }
@@ -286,6 +293,7 @@ pub struct Node {
     main: tokio::task::JoinHandle<Result<(), StartError>>,
     shards: Vec<JoinHandle<()>>,
     checkpoints: Checkpoints,
+    gossip: Option<Gossip>,
 }
 
 impl Node {
@@ -339,7 +347,10 @@ impl Node {
         if !self.main.is_finished() {
             let _aborted = self.main.await;
         }
-        let Self { registry, journal, shards, checkpoints, .. } = self;
+        let Self { registry, journal, shards, checkpoints, gossip, .. } = self;
+        if let Some(gossip) = gossip {
+            gossip.stop().await;
+        }
         let ended = tokio::task::spawn_blocking(move || {
             checkpoints.end();
             registry.put_all(|| Input::Stop);

@@ -20,7 +20,9 @@ use crate::chain_source::BitcoindSource;
 use crate::channels::{ChannelRules, KeysOf};
 use crate::coins::{self, Coins, WalletRecords};
 use crate::config::Config;
+use crate::data_dir::DataDir;
 use crate::gauges::Watched;
+use crate::gossip::{BitcoindFunding, Gossip, GossipRules};
 use crate::keys::Keys;
 use crate::network::Network;
 use crate::node::{self, Node, Origins, Surroundings};
@@ -76,7 +78,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     let (wallet, _wallet_task) = wallet::spawn(loaded, coins::sink(recovered.journal_handle()));
     records.run_by(wallet.clone());
     let (claimer, _claims_task) = claims::start(claims::ClaimParts {
-        bitcoind,
+        bitcoind: bitcoind.clone(),
         broadcaster: broadcaster.clone(),
         wallet: wallet.clone(),
         keys_of: keys_of(&keys, &config),
@@ -84,6 +86,15 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         sync: sync.clone(),
     });
     let coins = Coins::new(wallet.clone(), claimer.clone(), registry.clone(), broadcaster.clone());
+
+    let gossip = Gossip::start(
+        ChainHash::using_genesis_block_const(config.network),
+        gossip_rules(&config, &data_dir),
+        Arc::new(BitcoindFunding::new(bitcoind)),
+        network,
+    );
+    let passed_on = gossip.clone();
+    announcer.relay_by(Arc::new(move |messages| passed_on.put_own(messages)));
 
     let (chain_failed, mut chain_failure) = mpsc::unbounded_channel::<ChainError>();
     let coins_of_chain = Arc::clone(&coins);
@@ -93,6 +104,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         listen: Some(config.listen),
         wallet: Arc::clone(&coins) as _,
         announcer: Some(Arc::clone(&announcer)),
+        gossip: Some(gossip.clone()),
         followers: vec![Arc::clone(&coins) as _],
         chain: Box::new(move |trail| {
             let mut source = source.follow(trail, chain_failed);
@@ -110,6 +122,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         payments: Arc::clone(&payments),
         announcer,
         wallet: wallet.clone(),
+        gossip: gossip.clone(),
         claimer,
         broadcaster,
         fees,
@@ -124,7 +137,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     tracing::info!(address = %rpc.address, "serving gRPC");
     if metrics_address.is_some() {
         let (peers, journal, view) = (node.peers().clone(), Arc::clone(node.journal()), rpc.archive().view);
-        tokio::spawn(Watched { registry, peers, wallet, journal, view }.tell());
+        tokio::spawn(Watched { registry, peers, wallet, journal, view, gossip }.tell());
     }
 
     let ended = tokio::select! {
@@ -281,6 +294,15 @@ fn peer_rules(config: &Config) -> PeerRules {
         ping_timeout: Duration::from_secs(u64::from(peers.ping_timeout_s)),
         zero_conf_peers: config.channel.zero_conf_peers.clone(),
         ..PeerRules::default()
+    }
+}
+
+fn gossip_rules(config: &Config, data_dir: &DataDir) -> GossipRules {
+    GossipRules {
+        relay_every: Duration::from_millis(u64::from(config.gossip.relay_interval_ms)),
+        sync_peers: usize::from(config.gossip.sync_peers),
+        file: Some(data_dir.graph()),
+        ..GossipRules::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use millrace_regtest::bench::payments;
+use millrace_regtest::bench::{payments, route};
 use millrace_regtest::crash;
 use millrace_regtest::report::Report;
 
@@ -48,6 +48,14 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// Ways through the public graph of 2021, while gossip goes on.
+    Route {
+        #[command(flatten)]
+        arguments: route::Arguments,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[tokio::main]
@@ -60,6 +68,10 @@ async fn main() -> ExitCode {
         }
         Command::Bench { bench: Bench::Payments { arguments, json } } => {
             let outcomes = payments::run(arguments, &mut report).await;
+            finish(outcomes.map(|outcomes| (outcomes.ok, outcomes)), json)
+        }
+        Command::Bench { bench: Bench::Route { arguments, json } } => {
+            let outcomes = route::run(arguments, &mut report).await;
             finish(outcomes.map(|outcomes| (outcomes.ok, outcomes)), json)
         }
     }

@@ -71,7 +71,7 @@ impl Graph {
     ///
     /// # Errors
     /// [`Unwanted`] if it is known by now.
-    pub fn add_channel(&mut self, channel: VerifiedChannel, capacity: Sat, now: u32) -> Result<(), Unwanted> {
+    pub fn add_channel(&mut self, channel: &VerifiedChannel, capacity: Sat, now: u32) -> Result<(), Unwanted> {
         self.check_channel(&channel.announcement)?;
         let contents = &channel.announcement.parsed().contents;
         let nodes = [contents.node_id_1, contents.node_id_2].map(|id| NodeId(*id.as_array()));
@@ -99,7 +99,24 @@ impl Graph {
     ///
     /// # Errors
     /// [`Unwanted`] if they are not news, or too many.
-    pub fn apply_update(&mut self, update: VerifiedUpdate, now: u32) -> Result<(), Unwanted> {
+    pub fn apply_update(&mut self, update: &VerifiedUpdate, now: u32) -> Result<(), Unwanted> {
+        self.take_update(update, now, |before| before.after_change(now).ok_or(Unwanted::TooOften))
+    }
+
+    /// Takes this node's own terms: nobody else could use up its right to change them, so they are never too many.
+    ///
+    /// # Errors
+    /// [`Unwanted`] if they are not news.
+    pub fn apply_own_update(&mut self, update: &VerifiedUpdate, now: u32) -> Result<(), Unwanted> {
+        self.take_update(update, now, Ok)
+    }
+
+    fn take_update(
+        &mut self,
+        update: &VerifiedUpdate,
+        now: u32,
+        after: impl FnOnce(Allowance) -> Result<Allowance, Unwanted>,
+    ) -> Result<(), Unwanted> {
         if self.sender_of(&update.update, now)? != update.by {
             // The channel was forgotten meanwhile, and is there again as another's.
             return Err(Unwanted::UnknownChannel);
@@ -109,7 +126,7 @@ impl Graph {
         let channel = self.channels.get_mut(&id).ok_or(Unwanted::UnknownChannel)?;
         let terms = &mut channel.terms[Direction::of_update(contents).index()];
         let before = terms.as_ref().map_or(Allowance::full(now), |terms| terms.allowance);
-        let allowance = before.after_change(now).ok_or(Unwanted::TooOften)?;
+        let allowance = after(before)?;
         *terms = Some(Terms::new(&update.update, allowance));
         Ok(())
     }
@@ -118,7 +135,7 @@ impl Graph {
     ///
     /// # Errors
     /// [`Unwanted`] if it is not news, or the node has no channel.
-    pub fn apply_node(&mut self, announcement: VerifiedNode) -> Result<(), Unwanted> {
+    pub fn apply_node(&mut self, announcement: &VerifiedNode) -> Result<(), Unwanted> {
         self.check_node(&announcement.0)?;
         let id = NodeId(*announcement.0.parsed().contents.node_id.as_array());
         let node = self.nodes.get_mut(&id).ok_or(Unwanted::UnknownNode)?;

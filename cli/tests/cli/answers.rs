@@ -675,3 +675,51 @@ pub(crate) fn events() -> Vec<Event> {
         })
         .collect()
 }
+
+pub(crate) fn graph_info() -> GraphInfoResponse {
+    GraphInfoResponse {
+        channels: 37_454,
+        policies: 66_964,
+        nodes: 8_827,
+        capacity_sat: 114_823_000_000,
+        spent_channels: 3,
+        last_sync_ms: NOON_MS,
+        syncing_with: vec![node(7)],
+        listening_to: 4,
+    }
+}
+
+pub(crate) fn graph_channel() -> GraphChannel {
+    GraphChannel {
+        scid: 539_268 << 40 | 845 << 16 | 1,
+        node_id_1: node(1),
+        node_id_2: node(2),
+        capacity_sat: 1_000_000,
+        policy_1: Some(GraphPolicy {
+            disabled: false,
+            fee_base_msat: 1_000,
+            fee_ppm: 100,
+            cltv_delta: 80,
+            htlc_minimum_msat: 1,
+            htlc_maximum_msat: 990_000_000,
+            updated_ms: NOON_MS,
+        }),
+        policy_2: None,
+        known_since_ms: NOON_MS,
+        spent_height: 812,
+    }
+}
+
+pub(crate) fn graph_node() -> GraphNode {
+    GraphNode {
+        node_id: node(2),
+        announced: true,
+        alias: "bob".to_owned(),
+        color: vec![0x68, 0xf4, 0x42],
+        addresses: vec!["127.0.0.1:9735".to_owned()],
+        features: vec![feature(7, "gossip_queries")],
+        announced_ms: NOON_MS,
+        channels: vec![graph_channel()],
+        channel_count: 1,
+    }
+}

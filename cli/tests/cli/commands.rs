@@ -129,6 +129,25 @@ mod peer {
     }
 }
 
+mod graph {
+    use super::*;
+
+    #[test]
+    fn info() {
+        both("graph-info", &["graph", "info"]);
+    }
+
+    #[test]
+    fn node() {
+        both("graph-node", &["graph", "node", NODE]);
+    }
+
+    #[test]
+    fn channel() {
+        both("graph-channel", &["graph", "channel", "539268x845x1"]);
+    }
+}
+
 mod channel {
     use super::*;
 

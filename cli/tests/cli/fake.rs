@@ -15,6 +15,7 @@ use std::time::Duration;
 use millrace_rpc::v1::channels_server::{Channels, ChannelsServer};
 use millrace_rpc::v1::events_server::{Events, EventsServer};
 use millrace_rpc::v1::forwards_server::{Forwards, ForwardsServer};
+use millrace_rpc::v1::graph_server::{Graph, GraphServer};
 use millrace_rpc::v1::invoices_server::{Invoices, InvoicesServer};
 use millrace_rpc::v1::node_server::{Node, NodeServer};
 use millrace_rpc::v1::payments_server::{Payments, PaymentsServer};
@@ -191,6 +192,7 @@ async fn serve(identity: Identity) -> Stage {
         .unwrap()
         .add_service(NodeServer::with_interceptor(stage.clone(), check_token))
         .add_service(WalletServer::with_interceptor(stage.clone(), check_token))
+        .add_service(GraphServer::with_interceptor(stage.clone(), check_token))
         .add_service(PeersServer::with_interceptor(stage.clone(), check_token))
         .add_service(ChannelsServer::with_interceptor(stage.clone(), check_token))
         .add_service(InvoicesServer::with_interceptor(stage.clone(), check_token))
@@ -375,6 +377,27 @@ impl Wallet for Stage {
     async fn list_utxos(&self, request: Request<ListUtxosRequest>) -> Result<Response<ListUtxosResponse>, Status> {
         self.note(&request);
         Ok(Response::new(answers::utxos()))
+    }
+}
+
+#[tonic::async_trait]
+impl Graph for Stage {
+    async fn info(&self, request: Request<GraphInfoRequest>) -> Result<Response<GraphInfoResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(answers::graph_info()))
+    }
+
+    async fn get_node(&self, request: Request<GetGraphNodeRequest>) -> Result<Response<GetGraphNodeResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(GetGraphNodeResponse { node: Some(answers::graph_node()) }))
+    }
+
+    async fn get_channel(
+        &self,
+        request: Request<GetGraphChannelRequest>,
+    ) -> Result<Response<GetGraphChannelResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(GetGraphChannelResponse { channel: Some(answers::graph_channel()) }))
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 40] = [
+const COMMANDS: [&[&str]; 44] = [
     &[],
     &["node"],
     &["node", "info"],
@@ -29,6 +29,10 @@ const COMMANDS: [&[&str]; 40] = [
     &["channel", "show"],
     &["channel", "policy"],
     &["channel", "policy", "set"],
+    &["graph"],
+    &["graph", "info"],
+    &["graph", "node"],
+    &["graph", "channel"],
     &["invoice"],
     &["invoice", "create"],
     &["invoice", "settle"],

@@ -23,7 +23,7 @@ pub use reply::{ChainInfo, HeaderInfo, MempoolEntry, MempoolInfo, NetworkInfo, P
 
 use crate::{ChainError, Result};
 use client::{Client, Patience};
-use reply::{EntryReply, FeeReply, HeaderReply, PackageReply, SpenderReply, UtxoReply};
+use reply::{BlockTxidsReply, EntryReply, FeeReply, HeaderReply, PackageReply, SpenderReply, UtxoReply};
 
 /// The oldest bitcoind that will do.
 pub const VERSION_MIN: u32 = 270_000;
@@ -227,6 +227,37 @@ impl Bitcoind {
         let arguments = [json!(outpoint.txid), json!(outpoint.vout), json!(with_mempool)];
         let reply: Option<UtxoReply> = self.call("gettxout", &arguments).await?;
         Ok(reply.map(Utxo::from))
+    }
+
+    /// The ids of a block's transactions, in their order, verified against the block's hash; `None` if bitcoind does not know
+    /// it. For those who need no more of the block than its list.
+    ///
+    /// # Errors
+    /// [`ChainError::Odd`] if it is not that block's list, [`ChainError::Rpc`] if the block was thrown away (see
+    /// [`ChainError::is_pruned_block`]), or if it cannot be asked.
+    pub async fn block_txids(&self, hash: &BlockHash) -> Result<Option<Vec<Txid>>> {
+        let arguments = [json!(hash), json!(1)];
+        let reply = self.shared.client.call::<BlockTxidsReply>("getblock", &arguments, Patience::Bulk).await;
+        match absent(reply, &[RPC_INVALID_ADDRESS_OR_KEY])? {
+            Some(reply) => reply.verify(hash).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Which of these outputs are unspent in the chain, the mempool aside, and what they hold; in their order.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub async fn utxos(&self, outpoints: &[OutPoint]) -> Result<Vec<Option<Utxo>>> {
+        let mut found = Vec::with_capacity(outpoints.len());
+        for part in outpoints.chunks(BATCH_MAX) {
+            let arguments: Vec<_> =
+                part.iter().map(|outpoint| vec![json!(outpoint.txid), json!(outpoint.vout), json!(false)]).collect();
+            for reply in self.shared.client.batch::<Option<UtxoReply>>("gettxout", &arguments).await? {
+                found.push(reply?.map(Utxo::from));
+            }
+        }
+        Ok(found)
     }
 
     /// A transaction from the mempool, or from the block that is named; `None` if it is not there.

@@ -112,6 +112,12 @@ impl ChainError {
         }
     }
 
+    /// Whether a call was refused because bitcoind has thrown the block away.
+    #[must_use]
+    pub fn is_pruned_block(&self) -> bool {
+        crate::bitcoind::is_pruned(self)
+    }
+
     pub(crate) fn odd(method: &str, reason: impl Into<String>) -> Self {
         Self::Odd { method: method.to_owned(), reason: reason.into() }
     }

@@ -20,7 +20,9 @@ pub(super) fn check(config: &Config) -> Result<(), (&'static str, String)> {
     channel(config)?;
     payments(config)?;
     routing(config)?;
-    peers(config)
+    peers(config)?;
+    within("gossip.relay_interval_ms", config.gossip.relay_interval_ms, 10, 600_000)?;
+    within("gossip.sync_peers", config.gossip.sync_peers, 0, 100)
 }
 
 fn within<T: PartialOrd + std::fmt::Display>(

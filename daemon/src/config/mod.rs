@@ -66,6 +66,8 @@ pub struct Config {
     pub journal: JournalConfig,
     /// Limits on peers.
     pub peers: PeersConfig,
+    /// The public graph.
+    pub gossip: GossipConfig,
 }
 
 /// How to reach bitcoind.
@@ -197,6 +199,15 @@ pub struct PeersConfig {
     pub ping_timeout_s: u16,
 }
 
+/// The public graph.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GossipConfig {
+    /// How often new messages are passed on. Default: 1,000 ms.
+    pub relay_interval_ms: u32,
+    /// Peers that are asked for the whole graph in an hour, each after the other. Default: 3.
+    pub sync_peers: u16,
+}
+
 impl Config {
     /// The defaults for a network, of a user with this home folder.
     #[must_use]
@@ -221,6 +232,7 @@ impl Config {
             wallet: WalletConfig::default(),
             journal: JournalConfig { segment_mib: 64 },
             peers: PeersConfig::default(),
+            gossip: GossipConfig { relay_interval_ms: 1_000, sync_peers: 3 },
         }
     }
 

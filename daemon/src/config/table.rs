@@ -265,6 +265,16 @@ fn rest() -> Vec<Field> {
         field("peers.handshake_timeout_s", |c| &mut c.peers.handshake_timeout_s, "Time for handshake and init."),
         field("peers.ping_interval_s", |c| &mut c.peers.ping_interval_s, "Silence after which a ping is sent."),
         field("peers.ping_timeout_s", |c| &mut c.peers.ping_timeout_s, "Time for the pong."),
+        field(
+            "gossip.relay_interval_ms",
+            |c| &mut c.gossip.relay_interval_ms,
+            "How often what is new in the network is passed on to peers, in milliseconds.",
+        ),
+        field(
+            "gossip.sync_peers",
+            |c| &mut c.gossip.sync_peers,
+            "Peers that are asked for the whole public graph in an hour.",
+        ),
     ]
 }
 

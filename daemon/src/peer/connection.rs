@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::inbox::{Inbox, MustEnd};
-use super::link::{Outgoing, Queued, weight};
+use super::link::{Outgoing, Queued};
 use super::wire::{WireError, WireReader, WireWriter};
 use crate::metrics;
 
@@ -141,8 +141,8 @@ impl Writing {
         };
         // Those who wait for the queue to sink must not wait for a socket that is gone.
         self.outgoing.close();
-        while let Some(Outgoing::Message(message)) = self.outgoing.recv().await {
-            self.queued.written(weight(&message));
+        while let Some(outgoing) = self.outgoing.recv().await {
+            self.queued.written(outgoing.weight());
         }
         self.writer.end().await;
         why
@@ -177,14 +177,18 @@ impl Writing {
         let mut bytes = 0;
         let mut closed = None;
         while let Some(outgoing) = next {
+            bytes += outgoing.weight();
             match outgoing {
                 Outgoing::Message(message) => {
-                    bytes += weight(&message);
                     self.writer.put(&message)?;
                     self.sent.increment(1);
                     if let Message::CommitmentSigned(signed) = &*message {
                         self.htlc_signatures.increment(signed.htlc_signatures.len() as u64);
                     }
+                }
+                Outgoing::Bytes(message) => {
+                    self.writer.put_bytes(&message)?;
+                    self.sent.increment(1);
                 }
                 Outgoing::Close(why) => {
                     closed = Some(Closed(why));

@@ -1,4 +1,4 @@
-//! What becomes of a message that came in: it goes to its channel's shard, is answered here, or is dropped.
+//! What becomes of a message that came in: it goes to its channel's shard or to gossip, is answered here, or is dropped.
 //!
 //! The connection waits (and with it the peer) while too many bytes of its messages are unhandled, while too much waits
 //! for its socket, and while the disk is behind; on a disk whose last room is being used it ends. No message makes more
@@ -19,6 +19,7 @@ use crate::announce::Announcer;
 use crate::channels::Registry;
 use crate::channels::input::{Epoch, Input, PeerMessage};
 use crate::channels::openings::turn_down;
+use crate::gossip::Seat;
 
 /// Bytes of one peer's messages that may be unhandled: more than a full round of 483 adds, so that a round never waits.
 const UNHANDLED_BYTES_MAX: usize = 4 << 20;
@@ -38,6 +39,8 @@ pub(super) struct Inbox {
     pub(super) epoch: Epoch,
     pub(super) link: Link,
     announcer: Option<Arc<Announcer>>,
+    /// Where gossip goes; without one it is passed over.
+    seat: Option<Seat>,
     queued: Arc<Queued>,
     credits: Arc<Semaphore>,
     answers: f64,
@@ -51,11 +54,12 @@ impl Inbox {
         peer: PublicKey,
         epoch: Epoch,
         link: Link,
+        seat: Option<Seat>,
         queued: Arc<Queued>,
     ) -> Self {
         let credits = Arc::new(Semaphore::new(UNHANDLED_BYTES_MAX));
         let (answers, answered) = (ANSWERS_MAX, Instant::now());
-        Self { registry, peer, epoch, link, announcer, queued, credits, answers, answered }
+        Self { registry, peer, epoch, link, announcer, seat, queued, credits, answers, answered }
     }
 
     /// Waits until the peer may be read from.
@@ -83,6 +87,10 @@ impl Inbox {
     /// What cannot be read is not passed over in silence, and changes nothing (gossip apart: no channel depends on it).
     fn on_undecodable(&mut self, error: &DecodeError) -> Result<(), MustEnd> {
         if error.is_gossip() {
+            // Whoever asks, in the encoding that BOLT 7 has given up for instance, would wait for an answer.
+            if error.is_gossip_question() && self.may_answer() {
+                self.send(Message::Warning(Warning::new(ChannelId::ALL, &error.to_string())));
+            }
             return Ok(());
         }
         self.send(Message::Warning(Warning::new(ChannelId::ALL, &error.to_string())));
@@ -102,8 +110,23 @@ impl Inbox {
                 tracing::info!(peer = %self.peer, text = warning.text(), "the peer warns");
             }
             Message::OpenChannel(open) => self.on_open_channel(open).await,
-            Message::ChannelUpdate(update) => self.on_channel_update(update),
-            // Without a channel: gossip, onion messages, peer storage. Not yet.
+            // Never waits: what follows it on this connection may be an HTLC.
+            gossip @ (Message::ChannelAnnouncement(_)
+            | Message::NodeAnnouncement(_)
+            | Message::ChannelUpdate(_)
+            | Message::QueryShortChannelIds(_)
+            | Message::ReplyShortChannelIdsEnd(_)
+            | Message::QueryChannelRange(_)
+            | Message::ReplyChannelRange(_)
+            | Message::GossipTimestampFilter(_)) => {
+                if let Message::ChannelUpdate(update) = &gossip {
+                    self.on_channel_update(update);
+                }
+                if let Some(seat) = &self.seat {
+                    seat.put(gossip);
+                }
+            }
+            // Without a channel: onion messages, peer storage. Not yet.
             other => {
                 if let Some(id) = other.channel_id() {
                     self.on_channel_message(id, other).await;
@@ -114,12 +137,12 @@ impl Inbox {
     }
 
     /// On what terms the peer forwards over a channel with us.
-    fn on_channel_update(&self, update: Box<ChannelUpdate>) {
+    fn on_channel_update(&self, update: &ChannelUpdate) {
         let scid = ShortChannelId(update.parsed().contents.short_channel_id);
         if let Some(announcer) = &self.announcer
             && self.registry.channel_by_scid(scid).is_some()
         {
-            announcer.on_update(self.peer, update);
+            announcer.on_update(self.peer, Box::new(update.clone()));
         }
     }
 

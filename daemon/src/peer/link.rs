@@ -21,8 +21,21 @@ pub(crate) const QUEUED_BYTES_MAX: usize = 64 << 20;
 pub(crate) enum Outgoing {
     /// To be sent.
     Message(Box<Message>),
+    /// A whole message, to be sent as it is: gossip is relayed byte for byte.
+    Bytes(Arc<[u8]>),
     /// Nothing more is to be sent, and the connection closed.
     Close(String),
+}
+
+impl Outgoing {
+    /// What it counts for in the queue.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Message(message) => weight(message),
+            Self::Bytes(bytes) => 100 + bytes.len(),
+            Self::Close(_) => 0,
+        }
+    }
 }
 
 /// One connection, for whoever sends on it.
@@ -78,7 +91,26 @@ impl Link {
 
     /// Sends a message; lost if the connection is gone.
     pub(crate) fn send(&self, message: Box<Message>) {
-        let bytes = weight(&message);
+        self.put(Outgoing::Message(message));
+    }
+
+    /// Sends a message that is bytes already, its type included; lost if the connection is gone.
+    pub(crate) fn send_bytes(&self, bytes: Arc<[u8]>) {
+        self.put(Outgoing::Bytes(bytes));
+    }
+
+    /// Bytes that wait for the socket.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued.bytes()
+    }
+
+    /// The connection is gone: whatever is sent is lost.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.outgoing.is_closed()
+    }
+
+    fn put(&self, outgoing: Outgoing) {
+        let bytes = outgoing.weight();
         let queued = self.queued.bytes() + bytes;
         if queued > QUEUED_BYTES_MAX {
             if !self.is_given_up.swap(true, Ordering::Relaxed) {
@@ -91,7 +123,7 @@ impl Link {
         }
         self.queued.bytes.fetch_add(bytes, Ordering::Relaxed);
         // A connection that is gone needs nothing.
-        let _gone = self.outgoing.send(Outgoing::Message(message));
+        let _gone = self.outgoing.send(outgoing);
     }
 
     /// Closes the connection, after what was sent before.
@@ -111,6 +143,11 @@ pub(crate) fn weight(message: &Message) -> usize {
         Message::Warning(m) => 100 + m.data.len(),
         Message::Ping(m) => 100 + usize::from(m.ignored_len),
         Message::Pong(m) => 100 + usize::from(m.ignored_len),
+        Message::ReplyChannelRange(m) => 200 + 24 * m.short_channel_ids.len(),
+        Message::QueryShortChannelIds(m) => 200 + 9 * m.short_channel_ids.len(),
+        Message::ChannelAnnouncement(m) => 100 + m.bytes().len(),
+        Message::NodeAnnouncement(m) => 100 + m.bytes().len(),
+        Message::ChannelUpdate(m) => 100 + m.bytes().len(),
         _ => 500,
     }
 }
@@ -138,7 +175,7 @@ mod tests {
         let mut closes = 0;
         while let Some(out) = outgoing.blocking_recv() {
             match out {
-                Outgoing::Message(_) => messages += 1,
+                Outgoing::Message(_) | Outgoing::Bytes(_) => messages += 1,
                 Outgoing::Close(why) => {
                     closes += 1;
                     assert!(why.contains("does not read"));

@@ -25,6 +25,7 @@ use crate::channels::Registry;
 use crate::channels::input::{Epoch, Input, LinkUp};
 use crate::clock;
 use crate::entry::{Entry, Kind};
+use crate::gossip::Gossip;
 
 const LOCK: &str = "nothing panics while the table of peers is locked";
 /// Events that a slow listener may be behind.
@@ -189,6 +190,7 @@ pub(super) struct Inner {
     table: Mutex<HashMap<PublicKey, Peer>>,
     epochs: AtomicU64,
     handshakes: AtomicUsize,
+    gossip: Option<Gossip>,
     events: broadcast::Sender<PeerEvent>,
     announcer: Option<Arc<Announcer>>,
 }
@@ -227,6 +229,7 @@ impl Peers {
         registry: Registry,
         addresses: BTreeMap<PublicKey, String>,
         announcer: Option<Arc<Announcer>>,
+        gossip: Option<Gossip>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let table = addresses
@@ -243,6 +246,7 @@ impl Peers {
             table: Mutex::new(table),
             epochs: AtomicU64::new(1),
             handshakes: AtomicUsize::new(0),
+            gossip,
             events: broadcast::channel(EVENTS_MAX).0,
             announcer,
         };
@@ -461,6 +465,7 @@ impl Peers {
         self.check_room(&peer)?;
         let (link, outgoing, queued) = Link::new();
         let pulse = Arc::new(Pulse::new());
+        let (for_gossip, features) = (link.clone(), theirs.clone());
         let epoch = {
             let mut table = self.inner.table();
             if *self.inner.stopping.borrow() {
@@ -485,7 +490,8 @@ impl Peers {
         self.say(PeerEvent::Connected { peer, address, is_inbound });
         let pings = PingRules { after: self.inner.rules.ping_after, timeout: self.inner.rules.ping_timeout };
         let announcer = self.inner.announcer.clone();
-        let inbox = Inbox::new(self.inner.registry.clone(), announcer, peer, epoch, link, Arc::clone(&queued));
+        let seat = self.inner.gossip.as_ref().map(|gossip| gossip.connected(peer, &features, for_gossip));
+        let inbox = Inbox::new(self.inner.registry.clone(), announcer, peer, epoch, link, seat, Arc::clone(&queued));
         let ends = Ends { reader, writer, outgoing, queued, pulse, pings };
         let peers = self.clone();
         tokio::spawn(async move {

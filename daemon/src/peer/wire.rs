@@ -91,6 +91,12 @@ impl WireWriter {
         Ok(())
     }
 
+    /// Encrypts a message that is bytes already, to be written with others.
+    pub(crate) fn put_bytes(&mut self, message: &[u8]) -> Result<(), WireError> {
+        self.encryptor.encrypt(message, &mut self.sealed)?;
+        Ok(())
+    }
+
     /// Bytes that were put and not written.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.sealed.len()

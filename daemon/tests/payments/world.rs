@@ -26,6 +26,7 @@ use millraced::claims::{self, ClaimParts};
 use millraced::config::Config;
 use millraced::data_dir::DataDir;
 use millraced::facts::Fold;
+use millraced::gossip::{BitcoindFunding, Gossip, GossipRules};
 use millraced::node::{Node, Origins, Surroundings, open};
 use millraced::payments::{ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use millraced::peer::PeerRules;
@@ -147,6 +148,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
             listen: Some("127.0.0.1:0".parse().unwrap()),
             wallet: coins,
             announcer: Some(Arc::clone(&announcer)),
+            gossip: None,
             followers: Vec::new(),
             chain: Box::new(move |trail| follow.source(&trail)),
         })
@@ -162,6 +164,8 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         timeouts: Timeouts::default(),
     };
     let bitcoind = Bitcoind::new(settings).unwrap();
+    let unfunded = Arc::new(BitcoindFunding::new(bitcoind.clone()));
+    let gossip = Gossip::start(ChainHash::REGTEST, GossipRules::default(), unfunded, Default::default());
     let broadcaster = Broadcaster::start(bitcoind.clone(), synced.clone());
     let reserve = ReservePolicy { per_channel: Sat(25_000), max: Sat(1_000_000) };
     let loaded = Wallet::load([], keys.wallet().clone(), reserve).unwrap();
@@ -178,6 +182,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
     let (trigger, shutdown) = millraced::shutdown::pair();
     let (readiness, served) = watch::channel(Readiness::Recovering);
     let api = Api {
+        gossip,
         config,
         keys: keys.clone(),
         registry: node.registry().clone(),

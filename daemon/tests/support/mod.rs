@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part of it")]
 
+pub mod announced;
+pub mod wild;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,12 +38,15 @@ use millraced::channels::{
 };
 use millraced::entry::Entry;
 use millraced::facts::{Fold, Item, News, Telling};
+use millraced::gossip::{FundingSource, Gossip, GossipRules};
 use millraced::network::Network;
 use millraced::node::{ChainSource, Node, Origins, Surroundings, open};
 use millraced::peer::PeerRules;
 use millraced::policy::{ForwardPolicy, Policies};
 use secp256k1::{SECP256K1, SecretKey};
 use tokio::sync::{mpsc, watch};
+
+use announced::FakeFunding;
 
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,6 +65,8 @@ struct ChainState {
     followers: Vec<mpsc::UnboundedSender<ChainEvent>>,
     fees: watch::Sender<FeeEstimates>,
     nonce: u32,
+    /// Of each block's transactions; of the first, nobody asks.
+    txids: Vec<Vec<Txid>>,
 }
 
 impl FakeChain {
@@ -71,6 +79,7 @@ impl FakeChain {
             followers: Vec::new(),
             fees: watch::Sender::new(FeeEstimates::fallback(bitcoin::Network::Regtest)),
             nonce: 0,
+            txids: vec![Vec::new()],
         };
         let chain = Self(Arc::new(Mutex::new(state)));
         chain.mine(100);
@@ -95,6 +104,7 @@ impl FakeChain {
                 bits: CompactTarget::from_consensus(0x207f_ffff),
                 nonce: state.nonce,
             };
+            state.txids.push(txdata.iter().map(Transaction::compute_txid).collect());
             state.blocks.push(Block { header, txdata });
             let height = u32::try_from(state.blocks.len() - 1).unwrap();
             let events = state.connected(height);
@@ -115,6 +125,7 @@ impl FakeChain {
         for _ in 0..count {
             let height = u32::try_from(state.blocks.len() - 1).unwrap();
             let block = state.blocks.pop().unwrap();
+            state.txids.pop();
             let event = ChainEvent::Disconnected { height, hash: block.block_hash() };
             state.mempool.extend(block.txdata);
             state.followers.retain(|follower| follower.send(event.clone()).is_ok());
@@ -142,6 +153,27 @@ impl FakeChain {
     /// From now on every node on this chain estimates fees so.
     pub fn estimate(&self, fees: FeeEstimates) {
         self.0.lock().unwrap().fees.send_replace(fees);
+    }
+
+    /// An output, if it is in the chain and unspent there.
+    pub fn unspent(&self, outpoint: &OutPoint) -> Option<TxOut> {
+        let state = self.0.lock().unwrap();
+        let mut inputs = state.blocks.iter().flat_map(|block| &block.txdata).flat_map(|tx| &tx.input);
+        if inputs.any(|input| input.previous_output == *outpoint) {
+            return None;
+        }
+        let (block, place) = state
+            .txids
+            .iter()
+            .enumerate()
+            .find_map(|(block, txids)| Some((block, txids.iter().position(|txid| *txid == outpoint.txid)?)))?;
+        state.blocks[block].txdata[place].output.get(outpoint.vout as usize).cloned()
+    }
+
+    /// The id of a transaction by its place.
+    pub fn txid_at(&self, height: u32, index: u32) -> Option<Txid> {
+        let state = self.0.lock().unwrap();
+        state.txids.get(height as usize)?.get(index as usize).copied()
     }
 
     pub fn source(&self, trail: &Trail) -> ChainSource {
@@ -343,6 +375,8 @@ pub struct TestNode {
     pub network: Network,
     /// What was given to be passed on.
     pub relayed: Relayed,
+    pub gossip: Option<Gossip>,
+    pub funding: Arc<FakeFunding>,
 }
 
 /// Whole messages, in order.
@@ -356,6 +390,8 @@ pub struct Setup {
     pub peers: PeerRules,
     pub openings_per_peer_max: usize,
     pub face: Face,
+    /// Whether it has a public graph, and of which rules.
+    pub gossip: Option<GossipRules>,
 }
 
 impl Setup {
@@ -365,7 +401,8 @@ impl Setup {
             reconnect_max: Duration::from_millis(400),
             ..PeerRules::default()
         };
-        Self { seed, listen: "127.0.0.1:0".parse().unwrap(), peers, openings_per_peer_max: 5, face: Face::default() }
+        let listen = "127.0.0.1:0".parse().unwrap();
+        Self { seed, listen, peers, openings_per_peer_max: 5, face: Face::default(), gossip: None }
     }
 
     pub fn key(&self) -> SecretKey {
@@ -408,6 +445,10 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
     })
     .unwrap();
     let follow = chain.clone();
+    let funding = Arc::new(FakeFunding::new(chain));
+    let gossip = setup.gossip.clone().map(|rules| {
+        Gossip::start(ChainHash::REGTEST, rules, Arc::clone(&funding) as Arc<dyn FundingSource>, network.clone())
+    });
     let node = recovered
         .start(Surroundings {
             node_key: setup.key(),
@@ -415,6 +456,7 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
             listen: Some(setup.listen),
             wallet: Arc::clone(&wallet) as Arc<dyn ChannelWallet>,
             announcer: Some(Arc::clone(&announcer)),
+            gossip: gossip.clone(),
             followers: Vec::new(),
             chain: Box::new(move |trail| follow.source(&trail)),
         })
@@ -424,7 +466,7 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
     drop(ready.expect("the node starts").unwrap());
     let address = node.listening().borrow().expect("it listens");
     let (key, dir) = (setup.key(), dir.to_path_buf());
-    TestNode { node, fold, wallet, sync, address, key, dir, announcer, policies, network, relayed }
+    TestNode { node, fold, wallet, sync, address, key, dir, announcer, policies, network, relayed, gossip, funding }
 }
 
 impl TestNode {

@@ -374,8 +374,10 @@ const OURS_REQUIRED: [Feature; 5] = [
     Feature::ChannelType,
 ];
 
-const OURS_OPTIONAL: [Feature; 6] = [
+const OURS_OPTIONAL: [Feature; 8] = [
     Feature::UpfrontShutdownScript,
+    Feature::GossipQueries,
+    Feature::GossipQueriesEx,
     Feature::LargeChannel,
     Feature::Anchors,
     Feature::ShutdownAnysegwit,
@@ -383,7 +385,7 @@ const OURS_OPTIONAL: [Feature; 6] = [
     Feature::SimpleClose,
 ];
 
-const OURS_WITH_ROUTING: [Feature; 3] = [Feature::GossipQueries, Feature::BasicMpp, Feature::AttributionData];
+const OURS_WITH_ROUTING: [Feature; 2] = [Feature::BasicMpp, Feature::AttributionData];
 
 impl From<Vec<u8>> for Features {
     fn from(big_endian: Vec<u8>) -> Self {
@@ -437,9 +439,9 @@ mod tests {
 
     #[test]
     fn ours_are_exactly_the_bits_of_the_design() {
-        let base = [0, 5, 8, 12, 14, 19, 23, 27, 44, 47, 61];
+        let base = [0, 5, 7, 8, 11, 12, 14, 19, 23, 27, 44, 47, 61];
         assert_eq!(Features::ours(false, false).bits().collect::<Vec<_>>(), base);
-        let all = [0, 5, 7, 8, 12, 14, 17, 19, 23, 27, 37, 44, 47, 51, 61];
+        let all = [0, 5, 7, 8, 11, 12, 14, 17, 19, 23, 27, 37, 44, 47, 51, 61];
         assert_eq!(Features::ours(true, true).bits().collect::<Vec<_>>(), all);
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bitcoin::Amount;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::floor;
 use super::ldk::{self, Pair, Peer, median};
@@ -108,7 +108,7 @@ pub struct Outcomes {
 }
 
 /// Times, in ms.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Latency {
     /// Half were faster.
     pub p50: f64,

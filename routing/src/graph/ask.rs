@@ -72,6 +72,8 @@ pub enum Next {
 pub struct Asking {
     chain_hash: ChainHash,
     stage: Stage,
+    /// The last channel that was named.
+    named: Option<ShortChannelId>,
     /// Channels that are to be asked for, and what of each.
     wanted: BTreeMap<ShortChannelId, u64>,
 }
@@ -98,7 +100,7 @@ impl Asking {
             number_of_blocks: u32::MAX,
             query_options: Some(QUERY_OPTIONS),
         };
-        (Self { chain_hash, stage: Stage::Ranges { next: first_block }, wanted: BTreeMap::new() }, query)
+        (Self { chain_hash, stage: Stage::Ranges { next: first_block }, named: None, wanted: BTreeMap::new() }, query)
     }
 
     /// Whether nothing more will be asked.
@@ -124,7 +126,8 @@ impl Asking {
         if reply.chain_hash != self.chain_hash {
             return Err(AskFault::NotAsked);
         }
-        check(reply, next)?;
+        check(reply, next, self.named)?;
+        self.named = self.named.max(reply.short_channel_ids.last().copied());
         for (place, id) in reply.short_channel_ids.iter().enumerate() {
             let of = |numbers: &Option<Vec<PerDirection>>| numbers.as_ref().map(|numbers| numbers[place]);
             let flags = wanted_of(*id, of(&reply.timestamps), of(&reply.checksums), graph, now);
@@ -178,8 +181,8 @@ impl Asking {
 }
 
 /// A reply begins where the one before has ended, or with the block in which that one was cut, and names its own blocks only,
-/// in order.
-fn check(reply: &ReplyChannelRange, next: BlockHeight) -> Result<(), AskFault> {
+/// in order. One that goes no further than what was told names channels behind the last one: or else there could be no end.
+fn check(reply: &ReplyChannelRange, next: BlockHeight, named: Option<ShortChannelId>) -> Result<(), AskFault> {
     let ids = &reply.short_channel_ids;
     let (first, expected) = (reply.first_block.0, next.0);
     let fault = AskFault::Range { first, expected, found: ids.len() };
@@ -187,7 +190,7 @@ fn check(reply: &ReplyChannelRange, next: BlockHeight) -> Result<(), AskFault> {
     let end = u64::from(first) + u64::from(reply.number_of_blocks);
     if first > expected
         || end + 1 < u64::from(expected)
-        || (end <= u64::from(expected) && expected > 0 && ids.is_empty())
+        || (end <= u64::from(expected) && expected > 0 && ids.last().copied() <= named)
     {
         return Err(fault);
     }

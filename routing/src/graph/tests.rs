@@ -137,19 +137,19 @@ fn node(seed: u8, timestamp: u32) -> NodeAnnouncement {
 impl Graph {
     fn learn(&mut self, update: ChannelUpdate, now: u32) -> Result<(), Unwanted> {
         let by = self.sender_of(&update, now)?;
-        self.apply_update(VerifiedUpdate::verify(update, by).unwrap(), now)
+        self.apply_update(&VerifiedUpdate::verify(update, by).unwrap(), now)
     }
 
     fn hear(&mut self, announcement: NodeAnnouncement) -> Result<(), Unwanted> {
         self.check_node(&announcement)?;
-        self.apply_node(VerifiedNode::verify(announcement).unwrap())
+        self.apply_node(&VerifiedNode::verify(announcement).unwrap())
     }
 }
 
 /// The channel of nodes 1 and 2.
 fn graph() -> Graph {
     let mut graph = Graph::new(chain());
-    graph.add_channel(VerifiedChannel::verify(channel(1, 2, SCID)).unwrap(), CAPACITY, NOW).unwrap();
+    graph.add_channel(&VerifiedChannel::verify(channel(1, 2, SCID)).unwrap(), CAPACITY, NOW).unwrap();
     graph
 }
 
@@ -221,7 +221,7 @@ fn a_channel_that_demands_what_is_unknown_is_kept_and_not_used() {
     let mut graph = Graph::new(chain());
     let odd =
         channel_with(1, 2, SCID, |contents| contents.features = ChannelFeatures::from_le_bytes(vec![0, 0, 0, 0, 1]));
-    graph.add_channel(VerifiedChannel::verify(odd).unwrap(), CAPACITY, NOW).unwrap();
+    graph.add_channel(&VerifiedChannel::verify(odd).unwrap(), CAPACITY, NOW).unwrap();
     graph.learn(update(lesser(), Direction::FromLesser, NOW), NOW).unwrap();
     let known = &graph.channels()[&SCID];
     assert!(known.terms_of(Direction::FromLesser).is_some() && known.usable(Direction::FromLesser).is_none());
@@ -285,6 +285,11 @@ fn terms_that_change_too_often_are_refused_until_some_time_has_passed() {
     assert_eq!(graph.learn(update(one, Direction::FromLesser, NOW + 12), later - 1), Err(Unwanted::TooOften));
     assert_eq!(graph.learn(update(one, Direction::FromLesser, NOW + 12), later), Ok(()));
     assert_eq!(graph.learn(update(one, Direction::FromLesser, NOW + 13), later), Err(Unwanted::TooOften));
+    // This node's own are never too many.
+    let own = update(one, Direction::FromLesser, NOW + 13);
+    let verified = VerifiedUpdate::verify(own, node_id(one)).unwrap();
+    assert_eq!(graph.apply_own_update(&verified, later), Ok(()));
+    assert_eq!(graph.apply_own_update(&verified, later), Err(Unwanted::Known));
     // The other side's are its own.
     assert_eq!(graph.learn(update(3 - one, Direction::FromGreater, NOW), later), Ok(()));
 }
@@ -334,7 +339,7 @@ fn a_reorg_takes_channels_with_their_blocks() {
 fn what_is_not_repeated_for_two_weeks_is_forgotten() {
     let mut graph = graph();
     let (one, other) = ordered(1, 2);
-    graph.add_channel(VerifiedChannel::verify(channel(1, 3, ShortChannelId(9))).unwrap(), CAPACITY, NOW).unwrap();
+    graph.add_channel(&VerifiedChannel::verify(channel(1, 3, ShortChannelId(9))).unwrap(), CAPACITY, NOW).unwrap();
     graph.learn(update(one, Direction::FromLesser, NOW), NOW).unwrap();
     graph.learn(update(other, Direction::FromGreater, NOW + 100), NOW).unwrap();
     let height = BlockHeight(800_000);
@@ -371,7 +376,7 @@ fn the_checksum_leaves_out_signature_and_timestamp_alone() {
 fn saved() -> (Graph, Vec<u8>) {
     let mut graph = graph();
     let (one, other) = ordered(1, 2);
-    graph.add_channel(VerifiedChannel::verify(channel(1, 3, ShortChannelId(9))).unwrap(), Sat(5), NOW - 3).unwrap();
+    graph.add_channel(&VerifiedChannel::verify(channel(1, 3, ShortChannelId(9))).unwrap(), Sat(5), NOW - 3).unwrap();
     graph.learn(update(one, Direction::FromLesser, NOW), NOW).unwrap();
     graph.learn(update(other, Direction::FromGreater, NOW), NOW).unwrap();
     graph.hear(node(1, 7)).unwrap();

@@ -148,6 +148,32 @@ pub(super) fn verify_block(asked: &BlockHash, hex: &str, network: Network) -> Re
     Ok(block)
 }
 
+/// `getblock` with the ids of its transactions: all of the header is in it.
+#[derive(Debug, Deserialize)]
+pub(super) struct BlockTxidsReply {
+    #[serde(flatten)]
+    header: HeaderReply,
+    #[serde(rename = "tx")]
+    txids: Vec<Txid>,
+}
+
+impl BlockTxidsReply {
+    /// The list gives the Merkle root of the header, and the header the hash.
+    pub(super) fn verify(self, asked: &BlockHash) -> Result<Vec<Txid>> {
+        let header = self.header.verify(asked)?.header;
+        // As with a whole block: repeated at the end, transactions leave the Merkle root as it was.
+        let distinct: HashSet<&Txid> = self.txids.iter().collect();
+        let root = merkle_tree::calculate_root(self.txids.iter().map(|txid| txid.to_raw_hash()));
+        if distinct.len() == self.txids.len() && root == Some(header.merkle_root.to_raw_hash()) {
+            return Ok(self.txids);
+        }
+        Err(ChainError::odd(
+            "getblock",
+            format!("block {asked}: its list of transactions does not give its Merkle root"),
+        ))
+    }
+}
+
 /// Decodes a transaction and verifies that it is the one that was asked for.
 pub(super) fn verify_transaction(asked: &Txid, hex: &str) -> Result<Transaction> {
     let odd = |reason: String| ChainError::odd("getrawtransaction", reason);

@@ -117,5 +117,11 @@ async fn outputs_transactions_and_headers() {
     assert_eq!((info.header.block_hash(), info.height, info.is_active), (hash, 102, true));
     assert_eq!(bitcoind.header_at(103).await.unwrap(), None);
     assert_eq!(bitcoind.header(&BlockHash::all_zeros()).await.unwrap(), None);
+    assert_eq!(bitcoind.block_txids(&BlockHash::all_zeros()).await.unwrap(), None);
+    let txids = bitcoind.block_txids(&hash).await.unwrap().unwrap();
+    assert_eq!((txids.len(), txids[1]), (2, txid));
+    let none = OutPoint { txid, vout: 99 };
+    let both = bitcoind.utxos(&[none, outpoint]).await.unwrap();
+    assert_eq!((&both[0], both[1].as_ref().map(|utxo| utxo.value)), (&None, Some(value)));
     assert_eq!(bitcoind.utxo(&OutPoint { txid: Txid::all_zeros(), vout: 0 }, true).await.unwrap(), None);
 }

@@ -288,6 +288,7 @@ impl Bench {
         loop {
             match self.outgoing.try_recv() {
                 Ok(Outgoing::Message(message)) => return *message,
+                Ok(Outgoing::Bytes(bytes)) => panic!("{} bytes of gossip", bytes.len()),
                 Ok(Outgoing::Close(why)) => panic!("closed: {why}"),
                 Err(_) => assert!(started.elapsed() < PATIENCE, "the node says nothing"),
             }

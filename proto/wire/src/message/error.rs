@@ -48,6 +48,15 @@ impl DecodeError {
             Self::NoType { .. } | Self::TooLong { .. } | Self::UnknownEven { .. } => false,
         }
     }
+
+    /// Whether the bytes were meant as a question about gossip, which wants an answer.
+    #[must_use]
+    pub fn is_gossip_question(&self) -> bool {
+        match self {
+            Self::Field { message, .. } => super::gossip::QUESTIONS.contains(message),
+            Self::NoType { .. } | Self::TooLong { .. } | Self::UnknownEven { .. } => false,
+        }
+    }
 }
 
 /// What is wrong with one field.

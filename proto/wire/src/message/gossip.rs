@@ -25,6 +25,9 @@ pub(crate) const NAMES: [&str; 8] = [
     "gossip_timestamp_filter",
 ];
 
+/// Those of them that want an answer.
+pub(crate) const QUESTIONS: [&str; 2] = ["query_short_channel_ids", "query_channel_range"];
+
 /// LDK's struct together with the bytes it was read from.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Verbatim<T> {

@@ -113,6 +113,11 @@ fn replies_go_on_where_the_last_has_ended() {
     assert_eq!(second(&reply(100, 50, &[100, 149])), Ok(Next::Wait));
     // The same block again: it had more channels than a reply holds.
     assert_eq!(second(&reply(99, 1, &[99])), Ok(Next::Wait));
+    // But not the same channels again and again.
+    for again in [reply(0, 100, &[5]), reply(5, 95, &[5]), reply(99, 1, &[])] {
+        assert!(matches!(second(&again), Err(AskFault::Range { expected: 100, .. })), "{again:?}");
+    }
+    assert_eq!(second(&reply(0, 100, &[5, 99])), Ok(Next::Wait));
     assert!(matches!(second(&reply(100, u32::MAX - 100, &[200])), Ok(Next::Query(_))));
     for wrong in
         [reply(101, 50, &[101]), reply(0, 50, &[7]), reply(100, 50, &[99]), reply(100, 50, &[150]), reply(100, 0, &[])]

@@ -1,0 +1,662 @@
+//! The public graph of a node: what peers say of it, on the wire itself; a chain that is mined by hand.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bitcoin::{Amount, Network, OutPoint, ScriptBuf, TxOut};
+use millrace_chain::{Auth, Bitcoind, Config, Timeouts};
+use millrace_regtest::bitcoind::{Bitcoind as Regtest, Options};
+use millrace_routing::graph::NodeId;
+use millrace_wire::{
+    BlockHeight, ChainHash, ChannelUpdate, GossipTimestampFilter, Message, PublicKey, QueryChannelRange,
+    QueryShortChannelIds, ReplyChannelRange, ReplyShortChannelIdsEnd, Sat, ShortChannelId,
+};
+use millraced::channels::ChannelSnapshot;
+use millraced::gossip::{BitcoindFunding, Funding, FundingSource, GossipRules, PeerUpdates};
+use secp256k1::SECP256K1;
+use support::announced::{
+    Announced, CAPACITY, bytes, fund, node as node_announcement, node_key, now, secret, spending,
+};
+use support::wild::{Wild, key};
+use support::{FakeChain, PATIENCE, Setup, TestNode, eventually, open_between, preimage, start};
+
+/// A node that passes on at once, and keeps its graph in its folder.
+fn setup(seed: u8, dir: &tempfile::TempDir) -> Setup {
+    let mut setup = Setup::new(seed);
+    setup.gossip = Some(GossipRules {
+        relay_every: Duration::from_millis(20),
+        publish_every: Duration::from_millis(20),
+        file: Some(dir.path().join("graph")),
+        ..GossipRules::default()
+    });
+    setup
+}
+
+/// Its journal stands beside its graph.
+async fn start_in(seed: u8, chain: &FakeChain, dir: &tempfile::TempDir) -> TestNode {
+    start(&setup(seed, dir), chain, &dir.path().join("journal")).await
+}
+
+async fn node() -> (TestNode, FakeChain, tempfile::TempDir) {
+    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
+    let node = start_in(1, &chain, &dir).await;
+    (node, chain, dir)
+}
+
+fn filter(first_timestamp: u32) -> Message {
+    let chain_hash = ChainHash::REGTEST;
+    Message::GossipTimestampFilter(GossipTimestampFilter { chain_hash, first_timestamp, timestamp_range: u32::MAX })
+}
+
+fn is_announcement(message: &Message) -> bool {
+    matches!(message, Message::ChannelAnnouncement(_) | Message::NodeAnnouncement(_) | Message::ChannelUpdate(_))
+}
+
+impl TestNode {
+    fn graph(&self) -> &millraced::gossip::Gossip {
+        self.gossip.as_ref().unwrap()
+    }
+
+    async fn wait_for_graph(&self, what: &str, channels: usize, policies: usize) {
+        let started = Instant::now();
+        loop {
+            let info = self.graph().info().await;
+            if (info.channels, info.directions) == (channels, policies) {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "{what}: {info:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until these nodes have said what they are.
+    async fn wait_for_nodes(&self, numbers: &[u32]) {
+        let started = Instant::now();
+        for number in numbers {
+            let id = NodeId::from(node_key(*number));
+            while self.graph().node(id, 1).await.is_none_or(|node| node.announcement.is_none()) {
+                assert!(started.elapsed() < PATIENCE, "node {number}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    async fn has(&self, id: ShortChannelId) -> bool {
+        self.graph().channel(id).await.is_some()
+    }
+}
+
+/// Says all of it, and then waits until the node has read it.
+async fn say_all(wild: &mut Wild, messages: &[Message]) {
+    for message in messages {
+        wild.say(message).await;
+    }
+    wild.hear_until_pong().await;
+}
+
+/// What it is told of others' announcements, until so many have come.
+async fn hear_announcements(wild: &mut Wild, count: usize) -> Vec<Vec<u8>> {
+    let mut heard = Vec::new();
+    while heard.len() < count {
+        let message = wild.hear().await.expect("connected");
+        if is_announcement(&message) {
+            heard.push(bytes(&message));
+        }
+    }
+    heard
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_announces_is_kept_and_passed_on_byte_for_byte_and_never_back() {
+    let (node, chain, _dir) = node().await;
+    let channel = fund(&chain, &[(1, 2)])[0];
+    let (mut alice, mut bob) = (Wild::connect(&node, key(5)).await, Wild::connect(&node, key(6)).await);
+    for wild in [&mut alice, &mut bob] {
+        wild.say(&filter(0)).await;
+        wild.hear_until_pong().await;
+    }
+    let mut late = Wild::connect(&node, key(7)).await;
+    late.say(&filter(now() + 1_000)).await;
+    late.hear_until_pong().await;
+    let all = channel.all(now() - 100);
+    say_all(&mut alice, &all).await;
+    let mut heard = hear_announcements(&mut bob, 5).await;
+    // Unknown flags and excess data are in them all.
+    assert_eq!(heard[0], bytes(&all[0]), "the channel comes before what is about it");
+    let mut said: Vec<Vec<u8>> = all.iter().map(bytes).collect();
+    heard.sort();
+    said.sort();
+    assert_eq!(heard, said);
+    // Passed on again: it is no news, and nobody is told.
+    say_all(&mut bob, &all).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for wild in [&mut alice, &mut bob, &mut late] {
+        let told = wild.hear_until_pong().await;
+        assert!(!told.iter().any(is_announcement), "{told:?}");
+    }
+    let shown = node.graph().channel(channel.id).await.unwrap();
+    assert_eq!((shown.capacity, shown.nodes), (CAPACITY, channel.nodes.map(|number| NodeId::from(node_key(number)))));
+    assert!(shown.terms.iter().all(Option::is_some));
+    let node_shown = node.graph().node(NodeId::from(node_key(1)), 10).await.unwrap();
+    assert!(node_shown.announcement.is_some() && node_shown.channels.len() == 1);
+    eventually("searches see it", || (node.network.map().edge_count() == 2).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_invalid_signatures_and_then_a_valid_update() {
+    let (chain, a_dir, b_dir) = (FakeChain::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (a, b) = (start_in(1, &chain, &a_dir).await, start_in(2, &chain, &b_dir).await);
+    a.connect(&b).await;
+    let own = open_between(&a, &b, &chain, 1_000_000).await;
+    let channel = fund(&chain, &[(1, 2)])[0];
+    let mut wild = Wild::connect(&a, key(5)).await;
+    say_all(&mut wild, &[channel.announcement()]).await;
+    a.wait_for_graph("the channel", 1, 0).await;
+    let forger = secret(9, 9);
+    let mut warnings = 0;
+    for n in 0..3_000 {
+        wild.say(&channel.update_by(&forger, 0, now() - 4_000 + n)).await;
+        if n % 500 == 0 {
+            // Meanwhile payments go on.
+            let paid = preimage(u8::try_from(n / 500).unwrap() + 1);
+            a.offer(own, &paid, 1_000_000, vec![]).await;
+            b.fulfill(own, &paid).await;
+            a.wait_fulfilled(&paid).await;
+        }
+        if n % 100 == 0 {
+            let heard = wild.hear_until_pong().await;
+            warnings += heard.iter().filter(|message| matches!(message, Message::Warning(_))).count();
+        }
+    }
+    let started = Instant::now();
+    // What was dropped for want of room may be said again; nothing that the forger said counts against its owner.
+    while a.graph().info().await.directions == 0 {
+        assert!(started.elapsed() < PATIENCE, "the valid update is taken");
+        wild.say(&channel.update(0, now() - 4_000)).await;
+        let heard = wild.hear_until_pong().await;
+        warnings += heard.iter().filter(|message| matches!(message, Message::Warning(_))).count();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!((1..=4).contains(&warnings), "{warnings} warnings");
+    assert!(a.snapshot(own).is_usable() && b.snapshot(own).is_usable());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announcements_of_outputs_that_do_not_exist() {
+    let (node, chain, _dir) = node().await;
+    let channels = fund(&chain, &[(1, 2), (3, 4), (5, 6)]);
+    let [good, spent, other] = channels[..] else { panic!("three channels") };
+    chain.submit(spending(spent.outpoint, vec![TxOut { value: Amount::ONE_SAT, script_pubkey: ScriptBuf::new() }]));
+    chain.mine(1);
+    let (height, index, _) = good.id.parts();
+    let at = |height, index, output| Announced { id: ShortChannelId::new(height, index, output).unwrap(), ..good };
+    let mut wild = Wild::connect(&node, key(5)).await;
+    let absent = [
+        at(height + 1_000, 0, 0),
+        at(height, index + 1, 0),
+        at(height, index, 3),
+        // Another channel's output: the script is of other keys.
+        Announced { id: other.id, ..good },
+        spent,
+    ];
+    for channel in &absent {
+        say_all(&mut wild, &channel.all(now())).await;
+    }
+    say_all(&mut wild, &good.all(now())).await;
+    node.wait_for_graph("the good one alone", 1, 2).await;
+    assert!(node.has(good.id).await);
+    // The block that is not there yet was not asked for.
+    let asked = node.funding.asked_ids.lock().unwrap().clone();
+    let expected = absent[1..].iter().chain([&good]).map(|channel| channel.id).collect();
+    assert_eq!(asked, expected);
+    wild.hear_until_pong().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_unchecked_while_the_chain_cannot_be_asked() {
+    let (node, chain, _dir) = node().await;
+    let channel = fund(&chain, &[(1, 2)])[0];
+    node.funding.is_away.store(true, Ordering::Relaxed);
+    let mut wild = Wild::connect(&node, key(5)).await;
+    say_all(&mut wild, &channel.all(now())).await;
+    eventually("it is tried", || (node.funding.asked.load(Ordering::Relaxed) > 1).then_some(())).await;
+    assert!(!node.has(channel.id).await);
+    // The connection does not wait for it.
+    wild.hear_until_pong().await;
+    node.funding.is_away.store(false, Ordering::Relaxed);
+    node.wait_for_graph("all of it, later", 1, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_channel_is_not_used_and_leaves_72_blocks_later() {
+    let (node, chain, _dir) = node().await;
+    let channels = fund(&chain, &[(1, 2), (3, 4)]);
+    let mut wild = Wild::connect(&node, key(5)).await;
+    for channel in &channels {
+        say_all(&mut wild, &channel.all(now())).await;
+    }
+    node.wait_for_graph("both", 2, 4).await;
+    let edges = |count| move |node: &TestNode| (node.network.map().edge_count() == count).then_some(());
+    eventually("both are usable", || edges(4)(&node)).await;
+    chain.submit(spending(
+        channels[0].outpoint,
+        vec![TxOut { value: Amount::ONE_SAT, script_pubkey: ScriptBuf::new() }],
+    ));
+    chain.mine(1);
+    eventually("one is not", || edges(2)(&node)).await;
+    let spent_at = chain.height();
+    assert_eq!(node.graph().channel(channels[0].id).await.unwrap().spent_at, Some(BlockHeight(spent_at)));
+    // A reorg takes the spend back, and another block brings it again.
+    chain.disconnect(1);
+    eventually("it is usable again", || edges(4)(&node)).await;
+    chain.mine(1);
+    eventually("and not again", || edges(2)(&node)).await;
+    chain.mine(71);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    node.wait_for_graph("71 blocks", 2, 4).await;
+    assert!(node.has(channels[0].id).await);
+    chain.mine(1);
+    node.wait_for_graph("72 blocks", 1, 2).await;
+    assert!(node.has(channels[1].id).await);
+    // A reorg takes channels with their blocks.
+    chain.disconnect(chain.height() - channels[1].id.parts().0 + 1);
+    node.wait_for_graph("the block of the other one is gone", 0, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_graph_is_there_after_a_restart_without_any_peer() {
+    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
+    let channels = fund(&chain, &[(1, 2), (3, 4)]);
+    let node = start_in(1, &chain, &dir).await;
+    let mut wild = Wild::connect(&node, key(5)).await;
+    for channel in &channels {
+        say_all(&mut wild, &channel.all(now())).await;
+    }
+    node.wait_for_graph("both", 2, 4).await;
+    node.wait_for_nodes(&[1, 2, 3, 4]).await;
+    let stop = |node: TestNode| async move { node.node.stop().await };
+    stop(node).await;
+    let saved = std::fs::read(dir.path().join("graph")).unwrap();
+    let again = start_in(1, &chain, &dir).await;
+    assert_eq!(again.network.map().edge_count(), 4, "from the first moment on");
+    again.wait_for_graph("both", 2, 4).await;
+    let mut wild = Wild::connect(&again, key(6)).await;
+    wild.say(&filter(0)).await;
+    hear_announcements(&mut wild, 10).await;
+    stop(again).await;
+    // Spent while nobody looked: not even the blocks are seen, since the file is older than the journal's cursor.
+    chain.submit(spending(
+        channels[0].outpoint,
+        vec![TxOut { value: Amount::ONE_SAT, script_pubkey: ScriptBuf::new() }],
+    ));
+    chain.mine(1);
+    let node = start_in(1, &chain, &dir).await;
+    eventually("it is noticed", || (node.network.map().edge_count() == 2).then_some(())).await;
+    stop(node).await;
+    std::fs::write(dir.path().join("graph"), &saved).unwrap();
+    let node = start_in(1, &chain, &dir).await;
+    eventually("it is noticed anew", || (node.network.map().edge_count() == 2).then_some(())).await;
+    stop(node).await;
+    // A damaged file is no reason not to start.
+    let mut damaged = saved.clone();
+    for place in [0, 12, 20, saved.len() / 2, saved.len() - 40, saved.len() - 1] {
+        damaged[place] ^= 1;
+        std::fs::write(dir.path().join("graph"), &damaged).unwrap();
+        let node = start_in(1, &chain, &dir).await;
+        node.wait_for_graph("begun anew", 0, 0).await;
+        stop(node).await;
+        damaged[place] ^= 1;
+    }
+}
+
+fn range(first_block: u32, number_of_blocks: u32) -> Message {
+    let first_block = BlockHeight(first_block);
+    let chain_hash = ChainHash::REGTEST;
+    Message::QueryChannelRange(QueryChannelRange { chain_hash, first_block, number_of_blocks, query_options: Some(3) })
+}
+
+/// What it is answered, up to the last reply.
+async fn ask(wild: &mut Wild, question: &Message) -> Vec<Message> {
+    wild.say(question).await;
+    let mut heard = Vec::new();
+    loop {
+        let message = wild.hear().await.expect("connected");
+        match &message {
+            Message::ReplyChannelRange(reply) if reply.sync_complete || reply.chain_hash != ChainHash::REGTEST => {
+                heard.push(message);
+                return heard;
+            }
+            Message::ReplyShortChannelIdsEnd(_) => {
+                heard.push(message);
+                return heard;
+            }
+            Message::ReplyChannelRange(_) => heard.push(message),
+            other if is_announcement(other) => heard.push(message),
+            _ => {}
+        }
+    }
+}
+
+fn ids_of(replies: &[Message]) -> Vec<ShortChannelId> {
+    let ids = replies.iter().filter_map(|reply| match reply {
+        Message::ReplyChannelRange(reply) => Some(reply.short_channel_ids.clone()),
+        _ => None,
+    });
+    ids.flatten().collect()
+}
+
+fn query(ids: Vec<ShortChannelId>) -> Message {
+    let chain_hash = ChainHash::REGTEST;
+    Message::QueryShortChannelIds(QueryShortChannelIds { chain_hash, short_channel_ids: ids, query_flags: None })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_are_answered_in_full_whatever_they_ask() {
+    let (node, chain, _dir) = node().await;
+    let channels = fund(&chain, &[(1, 2), (3, 4)]);
+    let mut wild = Wild::connect(&node, key(5)).await;
+    let when = now() - 5;
+    for channel in &channels {
+        say_all(&mut wild, &channel.all(when)).await;
+    }
+    node.wait_for_graph("both", 2, 4).await;
+    node.wait_for_nodes(&[1, 2, 3, 4]).await;
+    let both: Vec<_> = channels.iter().map(|channel| channel.id).collect();
+    let height = both[0].parts().0;
+    for (first, blocks, expected) in [
+        (0, u32::MAX, 2),
+        (height, 1, 2),
+        (height + 1, 10, 0),
+        (0, 0, 0),
+        (u32::MAX, u32::MAX, 0),
+        (height, u32::MAX, 2),
+        (u32::MAX, 0, 0),
+    ] {
+        let replies = ask(&mut wild, &range(first, blocks)).await;
+        assert_eq!(ids_of(&replies).len(), expected, "{first} {blocks}");
+    }
+    let answers = ask(&mut wild, &query(vec![both[1], ShortChannelId(7)])).await;
+    let mut told: Vec<Vec<u8>> = answers.iter().filter(|message| is_announcement(message)).map(bytes).collect();
+    let mut said: Vec<Vec<u8>> = channels[1].all(when).iter().map(bytes).collect();
+    told.sort();
+    said.sort();
+    assert_eq!(told, said);
+    // The encoding that BOLT 7 has given up could unpack to anything: refused in words, and nothing else happens.
+    let mut compressed = bytes(&query(vec![both[0]]));
+    let encoding_at = 2 + 32 + 2;
+    assert_eq!(compressed[encoding_at], 0);
+    compressed[encoding_at] = 1;
+    wild.say_bytes(&compressed).await;
+    let heard = wild.hear_until_pong().await;
+    assert!(heard.iter().any(|message| matches!(message, Message::Warning(_))), "{heard:?}");
+    let elsewhere = QueryChannelRange {
+        chain_hash: ChainHash::BITCOIN,
+        first_block: BlockHeight(0),
+        number_of_blocks: 10,
+        query_options: None,
+    };
+    let replies = ask(&mut wild, &Message::QueryChannelRange(elsewhere)).await;
+    assert!(matches!(&replies[..], [Message::ReplyChannelRange(reply)] if !reply.sync_complete));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spam_of_questions_is_answered_in_turn_and_fills_no_memory() {
+    let (node, chain, _dir) = node().await;
+    let channel = fund(&chain, &[(1, 2)])[0];
+    let mut wild = Wild::connect(&node, key(5)).await;
+    say_all(&mut wild, &channel.all(now())).await;
+    node.wait_for_graph("it", 1, 2).await;
+    // Each of 64 kB, and together some 1.5 GB of answers. Nothing is read meanwhile.
+    let question = query(vec![channel.id; 8_000]);
+    for _ in 0..200 {
+        wild.say(&question).await;
+    }
+    // Another peer is answered at once.
+    let mut other = Wild::connect(&node, key(6)).await;
+    let asked = Instant::now();
+    ask(&mut other, &range(0, u32::MAX)).await;
+    other.hear_until_pong().await;
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    drop(wild);
+    let gone = key(5).public_key(SECP256K1);
+    eventually("it is gone", || (!node.node.peers().is_connected(&gone)).then_some(())).await;
+}
+
+/// The node's own question.
+async fn asked_range(wild: &mut Wild) -> QueryChannelRange {
+    loop {
+        if let Message::QueryChannelRange(query) = wild.hear().await.expect("connected") {
+            return query;
+        }
+    }
+}
+
+fn reply(first: u32, blocks: u32, ids: Vec<ShortChannelId>) -> Message {
+    Message::ReplyChannelRange(ReplyChannelRange {
+        chain_hash: ChainHash::REGTEST,
+        first_block: BlockHeight(first),
+        number_of_blocks: blocks,
+        sync_complete: false,
+        short_channel_ids: ids,
+        timestamps: None,
+        checksums: None,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_replies_end_the_question_and_nothing_else() {
+    let (node, chain, _dir) = node().await;
+    let channel = fund(&chain, &[(1, 2)])[0];
+    let mut wild = Wild::connect(&node, key(5)).await;
+    asked_range(&mut wild).await;
+    wild.say(&reply(0, 100, vec![])).await;
+    for _ in 0..2_000 {
+        wild.say(&reply(0, 100, vec![ShortChannelId::new(5, 0, 0).unwrap()])).await;
+    }
+    let started = Instant::now();
+    let mut heard = wild.hear_until_pong().await;
+    while !heard.iter().any(|message| matches!(message, Message::Warning(_))) {
+        assert!(started.elapsed() < PATIENCE, "{heard:?}");
+        heard.extend(wild.hear_until_pong().await);
+    }
+    assert!(node.graph().info().await.syncing.is_empty());
+    // The next peer is asked, and from it the graph comes.
+    let mut honest = Wild::connect(&node, key(6)).await;
+    asked_range(&mut honest).await;
+    assert_eq!(node.graph().info().await.syncing, [key(6).public_key(SECP256K1)]);
+    honest.say(&reply(0, u32::MAX, vec![channel.id])).await;
+    loop {
+        if let Message::QueryShortChannelIds(query) = honest.hear().await.unwrap() {
+            assert_eq!(query.short_channel_ids, [channel.id]);
+            break;
+        }
+    }
+    for message in channel.all(now()) {
+        honest.say(&message).await;
+    }
+    let end = ReplyShortChannelIdsEnd { chain_hash: ChainHash::REGTEST, full_information: true };
+    honest.say(&Message::ReplyShortChannelIdsEnd(end)).await;
+    node.wait_for_graph("from the honest one", 1, 2).await;
+    let started = Instant::now();
+    while node.graph().info().await.synced_ms.is_none() {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_channels_go_from_node_to_node_while_payments_go_on() {
+    let (chain, a_dir, b_dir) = (FakeChain::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (a, b) = (start_in(1, &chain, &a_dir).await, start_in(2, &chain, &b_dir).await);
+    let pairs: Vec<(u32, u32)> = (0..10_000).map(|n| (n % 1_500, 1_500 + n % 1_499)).collect();
+    let channels = fund(&chain, &pairs);
+    let messages: Vec<Vec<u8>> = tokio::task::spawn_blocking(move || {
+        channels
+            .iter()
+            .flat_map(|channel| [channel.announcement(), channel.update(0, now())])
+            .map(|m| bytes(&m))
+            .collect()
+    })
+    .await
+    .unwrap();
+    // One that says everything at once, asked or not: what does not fit is dropped, and comes when it is asked for.
+    let mut wild = Wild::connect(&a, key(5)).await;
+    asked_range(&mut wild).await;
+    let started = Instant::now();
+    for (n, message) in messages.iter().enumerate() {
+        wild.say_bytes(message).await;
+        if n % 2_000 == 1_999 {
+            wild.hear_until_pong().await;
+        }
+    }
+    for _ in 0..20 {
+        let known = a.graph().info().await.channels;
+        if known == 10_000 && a.graph().info().await.directions == 10_000 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for message in &messages {
+            wild.say_bytes(message).await;
+        }
+        wild.hear_until_pong().await;
+        assert!(started.elapsed() < PATIENCE * 6, "{known} channels");
+    }
+    a.wait_for_graph("all", 10_000, 10_000).await;
+    // B asks A for all of it, while both pay.
+    b.connect(&a).await;
+    let own = open_between(&a, &b, &chain, 1_000_000).await;
+    let mut longest = Duration::ZERO;
+    for n in 1..=50 {
+        let begun = Instant::now();
+        let paid = preimage(n);
+        a.offer(own, &paid, 1_000_000, vec![]).await;
+        b.fulfill(own, &paid).await;
+        a.wait_fulfilled(&paid).await;
+        longest = longest.max(begun.elapsed());
+    }
+    assert!(longest < Duration::from_secs(5), "a payment took {longest:?}");
+    b.wait_for_graph("B has all of it", 10_000, 10_000).await;
+    assert!(a.snapshot(own).is_usable() && b.snapshot(own).is_usable());
+}
+
+/// Remembers what it is told.
+#[derive(Default)]
+struct Heard(std::sync::Mutex<Vec<(PublicKey, u64)>>);
+
+impl PeerUpdates for Heard {
+    fn on_peer_update(&self, peer: &PublicKey, update: &ChannelUpdate) {
+        self.0.lock().unwrap().push((*peer, update.parsed().contents.short_channel_id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_messages_are_checked_as_others_are_and_passed_on_however_many() {
+    let (node, chain, _dir) = node().await;
+    let channels = fund(&chain, &[(1, 2), (3, 4)]);
+    let mut wild = Wild::connect(&node, key(5)).await;
+    wild.say(&filter(0)).await;
+    wild.hear_until_pong().await;
+    let (own, absent) = (channels[0], Announced { id: channels[1].id, ..channels[0] });
+    let [first, rest @ ..] = &own.all(now() - 100)[..] else { panic!("some messages") };
+    node.graph().put_own(absent.all(now() - 100).iter().map(bytes).collect());
+    node.graph().put_own(vec![vec![1, 2, 3], bytes(first)]);
+    node.graph().put_own(rest.iter().map(bytes).collect());
+    assert_eq!(hear_announcements(&mut wild, 5).await[0], bytes(first));
+    for later in 1..=30 {
+        let update = own.update(0, now() - 100 + later);
+        node.graph().put_own(vec![bytes(&update)]);
+        assert_eq!(hear_announcements(&mut wild, 1).await, [bytes(&update)], "{later}");
+    }
+    assert!(node.has(own.id).await && !node.has(absent.id).await);
+    node.graph().put_own(vec![bytes(&node_announcement(1, now()))]);
+    assert_eq!(hear_announcements(&mut wild, 1).await, [bytes(&node_announcement(1, now()))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_wants_to_know_is_told_of_peers_updates_announced_or_not() {
+    let (node, chain, _dir) = node().await;
+    let private = fund(&chain, &[(1, 2)])[0];
+    let heard = Arc::new(Heard::default());
+    node.graph().tell_peer_updates(Arc::clone(&heard) as Arc<dyn PeerUpdates>);
+    let mut wild = Wild::connect(&node, key(5)).await;
+    say_all(&mut wild, &[private.update(1, now())]).await;
+    let told = (key(5).public_key(SECP256K1), private.id.0);
+    eventually("it is told", || (*heard.0.lock().unwrap() == [told]).then_some(())).await;
+    node.wait_for_graph("and the graph has nothing of it", 0, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_with_a_hostile_peer_stay_as_they_are() {
+    // The hostile peer's own channel: `b` is one that has a channel with `a`, and then floods it from its own identity.
+    let (chain, a_dir, b_dir) = (FakeChain::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let a = start_in(1, &chain, &a_dir).await;
+    let b = start_in(2, &chain, &b_dir).await;
+    a.connect(&b).await;
+    let own = open_between(&a, &b, &chain, 1_000_000).await;
+    let b_key = b.key;
+    b.node.stop().await;
+    a.wait_until(own, "offline", |snapshot| !snapshot.is_online).await;
+    let before = a.fresh(own).await;
+    let mut wild = Wild::connect(&a, b_key).await;
+    let channel = fund(&chain, &[(1, 2)])[0];
+    let forger = secret(9, 9);
+    for n in 0..500 {
+        wild.say(&channel.update_by(&forger, 0, now() - n)).await;
+        wild.say(&Announced { id: ShortChannelId(u64::from(n)), ..channel }.announcement()).await;
+        wild.say(&range(0, 0)).await;
+        wild.say_bytes(&[1, 0, 9, 9]).await;
+        wild.say_bytes(&[1, 5, 9, 9]).await;
+    }
+    wild.hear_until_pong().await;
+    let after = a.fresh(own).await;
+    assert_eq!((after.state, after.balances, after.htlcs.len()), (before.state, before.balances, 0));
+    drop(wild);
+    let b = start_in(2, &chain, &b_dir).await;
+    a.connect(&b).await;
+    a.wait_until(own, "usable again", ChannelSnapshot::is_usable).await;
+    let paid = preimage(3);
+    a.offer(own, &paid, 1_000_000, vec![]).await;
+    b.fulfill(own, &paid).await;
+    a.wait_fulfilled(&paid).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_bitcoind_is_asked_for_outputs() {
+    let regtest = Regtest::start(Options::default()).unwrap();
+    regtest.mine_to_wallet(105).unwrap();
+    let config = Config {
+        url: regtest.rpc_url(),
+        auth: Auth::Cookie(regtest.cookie_path()),
+        network: Network::Regtest,
+        timeouts: Timeouts::default(),
+    };
+    let bitcoind = Bitcoind::connect(config).await.unwrap();
+    let address = regtest.new_address().unwrap();
+    let value = Amount::from_sat(54_321);
+    let txid = regtest.send_to(&address, value).unwrap();
+    let transaction = bitcoind.transaction(&txid, None).await.unwrap().unwrap();
+    let vout = transaction.output.iter().position(|output| output.value == value).unwrap();
+    let vout = u16::try_from(vout).unwrap();
+    regtest.mine(1, &address).unwrap();
+    let height = regtest.height().unwrap();
+    let funding = BitcoindFunding::new(bitcoind);
+    let at = |height, index, output| ShortChannelId::new(height, index, output).unwrap();
+    let ids =
+        vec![at(height, 1, 9), at(height, 1, vout), at(height, 2, 0), at(height + 50, 1, 0), at(height - 1, 7, 0)];
+    // Twice: the second time the block's list is known.
+    for _ in 0..2 {
+        let found = funding.look_up(ids.clone()).await.unwrap();
+        let there = Funding { txid, script: address.script_pubkey(), amount: Sat(54_321) };
+        assert_eq!(found, [None, Some(there), None, None, None]);
+    }
+    let outpoint = OutPoint { txid, vout: u32::from(vout) };
+    let absent = OutPoint { vout: 9, ..outpoint };
+    assert_eq!(funding.are_unspent(vec![absent, outpoint]).await.unwrap(), [false, true]);
+    drop(regtest);
+    assert!(funding.look_up(ids).await.is_err() && funding.are_unspent(vec![outpoint]).await.is_err());
+}
