@@ -1,6 +1,7 @@
 //! Links and channels of a mesh: connected, opened, used, and what is asked for forwarding over them.
 
 use millrace_rpc::v1::{ConnectRequest, OpenChannelRequest};
+use serde_json::json;
 
 use super::{Member, Mesh, Place, seams};
 use crate::network::{Error, SOON, random_key, wait_for};
@@ -10,6 +11,9 @@ use crate::plan::{ChannelPlan, PolicyPlan};
 const BLOCKS_TO_OPEN: u32 = 6;
 
 impl Mesh {
+    /// Whether there is a public graph to wait for.
+    pub(crate) const CAN_ANNOUNCE: bool = seams::CAN_ANNOUNCE;
+
     /// A node's public key.
     ///
     /// # Errors
@@ -61,9 +65,36 @@ impl Mesh {
             Place::Ldk(index) => self.open_from_ldk(index, &planned).await?,
         };
         // What the next channel is paid with should be no unconfirmed change.
-        self.network.wait_for_mempool(1).await?;
+        self.wait_for_funding(planned.from, &channel_id).await?;
         self.mine(1).await?;
         Ok(channel_id)
+    }
+
+    /// Waits until bitcoind knows a channel's funding, in a block or not.
+    async fn wait_for_funding(&self, node: usize, channel_id: &[u8]) -> Result<(), Error> {
+        wait_for(&format!("the funding of {}'s channel", self.plan.nodes[node].name), SOON, async || {
+            let Some((txid, vout)) = self.funding(node, channel_id).await? else {
+                return Ok(Err("it has none".to_owned()));
+            };
+            let parameters = json!([txid, vout, true]);
+            let output = tokio::task::block_in_place(|| self.network.bitcoind.call("gettxout", &parameters))?;
+            Ok(if output.is_null() { Err(format!("bitcoind does not know {txid}:{vout}")) } else { Ok(()) })
+        })
+        .await
+    }
+
+    async fn funding(&self, node: usize, channel_id: &[u8]) -> Result<Option<(String, u32)>, Error> {
+        match self.places[node] {
+            Place::Ours(index) => {
+                let outpoint = self.network.channel(index, channel_id).await?.funding_outpoint;
+                Ok(outpoint.map(|outpoint| (hex::encode(outpoint.txid), outpoint.vout)))
+            }
+            Place::Ldk(index) => {
+                let funding = self.ldk[index].channel(&hex::encode(channel_id)).await?.funding;
+                let parts = funding.as_deref().and_then(|text| text.split_once(':'));
+                Ok(parts.and_then(|(txid, vout)| Some((txid.to_owned(), vout.parse().ok()?))))
+            }
+        }
     }
 
     async fn open_from_ours(&self, index: usize, planned: &ChannelPlan, key: &str) -> Result<Vec<u8>, Error> {
@@ -197,12 +228,17 @@ impl Mesh {
         }
     }
 
-    /// Waits until a node knows every announced channel of the plan.
+    /// Waits until a node knows every announced channel of the plan that is open.
     ///
     /// # Errors
     /// If it takes too long.
     pub async fn wait_for_graph(&self, node: usize) -> Result<(), Error> {
-        let wanted = self.plan.channels.iter().filter(|channel| channel.public).count();
+        let mut wanted = 0;
+        for (planned, channel_id) in self.plan.channels.iter().zip(&self.channels) {
+            let sides = self.sides(planned.from).await?;
+            let is_open = sides.iter().any(|side| side.channel_id == *channel_id && !side.is_closing);
+            wanted += usize::from(planned.public && is_open);
+        }
         wait_for(&format!("{wanted} channels in {}'s graph", self.plan.nodes[node].name), SOON, async || {
             let has = match self.member(node) {
                 Member::Ours(node) => seams::graph_channels(node, wanted).await?,
@@ -211,5 +247,16 @@ impl Mesh {
             Ok(if has >= wanted { Ok(()) } else { Err(format!("it knows {has}")) })
         })
         .await
+    }
+
+    /// The same of every node: then whoever is known can be paid.
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn wait_for_graphs(&self) -> Result<(), Error> {
+        for node in self.all() {
+            self.wait_for_graph(node).await?;
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,9 @@ use crate::network::Error;
 use crate::node::Node;
 use crate::plan::PolicyPlan;
 
+/// Whether a `millraced` announces channels.
+pub(super) const CAN_ANNOUNCE: bool = false;
+
 /// Asks for a channel to be announced. `Channels.Open` has no field for it yet: the channel stays between the two.
 pub(super) fn ask_to_announce(request: &mut OpenChannelRequest, public: bool) {
     let _ = (request, public);

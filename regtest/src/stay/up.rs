@@ -53,6 +53,7 @@ impl Stay {
             told(report, result.map(|is_new| ((), if is_new { String::new() } else { "runs already".to_owned() })))?;
         }
         let mut mesh = stay.mesh().await?;
+        stay.adopt(&mut mesh).await?;
         stay.fund(&mut mesh, report).await?;
         report.begin("connect");
         let result = stay.connect(&mesh, None).await.map(|links| ((), format!("{links} links")));
@@ -62,6 +63,11 @@ impl Stay {
         let result = stay.wait_until_usable(&mesh).await.map(|count| ((), format!("{count} channels")));
         told(report, result)?;
         stay.set_policies(&mesh, report).await?;
+        if Mesh::CAN_ANNOUNCE {
+            report.begin("wait until everyone knows the network");
+            let result = mesh.wait_for_graphs().await.map(|()| ((), String::new()));
+            told(report, result)?;
+        }
         Ok(stay)
     }
 
@@ -152,40 +158,46 @@ impl Stay {
     async fn open_channel(&mut self, mesh: &mut Mesh, index: usize) -> Result<(), Error> {
         self.state.lacks_blocks = true;
         self.save()?;
-        let opened = match self.opened_by_ldk(mesh, index).await? {
-            Some(channel_id) => Ok(channel_id),
-            None => {
-                // By its key the daemon knows a call that was made before, if we ended before we saw its answer.
-                let key = format!("{}-{index}-{}", self.state.id, self.state.channels[index].failures);
-                mesh.open(index, &key).await
-            }
-        };
+        // By its key the daemon knows a call that was made before, if we ended before we saw its answer.
+        let key = format!("{}-{index}-{}", self.state.id, self.state.channels[index].failures);
+        let opened = mesh.open(index, &key).await;
         match &opened {
-            Ok(channel_id) => {
-                self.state.channels[index].channel_id = Some(hex::encode(channel_id));
-                mesh.opened(index, channel_id.clone());
-            }
+            Ok(channel_id) => self.put_down(mesh, index, channel_id),
             // A refusal must not be the answer for ever.
-            Err(_) => self.state.channels[index].failures += 1,
+            Err(Error::Call { .. }) => self.state.channels[index].failures += 1,
+            Err(_) => {}
         }
         self.save()?;
         opened.map(drop)
     }
 
-    /// An ldk-node has no keys for calls: a channel of the planned size that we have not put down is the planned one.
-    async fn opened_by_ldk(&self, mesh: &Mesh, index: usize) -> Result<Option<Vec<u8>>, Error> {
-        let planned = &self.state.plan.channels[index];
-        if self.state.plan.nodes[planned.from].kind != crate::plan::Kind::Ldk {
-            return Ok(None);
+    fn put_down(&mut self, mesh: &mut Mesh, index: usize, channel_id: &[u8]) {
+        self.state.channels[index].channel_id = Some(hex::encode(channel_id));
+        mesh.opened(index, channel_id.to_vec());
+    }
+
+    /// Puts down what an earlier call opened and did not live to put down: a channel of the planned opener's, with the
+    /// planned peer and of the planned size, that is none of those we know.
+    async fn adopt(&mut self, mesh: &mut Mesh) -> Result<(), Error> {
+        for index in self.unopened() {
+            let planned = self.state.plan.channels[index].clone();
+            let peer = mesh.node_id(planned.to)?;
+            let is_known = |id: &[u8]| {
+                let id = hex::encode(id);
+                self.state.channels.iter().any(|channel| channel.channel_id.as_ref() == Some(&id))
+            };
+            let sides = mesh.sides(planned.from).await?;
+            let found = sides.into_iter().find(|side| {
+                let is_such = side.peer == peer && side.capacity_sat == planned.capacity_sat;
+                is_such && side.is_funder && !side.is_closing && !is_known(&side.channel_id)
+            });
+            if let Some(side) = found {
+                self.put_down(mesh, index, &side.channel_id);
+                self.state.lacks_blocks = true;
+                self.save()?;
+            }
         }
-        let peer = mesh.node_id(planned.to)?;
-        let known: Vec<Vec<u8>> =
-            self.state.channels.iter().filter_map(|channel| hex::decode(channel.channel_id.as_deref()?).ok()).collect();
-        let sides = mesh.sides(planned.from).await?;
-        let found = sides.into_iter().find(|side| {
-            side.peer == peer && side.capacity_sat == planned.capacity_sat && !known.contains(&side.channel_id)
-        });
-        Ok(found.map(|side| side.channel_id))
+        Ok(())
     }
 
     /// Waits for every channel that is not closed or closing. How many those are.

@@ -1,6 +1,8 @@
 //! A network's whole life, as its user sees it.
 
-use std::process::Command;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -104,4 +106,33 @@ fn up_load_kill_start_mine_env_down_and_up_again() {
 
     assert_eq!(place.done(&["down", "--wipe"])["wiped"], true);
     assert!(!place.dir().exists());
+}
+
+/// Killed between the daemon's opening of the channel and the blocks that bury it.
+#[test]
+fn an_up_that_is_killed_while_it_opens_is_finished_by_the_next_and_opens_nothing_twice() {
+    let place = Place::new();
+    let mut up = program();
+    up.args(["up", "--nodes", "2", "--dir"]).arg(place.dir()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut up = up.spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(300);
+    let is_opening = || {
+        let text = fs::read(place.dir().join("network.json")).unwrap_or_default();
+        serde_json::from_slice::<Value>(&text).is_ok_and(|state| state["lacks_blocks"] == true)
+    };
+    while !is_opening() {
+        assert_eq!(up.try_wait().unwrap(), None, "it ended without opening a channel");
+        assert!(Instant::now() < until, "it opens no channel");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    up.kill().unwrap();
+    up.wait().unwrap();
+    let pids = ["alice", "bob", "bitcoind"].map(|name| place.pid(name).unwrap());
+    assert!(pids.iter().all(|pid| is_alive(*pid)), "they go on without it");
+
+    let status = place.done(&["up"]);
+    assert_eq!(["alice", "bob", "bitcoind"].map(|name| place.pid(name).unwrap()), pids);
+    assert_eq!((status["channels"].as_array().unwrap().len(), &status["channels"][0]["state"]), (1, &json!("usable")));
+    let listed = millrace_by_env(&place, "alice", "channel list --all");
+    assert_eq!(listed["channels"].as_array().unwrap().len(), 1, "{listed}");
 }
