@@ -38,7 +38,7 @@ pub(super) struct Ask {
 /// A node that answers.
 #[derive(Clone)]
 enum Reached {
-    Ours(Client),
+    Ours(Box<Client>),
     Ldk(Arc<LdkNode>),
 }
 
@@ -79,7 +79,7 @@ impl Stay {
             Kind::Millrace => {
                 let mut daemon = self.daemon(&planned.name, &planned.alias, &bitcoind);
                 daemon.attach(process.pid).await.ok()?;
-                daemon.client().ok().map(Reached::Ours)
+                daemon.client().ok().map(|client| Reached::Ours(Box::new(client)))
             }
             Kind::Ldk => {
                 let mut ldk = self.ldk_node(&planned.name, &planned.alias, &bitcoind);
