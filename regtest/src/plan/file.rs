@@ -248,10 +248,10 @@ impl<'a, 'text> Entry<'a, 'text> {
 
 /// A hint at the word that was probably meant, if one is near.
 fn did_you_mean(word: &str, candidates: &[&str]) -> String {
-    let scored = candidates.iter().map(|candidate| (edit_distance(word, candidate), *candidate));
     let begins = |candidate: &str| candidate.starts_with(word) || candidate.split('_').any(|part| part == word);
-    let near = scored.filter(|(edits, candidate)| *edits <= 1 + candidate.len() / 4 || begins(candidate)).min();
-    near.map_or_else(String::new, |(_, candidate)| format!(" (did you mean `{candidate}`?)"))
+    let scored = candidates.iter().map(|candidate| (!begins(candidate), edit_distance(word, candidate), *candidate));
+    let near = scored.filter(|(is_other, edits, candidate)| !is_other || *edits <= 1 + candidate.len() / 4).min();
+    near.map_or_else(String::new, |(_, _, candidate)| format!(" (did you mean `{candidate}`?)"))
 }
 
 /// Insertions, deletions and replacements that turn one word into the other.

@@ -190,12 +190,18 @@ mod tests {
         let started = sleeper(folder.path());
         let found = Detached::find(&folder.path().join("who")).unwrap();
         assert_eq!(found, started);
+        let said = || fs::read_to_string(folder.path().join("log")).unwrap();
+        let until = Instant::now() + LIMIT;
+        while said().is_empty() {
+            assert!(Instant::now() < until, "it says nothing");
+            thread::sleep(LOOK_AGAIN);
+        }
         found.kill(LIMIT).unwrap();
         assert!(!started.is_running());
         assert_eq!(Detached::find(&folder.path().join("who")), None);
         // Once more does nothing.
         found.kill(LIMIT).unwrap();
-        assert_eq!(fs::read_to_string(folder.path().join("log")).unwrap(), "word\n");
+        assert_eq!(said(), "word\n");
     }
 
     #[test]
