@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use millrace_rpc::v1::channels_client::ChannelsClient;
 use millrace_rpc::v1::events_client::EventsClient;
+use millrace_rpc::v1::forwards_client::ForwardsClient;
+use millrace_rpc::v1::graph_client::GraphClient;
 use millrace_rpc::v1::invoices_client::InvoicesClient;
 use millrace_rpc::v1::node_client::NodeClient;
 use millrace_rpc::v1::payments_client::PaymentsClient;
@@ -51,6 +53,10 @@ pub struct Client {
     pub payments: PaymentsClient<Link>,
     /// `Events`.
     pub events: EventsClient<Link>,
+    /// `Forwards`.
+    pub forwards: ForwardsClient<Link>,
+    /// `Graph`.
+    pub graph: GraphClient<Link>,
 }
 
 impl Client {
@@ -76,7 +82,9 @@ impl Client {
             channels: ChannelsClient::new(link.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
             invoices: InvoicesClient::new(link.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
             payments: PaymentsClient::new(link.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
-            events: EventsClient::new(link),
+            events: EventsClient::new(link.clone()),
+            forwards: ForwardsClient::new(link.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
+            graph: GraphClient::new(link),
         })
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::network::{Error, Network, random_key, wait_for};
 use crate::pay_stream::{Outcome, PayStream, make_invoices};
+use crate::random::Random;
 use crate::report::Report;
 
 /// Payments that are kept outstanding each way.
@@ -44,19 +45,6 @@ pub struct Outcomes {
     pub channels_closed: u32,
     /// Payments that the payer calls paid and the payee does not, or the other way round.
     pub mismatched: u64,
-}
-
-/// Random numbers that a seed repeats (SplitMix64's steps).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound.max(1)
-    }
 }
 
 /// A payment that was asked for.

@@ -3,7 +3,7 @@
 //! ldk-node turns on features of LDK that would slow our own daemon, so its driver (`regtest/ldk`) is a crate outside the
 //! workspace; `protocol` is what both ends say. This module knows nothing of the daemon.
 
-mod build;
+pub(crate) mod build;
 mod process;
 pub mod protocol;
 
@@ -16,7 +16,7 @@ use bitcoin::{Address, Network as Chain};
 use crate::bitcoind::Bitcoind;
 use crate::network::{Error, SOON, wait_for};
 use process::{CallError, Process};
-use protocol::{Balances, Channel, Command, Event, LogLevel, Payment, PaymentStatus, Reply, Start, Store};
+use protocol::{Balances, Channel, Command, Event, Graph, LogLevel, Payment, PaymentStatus, Reply, Start, Store};
 
 /// Attempts at the first start: a free port may be taken between finding and using it.
 const STARTS_MAX: u32 = 4;
@@ -60,6 +60,7 @@ pub struct LdkNode {
     rpc_port: u16,
     cookie: PathBuf,
     listen: Option<String>,
+    alias: String,
     node_id: String,
 }
 
@@ -99,8 +100,19 @@ impl LdkNode {
             rpc_port: bitcoind.rpc_port(),
             cookie: bitcoind.cookie_path(),
             listen: None,
+            alias: name.to_owned(),
             node_id: String::new(),
         }
+    }
+
+    /// What it calls itself from its next start on; its name unless said.
+    pub fn set_alias(&mut self, alias: &str) {
+        alias.clone_into(&mut self.alias);
+    }
+
+    /// Where it listens for peers from its next start on, instead of on a free port.
+    pub fn listen_on(&mut self, address: &str) {
+        self.listen = Some(address.to_owned());
     }
 
     // --- the process ---
@@ -127,19 +139,58 @@ impl LdkNode {
             }
         };
         self.listen = Some(listen);
+        self.ask_who().await?;
+        self.sync().await
+    }
+
+    async fn ask_who(&mut self) -> Result<(), Error> {
         let Reply::NodeId(node_id) = self.call(Command::NodeId).await? else { return Err(self.odd_answer()) };
         self.node_id = node_id;
+        Ok(())
+    }
+
+    /// Reaches a driver that a keeper holds, and starts the node in it if that has not been done. It goes on without us.
+    ///
+    /// # Errors
+    /// If nobody listens at the socket, or the node does not start.
+    pub async fn attach(&mut self, socket: &Path) -> Result<(), Error> {
+        let process = Process::attach(socket).map_err(|source| Error::io("connect to", socket, source))?;
+        self.process = Some(process);
+        let attached = self.ask_or_start().await;
+        if attached.is_err() {
+            self.process = None;
+        }
+        attached
+    }
+
+    async fn ask_or_start(&mut self) -> Result<(), Error> {
+        if self.ask_who().await.is_ok() {
+            return Ok(());
+        }
+        let listen = self.lightning_address()?;
+        self.call(self.start_command(&listen)?).await?;
+        self.ask_who().await?;
         self.sync().await
     }
 
     async fn start_on(&mut self, program: &Path, listen: &str) -> Result<(), Error> {
+        let start = self.start_command(listen)?;
+        let process =
+            Process::start(program, &self.words_path()).map_err(|source| Error::io("start", program, source))?;
+        self.process = Some(process);
+        let started = self.call(start).await;
+        if started.is_err() {
+            self.process = None;
+        }
+        started.map(drop)
+    }
+
+    /// With the login that bitcoind has written at its last start.
+    fn start_command(&self, listen: &str) -> Result<Command, Error> {
         let login = std::fs::read_to_string(&self.cookie).map_err(|source| Error::io("read", &self.cookie, source))?;
         let Some((user, password)) = login.trim().split_once(':') else {
             return Err(Error::Wrong(format!("{} holds no login", self.cookie.display())));
         };
-        let process =
-            Process::start(program, &self.words_path()).map_err(|source| Error::io("start", program, source))?;
-        self.process = Some(process);
         let start = Start {
             data_dir: self.data_dir.clone(),
             rpc_host: "127.0.0.1".to_owned(),
@@ -149,12 +200,9 @@ impl LdkNode {
             listen: listen.to_owned(),
             store: self.options.store,
             log_level: self.options.log_level,
+            alias: Some(self.alias.clone()),
         };
-        let started = self.call(Command::Start(Box::new(start))).await;
-        if started.is_err() {
-            self.process = None;
-        }
-        started.map(drop)
+        Ok(Command::Start(Box::new(start)))
     }
 
     /// Stops it in good order.
@@ -195,10 +243,22 @@ impl LdkNode {
         self.process.as_mut().is_some_and(Process::is_running)
     }
 
-    /// The process's id, if it runs.
+    /// Whether there is a process to talk to.
+    #[must_use]
+    pub const fn is_attached(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// The process's id, if it is our own.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::pid)
+        self.process.as_ref().and_then(Process::pid)
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// LDK's log.
@@ -208,7 +268,8 @@ impl LdkNode {
     }
 
     /// Where the process says what is not in LDK's log, a panic for instance.
-    fn words_path(&self) -> PathBuf {
+    #[must_use]
+    pub fn words_path(&self) -> PathBuf {
         self.data_dir.join("words.log")
     }
 
@@ -244,7 +305,7 @@ impl LdkNode {
         self.failed("it answers something else than it was asked")
     }
 
-    fn failed(&self, what: &str) -> Error {
+    pub(crate) fn failed(&self, what: &str) -> Error {
         let tail = |path: PathBuf| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
@@ -348,6 +409,47 @@ impl LdkNode {
         let reply = self.call(Command::OpenChannel { node_id, address, amount_sat, push_msat }).await?;
         let Reply::UserChannelId(id) = reply else { return Err(self.odd_answer()) };
         Ok(id)
+    }
+
+    /// The same with a channel that is announced.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn open_announced_channel(
+        &self,
+        node_id: &str,
+        address: &str,
+        amount_sat: u64,
+        push_msat: u64,
+    ) -> Result<String, Error> {
+        let (node_id, address) = (node_id.to_owned(), address.to_owned());
+        let reply = self.call(Command::OpenAnnouncedChannel { node_id, address, amount_sat, push_msat }).await?;
+        let Reply::UserChannelId(id) = reply else { return Err(self.odd_answer()) };
+        Ok(id)
+    }
+
+    /// Asks for other fees and another delay for forwarding over a channel; `None` is ldk-node's default.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn set_policy(
+        &self,
+        channel_id: &str,
+        fee_base_msat: Option<u32>,
+        fee_ppm: Option<u32>,
+        cltv_delta: Option<u16>,
+    ) -> Result<(), Error> {
+        let Channel { user_channel_id, node_id, .. } = self.channel(channel_id).await?;
+        self.order(Command::SetPolicy { user_channel_id, node_id, fee_base_msat, fee_ppm, cltv_delta }).await
+    }
+
+    /// How much of the public graph it knows.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn graph(&self) -> Result<Graph, Error> {
+        let Reply::Graph(graph) = self.call(Command::Graph).await? else { return Err(self.odd_answer()) };
+        Ok(graph)
     }
 
     /// Its channels that are not closed.

@@ -1,24 +1,45 @@
-//! `millrace-regtest`: crash tests and benchmarks on a real bitcoind.
+//! `millrace-regtest`: a demo network that stays, crash tests and benchmarks, on a real bitcoind.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use millrace_regtest::bench::{payments, route};
+use millrace_regtest::bench::{forward, payments, route};
 use millrace_regtest::crash;
+use millrace_regtest::random::seed_of_now;
 use millrace_regtest::report::Report;
+use millrace_regtest::stay;
 
-/// Crash tests and benchmarks of real Millrace daemons on a real bitcoind.
+/// Real Millrace daemons on a real bitcoind on regtest: a demo network that stays, crash tests, benchmarks.
 #[derive(Parser)]
-#[command(name = "millrace-regtest", version)]
+#[command(
+    name = "millrace-regtest",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = EXAMPLES
+)]
 struct Arguments {
     /// What to do.
     #[command(subcommand)]
     command: Command,
 }
 
+const EXAMPLES: &str = "\
+A network in five lines:
+  millrace-regtest up --nodes 3
+  eval \"$(millrace-regtest env alice)\" && millrace channel list
+  millrace-regtest load --rate 5 --seconds 10
+  millrace-regtest kill bob && millrace-regtest start bob
+  millrace-regtest down --wipe
+
+Nothing leaves this machine, and no coin is worth anything. docs/regtest.md shows around.";
+
 #[derive(Subcommand)]
 enum Command {
-    /// Kill -9 at random moments under payment load: nothing may be lost, doubled or stuck.
+    #[command(flatten)]
+    Stay(stay::command::Command),
+    /// Kill -9 at random moments under payment load: nothing may be lost, doubled or stuck
     Crash {
         /// How many kills.
         #[arg(long, default_value_t = 20)]
@@ -30,7 +51,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Measure.
+    /// Measure
     Bench {
         /// What.
         #[command(subcommand)]
@@ -40,7 +61,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// BOLT 11 payments between two daemons.
+    /// BOLT 11 payments between two daemons
     Payments {
         #[command(flatten)]
         arguments: payments::Arguments,
@@ -56,15 +77,31 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// BOLT 11 payments over a node in the middle
+    Forward {
+        #[command(flatten)]
+        arguments: forward::Arguments,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut report = Report::new();
     match Arguments::parse().command {
+        Command::Stay(command) => match command.run().await {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        },
         Command::Crash { cycles, seed, json } => {
             let outcomes = crash::run(cycles, seed.unwrap_or_else(seed_of_now), &mut report).await;
             finish(outcomes.map(|outcomes| (outcomes.ok, outcomes)), json)
+        }
+        Command::Bench { bench: Bench::Forward { arguments, json } } => {
+            let outcomes = forward::run(arguments, &mut report).await;
+            finish(outcomes.map(|outcomes| (outcomes.payments.ok, outcomes)), json)
         }
         Command::Bench { bench: Bench::Payments { arguments, json } } => {
             let outcomes = payments::run(arguments, &mut report).await;
@@ -75,12 +112,6 @@ async fn main() -> ExitCode {
             finish(outcomes.map(|outcomes| (outcomes.ok, outcomes)), json)
         }
     }
-}
-
-/// A seed for a run that nobody gave one for; it is printed with the outcome, so the run can be repeated.
-fn seed_of_now() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(0)
 }
 
 fn finish<T: serde::Serialize>(outcomes: Result<(bool, T), millrace_regtest::network::Error>, json: bool) -> ExitCode {

@@ -169,6 +169,17 @@ impl Network {
         })
     }
 
+    /// Daemons that run without us, on a bitcoind that does, in a folder that stays.
+    pub(crate) fn attached(
+        bitcoind: Bitcoind,
+        nodes: Vec<Node>,
+        folder: &Path,
+        programs: Programs,
+    ) -> Result<Self, Error> {
+        let miner = bitcoind.new_address()?;
+        Ok(Self { bitcoind, nodes, folder: folder.to_owned(), temporary: None, miner, programs, deposits: Vec::new() })
+    }
+
     /// A daemon more, not started yet. Returns its index.
     pub fn add(&mut self, name: &str) -> usize {
         let data_dir = self.folder.join(name);

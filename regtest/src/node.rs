@@ -63,13 +63,26 @@ impl Node {
     /// A daemon that is not started yet.
     #[must_use]
     pub fn new(name: &str, programs: &Programs, data_dir: PathBuf, bitcoind_url: &str, cookie: &Path) -> Self {
+        Self::listening(name, programs, data_dir, bitcoind_url, cookie, free_port())
+    }
+
+    /// The same, listening for peers on a port of this machine that is said.
+    #[must_use]
+    pub fn listening(
+        name: &str,
+        programs: &Programs,
+        data_dir: PathBuf,
+        bitcoind_url: &str,
+        cookie: &Path,
+        port: u16,
+    ) -> Self {
         let mut arguments: Vec<OsString> = vec!["--network".into(), "regtest".into()];
         arguments.extend(["--data-dir".into(), data_dir.clone().into_os_string()]);
         arguments.extend(["--bitcoind-url".into(), bitcoind_url.into()]);
         arguments.extend(["--bitcoind-cookie".into(), cookie.as_os_str().to_owned()]);
         arguments.extend(["--alias".into(), name.into()]);
         // Peers remember where it was: it must be there again after a restart.
-        arguments.extend(["--listen".into(), format!("127.0.0.1:{}", free_port()).into()]);
+        arguments.extend(["--listen".into(), format!("127.0.0.1:{port}").into()]);
         arguments.extend(["--rpc-listen".into(), "127.0.0.1:0".into()]);
         let programs = programs.clone();
         Self {
@@ -88,6 +101,37 @@ impl Node {
     /// A further argument for every start from now on.
     pub fn argument(&mut self, argument: &str) {
         self.arguments.push(argument.into());
+    }
+
+    /// What it calls itself from its next start on; its name unless said.
+    pub fn set_alias(&mut self, alias: &str) {
+        if let Some(flag) = self.arguments.iter().position(|argument| argument == "--alias") {
+            self.arguments[flag + 1] = alias.into();
+        }
+    }
+
+    /// The daemon's arguments, for whoever starts it otherwise.
+    pub(crate) fn arguments(&self) -> &[OsString] {
+        &self.arguments
+    }
+
+    /// Reaches a daemon that runs without us: whether it is ready. It goes on without us.
+    ///
+    /// # Errors
+    /// If it is ready and then does not say who it is.
+    pub(crate) async fn attach(&mut self, pid: u32) -> Result<bool, Error> {
+        // What an earlier process has written is not this one's.
+        if self.read_info().is_none_or(|info| info.pid != pid) || !self.is_ready().await {
+            return Ok(false);
+        }
+        self.ask_who().await?;
+        Ok(true)
+    }
+
+    async fn ask_who(&mut self) -> Result<(), Error> {
+        let info = self.client()?.node.get_info(GetInfoRequest {}).await.map_err(|status| self.call_failed(&status))?;
+        self.node_id = info.into_inner().node_id;
+        Ok(())
     }
 
     /// Starts it, from now on, by a program that becomes the daemon (`exec`): these words, then the daemon's program and
@@ -146,9 +190,7 @@ impl Node {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        let info = self.client()?.node.get_info(GetInfoRequest {}).await.map_err(|status| self.call_failed(&status))?;
-        self.node_id = info.into_inner().node_id;
-        Ok(())
+        self.ask_who().await
     }
 
     async fn is_ready(&mut self) -> bool {
@@ -264,7 +306,7 @@ impl Node {
         &self.programs
     }
 
-    fn failed(&self, what: &str) -> Error {
+    pub(crate) fn failed(&self, what: &str) -> Error {
         let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");

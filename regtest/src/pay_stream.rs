@@ -1,7 +1,7 @@
 //! Many payments on one bidirectional stream, and what came of each.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use millrace_rpc::v1::{
     CreateInvoiceRequest, StreamPayRequest, StreamPayResponse, create_invoice_request, stream_pay_response,
@@ -41,9 +41,16 @@ impl PayStream {
     /// # Errors
     /// If the call fails.
     pub async fn open(node: &Node) -> Result<Self, Error> {
+        Self::over(&node.client()?).await.map_err(|status| node.call_failed(&status))
+    }
+
+    /// Opens one over a connection.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn over(client: &Client) -> Result<Self, tonic::Status> {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let answer = node.client()?.payments.stream(ReceiverStream::new(queue)).await;
-        let answers = answer.map_err(|status| node.call_failed(&status))?.into_inner();
+        let answers = client.clone().payments.stream(ReceiverStream::new(queue)).await?.into_inner();
         Ok(Self { requests, answers, begun: HashMap::new() })
     }
 
@@ -67,18 +74,27 @@ impl PayStream {
     ///
     /// # Errors
     /// If the stream breaks.
-    pub async fn next(&mut self) -> Result<Option<(u64, Outcome, std::time::Duration)>, Error> {
-        let answer = self.answers.message().await;
-        let answer = answer.map_err(|status| Error::Wrong(format!("the payment stream broke: {status}")))?;
-        let Some(answer) = answer else { return Ok(None) };
+    pub async fn next(&mut self) -> Result<Option<(u64, Outcome, Duration)>, Error> {
+        let Some((answer, took)) = self.next_answer().await? else { return Ok(None) };
         let outcome = match answer.result {
             Some(stream_pay_response::Result::Paid(_)) => Outcome::Paid,
             Some(stream_pay_response::Result::Failed(failure)) => Outcome::Failed(failure.message),
             Some(stream_pay_response::Result::Refused(refused)) => Outcome::Refused(refused.message),
             None => return Err(Error::Wrong("an answer without a result".to_owned())),
         };
-        let took = self.begun.remove(&answer.request_id).map(|begun| begun.elapsed()).unwrap_or_default();
         Ok(Some((answer.request_id, outcome, took)))
+    }
+
+    /// The same with everything that the daemon says.
+    ///
+    /// # Errors
+    /// If the stream breaks.
+    pub async fn next_answer(&mut self) -> Result<Option<(StreamPayResponse, Duration)>, Error> {
+        let answer = self.answers.message().await;
+        let answer = answer.map_err(|status| Error::Wrong(format!("the payment stream broke: {status}")))?;
+        let Some(answer) = answer else { return Ok(None) };
+        let took = self.begun.remove(&answer.request_id).map(|begun| begun.elapsed()).unwrap_or_default();
+        Ok(Some((answer, took)))
     }
 }
 

@@ -60,6 +60,12 @@ impl Report {
         }
     }
 
+    /// Whether somebody sees the progress as it changes.
+    #[must_use]
+    pub const fn is_watched(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// The present step has ended.
     pub fn end<E: std::fmt::Display>(&mut self, result: &Result<String, E>) {
         let Some((name, begun)) = self.current.take() else { return };

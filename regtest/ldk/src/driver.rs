@@ -6,6 +6,7 @@ use std::thread;
 
 use ldk_node::bitcoin::Network;
 use ldk_node::bitcoin::secp256k1::PublicKey;
+use ldk_node::config::ChannelConfig;
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::lightning::types::payment::{PaymentHash, PaymentPreimage};
@@ -66,6 +67,25 @@ impl Driver {
                 let opened = self.node()?.open_channel(node_id, address, amount_sat, Some(push_msat), None);
                 Ok(Reply::UserChannelId(opened.map_err(refused("cannot open"))?.0.to_string()))
             }
+            Command::OpenAnnouncedChannel { node_id, address, amount_sat, push_msat } => {
+                let (node_id, address) = (key(&node_id)?, socket_address(&address)?);
+                let opened = self.node()?.open_announced_channel(node_id, address, amount_sat, Some(push_msat), None);
+                Ok(Reply::UserChannelId(opened.map_err(refused("cannot open"))?.0.to_string()))
+            }
+            Command::SetPolicy { user_channel_id, node_id, fee_base_msat, fee_ppm, cltv_delta } => {
+                let defaults = ChannelConfig::default();
+                let config = ChannelConfig {
+                    forwarding_fee_base_msat: fee_base_msat.unwrap_or(defaults.forwarding_fee_base_msat),
+                    forwarding_fee_proportional_millionths: fee_ppm
+                        .unwrap_or(defaults.forwarding_fee_proportional_millionths),
+                    cltv_expiry_delta: cltv_delta.unwrap_or(defaults.cltv_expiry_delta),
+                    ..defaults
+                };
+                let channel = self.known_channel(&user_channel_id)?;
+                let updated = self.node()?.update_channel_config(&channel, key(&node_id)?, config);
+                updated.map(|()| Reply::Nothing).map_err(refused("cannot set the policy"))
+            }
+            Command::Graph => Ok(Reply::Graph(translate::graph(&self.node()?.network_graph()))),
             Command::Channels => {
                 Ok(Reply::Channels(self.node()?.list_channels().iter().map(translate::channel).collect()))
             }
@@ -139,6 +159,9 @@ impl Driver {
         builder
             .set_listening_addresses(vec![socket_address(&start.listen)?])
             .map_err(|error| format!("cannot listen on {}: {error}", start.listen))?;
+        if let Some(alias) = &start.alias {
+            builder.set_node_alias(alias.clone()).map_err(|error| format!("`{alias}` is no alias: {error}"))?;
+        }
         let built = match start.store {
             Store::Sqlite => builder.build(),
             Store::Fs => builder.build_with_fs_store(),

@@ -1,6 +1,7 @@
 //! ldk-node's types in the words of `protocol`.
 
 use ldk_node::bitcoin::OutPoint;
+use ldk_node::graph::NetworkGraph;
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::logger::LogLevel;
 use ldk_node::payment::{PaymentDetails, PaymentDirection, PaymentStatus};
@@ -82,6 +83,15 @@ pub(crate) fn channel(details: &ChannelDetails) -> protocol::Channel {
             .counterparty_forwarding_info_fee_base_msat
             .zip(details.counterparty_forwarding_info_fee_proportional_millionths),
     }
+}
+
+pub(crate) fn graph(graph: &NetworkGraph) -> protocol::Graph {
+    let channels = graph.list_channels();
+    let is_usable = |id: &&u64| {
+        graph.channel(**id).is_some_and(|channel| channel.one_to_two.is_some() && channel.two_to_one.is_some())
+    };
+    let usable_channels = channels.iter().filter(is_usable).count();
+    protocol::Graph { channels: channels.len(), usable_channels, nodes: graph.list_nodes().len() }
 }
 
 pub(crate) fn payment(details: &PaymentDetails) -> protocol::Payment {

@@ -166,7 +166,7 @@ async fn alone(network: &Network, arguments: Arguments, report: &mut Report) -> 
     report.end(&invoices.as_ref().map(|made| format!("{}", made.len())).map_err(ToString::to_string));
     let invoices = invoices?;
     report.begin("pay");
-    let outcomes = measure(network, arguments, invoices).await;
+    let outcomes = measure(network, 0, arguments, invoices).await;
     report.end(&outcomes.as_ref().map(|o| format!("{:.0} per second", o.payments_per_s)).map_err(ToString::to_string));
     let mut outcomes = outcomes?;
     report.begin("pay by a call each");
@@ -194,8 +194,8 @@ async fn in_turns(network: &Network, arguments: Arguments, report: &mut Report) 
     for turn in 1..=TURNS {
         report.begin(&format!("turn {turn} of {TURNS}"));
         let result = async {
-            ours_turns.push(measure(network, ours, invoices(network, ours).await?).await?);
-            beside_turns.push(measure(network, beside, invoices(network, beside).await?).await?);
+            ours_turns.push(measure(network, 0, ours, invoices(network, ours).await?).await?);
+            beside_turns.push(measure(network, 0, beside, invoices(network, beside).await?).await?);
             defaults.turn().await?;
             best.turn().await
         }
@@ -250,12 +250,18 @@ async fn start(arguments: Arguments) -> Result<Network, Error> {
     Ok(network)
 }
 
-async fn measure(network: &Network, arguments: Arguments, invoices: Vec<String>) -> Result<Outcomes, Error> {
+/// Pays the invoices from a daemon, so many outstanding at once, and measures all of the network's daemons meanwhile.
+pub(super) async fn measure(
+    network: &Network,
+    payer: usize,
+    arguments: Arguments,
+    invoices: Vec<String>,
+) -> Result<Outcomes, Error> {
     let pids: Vec<u32> = network.nodes.iter().filter_map(|node| node.rpc_info().map(|info| info.pid)).collect();
     let own = std::process::id();
     let counters_before = counters(network).await;
     let (cpu_before, own_before) = (pids.iter().map(|pid| cpu_us(*pid)).sum::<u64>(), cpu_us(own));
-    let mut stream = PayStream::open(&network.nodes[0]).await?;
+    let mut stream = PayStream::open(&network.nodes[payer]).await?;
     let mut latencies = Vec::with_capacity(invoices.len());
     let mut waiting = (0_u64..).zip(invoices);
     let begun = Instant::now();
@@ -306,7 +312,7 @@ async fn measure(network: &Network, arguments: Arguments, invoices: Vec<String>)
     })
 }
 
-pub(super) fn percentiles(latencies: &mut [Duration]) -> Latency {
+pub(crate) fn percentiles(latencies: &mut [Duration]) -> Latency {
     latencies.sort_unstable();
     let at = |percent: usize| {
         let index = (latencies.len() * percent / 100).min(latencies.len().saturating_sub(1));
@@ -315,7 +321,7 @@ pub(super) fn percentiles(latencies: &mut [Duration]) -> Latency {
     Latency { p50: at(50), p95: at(95), p99: at(99) }
 }
 
-/// The counters of both daemons, from their metrics, once those tell all that was done.
+/// The counters of all daemons, from their metrics, once those tell all that was done.
 async fn counters(network: &Network) -> Counters {
     tokio::time::sleep(METRICS_LAG).await;
     let mut sum = Counters { signatures: Some(0.0), flushes: Some(0.0), bytes: Some(0.0) };

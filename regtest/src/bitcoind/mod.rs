@@ -18,6 +18,7 @@ mod provision;
 mod rpc;
 
 pub use find::{Found, Program, VERSION_MIN, Version, cache_folder, find, find_or_provision};
+pub(crate) use process::free_port;
 pub use process::{Bitcoind, Options};
 pub use provision::{Progress, provision};
 pub use rpc::RpcClient;

@@ -93,6 +93,19 @@ impl Bitcoind {
         Ok(bitcoind)
     }
 
+    /// One that runs without us, or shall, with its data in `folder` and its RPC on `rpc_port`. Dropping this leaves it
+    /// running.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn attach(program: Program, folder: &Path, rpc_port: u16, arguments: Vec<String>) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(file_error(folder))?;
+        let folder = fs::canonicalize(folder).map_err(file_error(folder))?;
+        let rpc = RpcClient::new(rpc_port, &folder.join("regtest").join(".cookie"));
+        let options = Options { data_folder: Some(folder.clone()), arguments, ..Options::default() };
+        Ok(Self { child: None, program, options, folder, temporary: None, rpc_port, peer_port: None, rpc })
+    }
+
     fn start_on_free_ports(&mut self) -> Result<()> {
         let mut attempt = 1;
         loop {
@@ -133,7 +146,8 @@ impl Bitcoind {
         ready
     }
 
-    fn arguments(&self) -> Vec<OsString> {
+    /// What it is started with.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
         let mut data = OsString::from("-datadir=");
         data.push(&self.folder);
         let mut arguments = vec![data];
@@ -463,7 +477,7 @@ fn read<T: DeserializeOwned>(method: &str, value: Value) -> Result<T> {
 }
 
 /// A port that nobody listens on right now.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(file_error("127.0.0.1:0"))?;
     listener.local_addr().map(|address| address.port()).map_err(file_error("127.0.0.1:0"))
 }

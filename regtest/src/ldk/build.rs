@@ -20,7 +20,7 @@ const TOLD_EVERY: usize = 25;
 ///
 /// # Errors
 /// [`Error::Ldk`], with what to do about it.
-pub(super) fn program() -> Result<PathBuf, Error> {
+pub(crate) fn program() -> Result<PathBuf, Error> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     BUILT.get_or_init(build).clone().map_err(|text| Error::Ldk { text })
 }

@@ -1,13 +1,15 @@
 //! The driver's process: commands go in, answers and events come out.
 //!
 //! It needs no shell around it (as `supervisor` puts one around programs that do not know us): the driver ends by itself
-//! when its standard input does, however this process ends.
+//! when its standard input does, however this process ends. One that a keeper holds is reached by a socket instead, and
+//! goes on without us.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -48,10 +50,11 @@ struct Shared {
     ended: std::sync::atomic::AtomicBool,
 }
 
-/// A running driver. Dropping it kills it.
+/// A running driver. Dropping it kills it, unless a keeper holds it.
 pub(super) struct Process {
-    child: Child,
-    input: Option<Mutex<ChildStdin>>,
+    /// None if a keeper holds it.
+    child: Option<Child>,
+    input: Option<Mutex<Box<dyn Write + Send>>>,
     shared: Arc<Shared>,
     next_id: AtomicU64,
 }
@@ -61,18 +64,33 @@ impl Process {
     pub(super) fn start(program: &Path, words: &Path) -> std::io::Result<Self> {
         let words = File::options().create(true).append(true).open(words)?;
         let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(words).spawn()?;
-        let shared = Arc::new(Shared::default());
-        if let Some(stdout) = child.stdout.take() {
-            let shared = shared.clone();
-            thread::spawn(move || read(BufReader::new(stdout), &shared));
-        }
-        let input = child.stdin.take().map(Mutex::new);
-        Ok(Self { child, input, shared, next_id: AtomicU64::new(1) })
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        Ok(Self::talk(Some(child), stdin.map(|stdin| Box::new(stdin) as Box<_>), stdout))
     }
 
-    /// The process's id.
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+    /// One that a keeper holds, by its socket. Its events are those from now on.
+    pub(super) fn attach(socket: &Path) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        let reads = stream.try_clone()?;
+        Ok(Self::talk(None, Some(Box::new(stream)), Some(reads)))
+    }
+
+    fn talk(
+        child: Option<Child>,
+        input: Option<Box<dyn Write + Send>>,
+        output: Option<impl Read + Send + 'static>,
+    ) -> Self {
+        let shared = Arc::new(Shared::default());
+        if let Some(output) = output {
+            let shared = shared.clone();
+            thread::spawn(move || read(BufReader::new(output), &shared));
+        }
+        Self { child, input: input.map(Mutex::new), shared, next_id: AtomicU64::new(1) }
+    }
+
+    /// The process's id; of one that a keeper holds, the keeper's file says it.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Gives a command and waits for its answer.
@@ -122,7 +140,10 @@ impl Process {
 
     /// Whether it has ended.
     pub(super) fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        match &mut self.child {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => !self.shared.ended.load(Ordering::SeqCst),
+        }
     }
 
     /// Waits for its end; whether it came.
@@ -137,11 +158,12 @@ impl Process {
         true
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills it and waits until it is gone. From one that a keeper holds we only hang up.
     pub(super) fn kill(&mut self) -> std::io::Result<()> {
         self.input = None;
-        self.child.kill()?;
-        self.child.wait().map(drop)
+        let Some(child) = &mut self.child else { return Ok(()) };
+        child.kill()?;
+        child.wait().map(drop)
     }
 }
 

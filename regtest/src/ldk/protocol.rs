@@ -123,6 +123,32 @@ pub enum Command {
     },
     /// Stops the node in good order; then the process ends.
     Stop,
+    /// Opens a channel that is announced. The answer comes before anything is negotiated.
+    OpenAnnouncedChannel {
+        /// The peer's public key.
+        node_id: String,
+        /// `HOST:PORT`, called if it is not connected.
+        address: String,
+        /// The channel's size.
+        amount_sat: u64,
+        /// A gift to the peer.
+        push_msat: u64,
+    },
+    /// Asks for other fees and another delay for forwarding over a channel; what is absent becomes ldk-node's default.
+    SetPolicy {
+        /// LDK's own number for it, see [`Channel::user_channel_id`].
+        user_channel_id: String,
+        /// The peer's public key.
+        node_id: String,
+        /// For each payment.
+        fee_base_msat: Option<u32>,
+        /// Of the amount, in millionths.
+        fee_ppm: Option<u32>,
+        /// Blocks between the two HTLCs' expiries.
+        cltv_delta: Option<u16>,
+    },
+    /// How much of the public graph it knows.
+    Graph,
 }
 
 /// Where the node keeps its data.
@@ -170,6 +196,9 @@ pub struct Start {
     pub store: Store,
     /// What its log holds.
     pub log_level: LogLevel,
+    /// What it calls itself. ldk-node takes no part in announced channels without one.
+    #[serde(default)]
+    pub alias: Option<String>,
 }
 
 /// A line that the driver writes.
@@ -213,7 +242,7 @@ pub enum Reply {
     Balances(Balances),
     /// Of `Peers`: public keys.
     Peers(Vec<String>),
-    /// Of `OpenChannel`: LDK's own number for it.
+    /// Of `OpenChannel` and `OpenAnnouncedChannel`: LDK's own number for it.
     UserChannelId(String),
     /// Of `Channels`.
     Channels(Vec<Channel>),
@@ -225,6 +254,19 @@ pub enum Reply {
     Payments(Vec<Payment>),
     /// Of `Payment`; `None` if there is none with this id.
     Payment(Option<Payment>),
+    /// Of `Graph`.
+    Graph(Graph),
+}
+
+/// How much of the public graph a node knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Graph {
+    /// Channels.
+    pub channels: usize,
+    /// Of these, those whose both directions have a `channel_update`.
+    pub usable_channels: usize,
+    /// Nodes.
+    pub nodes: usize,
 }
 
 /// What a node owns.
