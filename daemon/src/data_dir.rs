@@ -11,6 +11,7 @@
 //!   access.token            0600, what gRPC clients must show      (token)
 //!   rpc.json                where the running node listens         (this module)
 //!   journal/                the truth                              (millrace-journal)
+//!   liquidity               what payments have taught of others' channels, can be deleted   (payments::send::memory)
 //!   view/                   indexes, can be deleted                (sled)
 //! ```
 //!
@@ -182,6 +183,12 @@ impl DataDir {
     #[must_use]
     pub fn journal(&self) -> PathBuf {
         self.path.join("journal")
+    }
+
+    /// The file with what payments have taught about the channels of others.
+    #[must_use]
+    pub fn liquidity(&self) -> PathBuf {
+        self.path.join("liquidity")
     }
 
     /// The view's folder.

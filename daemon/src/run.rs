@@ -19,6 +19,7 @@ use crate::coins::{self, Coins, WalletRecords};
 use crate::config::Config;
 use crate::gauges::Watched;
 use crate::keys::Keys;
+use crate::network::Network;
 use crate::node::{self, Node, Origins, Surroundings};
 use crate::payments::{PaymentRules, Payments};
 use crate::peer::PeerRules;
@@ -47,7 +48,9 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     let source = BitcoindSource::new(bitcoind.clone()).beginning_at(data_dir.restore_from()?);
     let (sync, fees, broadcaster) = (source.sync(), source.fees(), source.broadcaster());
 
+    let network = Network::default();
     let payments = Payments::new(keys.clone(), payment_rules(&config));
+    payments.find_ways(network, data_dir.liquidity());
     let records = Arc::new(WalletRecords::default());
     let journal_dir = data_dir.journal();
     let recovered = node::open(Origins {
@@ -141,6 +144,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     tracing::info!("stopping");
     data_dir.remove_rpc_info();
     rpc.stop().await;
+    payments.remember().await;
     node.stop().await;
     ended
 }

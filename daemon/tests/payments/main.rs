@@ -5,6 +5,7 @@
 mod fuzz;
 #[path = "../support/mod.rs"]
 mod support;
+mod ways;
 mod world;
 
 use std::collections::{HashMap, HashSet};

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bitcoin::Network;
 use millrace_chain::broadcast::Broadcaster;
 use millrace_chain::fees::FeeEstimates;
 use millrace_chain::{Auth, Bitcoind, SyncState, Timeouts};
@@ -23,6 +22,7 @@ use millraced::claims::{self, ClaimParts};
 use millraced::config::Config;
 use millraced::data_dir::DataDir;
 use millraced::facts::Fold;
+use millraced::network::Network;
 use millraced::node::{Node, Origins, Surroundings, open};
 use millraced::payments::{PaymentRules, Payments};
 use millraced::peer::PeerRules;
@@ -57,6 +57,7 @@ pub(crate) type Link = InterceptedService<Channel, Bearer>;
 /// A node with its API.
 pub(crate) struct World {
     pub(crate) node: Node,
+    pub(crate) network: Network,
     pub(crate) payments: Arc<Payments>,
     pub(crate) serving: Serving,
     pub(crate) readiness: watch::Sender<Readiness>,
@@ -79,20 +80,22 @@ pub(crate) async fn start(home: &Path, chain: &FakeChain) -> World {
 
 /// The same, but its API has not heard yet that it is ready.
 pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
-    let mut config = Config::defaults(Network::Regtest, home);
+    let mut config = Config::defaults(bitcoin::Network::Regtest, home);
     config.data_dir = home.to_path_buf();
     let prepared = prepare(config.clone()).unwrap();
     let (keys, data_dir) = (prepared.keys, prepared.data_dir);
     let token = std::fs::read_to_string(data_dir.access_token()).unwrap().trim().to_owned();
     let (sync, synced) = watch::channel(SyncState::Synced { height: chain.height() });
     let rules = PaymentRules {
-        network: Network::Regtest,
+        network: bitcoin::Network::Regtest,
         max_cltv_expiry_blocks: 2016,
         final_cltv_delta: 42,
         invoice_expiry_s: 3600,
         keys_kept_ms: 86_400_000,
     };
     let payments = Payments::new(keys.clone(), rules);
+    let network = Network::default();
+    payments.find_ways(network.clone(), data_dir.liquidity());
     let mut channel_rules = ChannelRules::usual(ChainHash::REGTEST);
     channel_rules.shards = 2;
     let channel_keys = keys.clone();
@@ -130,7 +133,7 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
     let settings = millrace_chain::Config {
         url: "http://127.0.0.1:1".to_owned(),
         auth: Auth::UserPass { user: String::new(), password: String::new() },
-        network: Network::Regtest,
+        network: bitcoin::Network::Regtest,
         timeouts: Timeouts::default(),
     };
     let bitcoind = Bitcoind::new(settings).unwrap();
@@ -138,7 +141,7 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
     let reserve = ReservePolicy { per_channel: Sat(25_000), max: Sat(1_000_000) };
     let loaded = Wallet::load([], keys.wallet().clone(), reserve).unwrap();
     let (wallet, _task) = wallet::spawn(loaded, |_| async {});
-    let fees = watch::channel(FeeEstimates::fallback(Network::Regtest)).1;
+    let fees = watch::channel(FeeEstimates::fallback(bitcoin::Network::Regtest)).1;
     let (claimer, _task) = claims::start(ClaimParts {
         bitcoind,
         broadcaster: broadcaster.clone(),
@@ -169,6 +172,7 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
     let serving = api::serve(api, &prepared.tls, prepared.token, address, data_dir.view()).await.unwrap();
     World {
         node,
+        network,
         payments,
         serving,
         readiness,
