@@ -8,7 +8,7 @@ use millrace_channel::Side;
 use millrace_routing::graph::NodeId;
 use millrace_routing::liquidity::Liquidity;
 use millrace_routing::map::Map;
-use millrace_routing::path::{FirstHop, HOPS_MAX, InFlight, Parts, Path, Request, Search, Weights, find_parts};
+use millrace_routing::path::{FirstHop, HOPS_MAX, InFlight, NoPath, Parts, Path, Request, Search, Weights, find_parts};
 use millrace_wire::{BlockHeight, ChannelId, Msat, OnionPacket, PublicKey, ShortChannelId};
 use secp256k1::SecretKey;
 
@@ -114,7 +114,14 @@ impl Job {
             0 | 1 => search.find(&self.map, &request, &weights).map(|path| vec![path]),
             most => find_parts(search, &self.map, &request, &weights, Parts { most }),
         });
-        found.map_err(|why| PayRefusal::NoRoute { payee: self.goal.payee, why })
+        found.map_err(|why| {
+            let why = match why {
+                // The last part that was tried had but a share of it.
+                NoPath::FeeLimit { .. } => NoPath::FeeLimit { fee_limit: self.fee_limit },
+                NoPath::Ourselves | NoPath::NoChannel | NoPath::Balance { .. } | NoPath::NoWay => why,
+            };
+            PayRefusal::NoRoute { payee: self.goal.payee, why }
+        })
     }
 
     fn part(&self, path: &Path, attempt: u32, height: BlockHeight) -> Result<Part, PayRefusal> {
