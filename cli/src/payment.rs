@@ -136,25 +136,31 @@ pub(crate) fn json(payment: &Payment) -> Value {
 
 /// An attempt for a program.
 pub(crate) fn attempt_json(attempt: &Attempt) -> Value {
-    let hop = |hop: &Hop| {
-        json!({
-            "node_id": hex::encode(&hop.node_id),
-            "short_channel_id": words::scid(hop.short_channel_id),
-            "amount_msat": hop.amount_msat,
-            "fee_msat": hop.fee_msat,
-            "cltv_expiry": hop.cltv_expiry,
-        })
-    };
     json!({
         "attempt": attempt.attempt,
         "status": words::value(attempt.status().as_str_name(), "PAYMENT_STATUS_"),
         "amount_msat": attempt.amount_msat,
         "fee_msat": attempt.fee_msat,
-        "hops": attempt.hops.iter().map(hop).collect::<Vec<_>>(),
+        "hops": attempt.hops.iter().map(hop_json).collect::<Vec<_>>(),
         "failure": attempt.failure.as_ref().map(failure_json),
         "started_ms": attempt.started_ms,
         "ended_ms": attempt.ended_ms,
     })
+}
+
+/// A hop for a program.
+pub(crate) fn hop_json(hop: &Hop) -> Value {
+    let mut json = json!({
+        "node_id": hex::encode(&hop.node_id),
+        "short_channel_id": words::scid(hop.short_channel_id),
+        "amount_msat": hop.amount_msat,
+        "fee_msat": hop.fee_msat,
+        "cltv_expiry": hop.cltv_expiry,
+    });
+    if let Some(held_ms) = hop.held_ms {
+        json["held_ms"] = json!(held_ms);
+    }
+    json
 }
 
 /// A failure for a program.
@@ -163,7 +169,9 @@ pub(crate) fn failure_json(failure: &PaymentFailure) -> Value {
         "reason": failure_reason(failure),
         "message": failure.message,
         "failure_code": failure.failure_code,
+        "failure_name": failure.failure_name,
         "hop_index": failure.hop_index,
+        "node_id": words::hex_or_none(&failure.node_id),
         "hint": failure.hint,
     })
 }
@@ -208,32 +216,56 @@ pub(crate) fn attempt_text(attempt: &Attempt) -> String {
     match (attempt.status(), failure) {
         (PaymentStatus::Failed, Some(failure)) => format!("Attempt {number} failed: {failure}"),
         (other, _) => format!(
-            "Attempt {number}, {} over {} for {}: {}",
+            "Attempt {number}, {} over {}{} for {}: {}",
             msat(attempt.amount_msat),
             words::count(attempt.hops.len(), "hop"),
+            between(&attempt.hops),
             msat(attempt.fee_msat),
             status(other)
         ),
     }
 }
 
+/// The nodes on the way, the payee left out.
+fn between(hops: &[Hop]) -> String {
+    match hops.split_last() {
+        Some((_, way)) if !way.is_empty() => {
+            let nodes: Vec<String> = way.iter().map(|hop| words::short(&hop.node_id)).collect();
+            format!(" ({})", nodes.join(", "))
+        }
+        Some(_) | None => String::new(),
+    }
+}
+
 fn attempt_section(attempt: &Attempt) -> String {
-    let columns = [
+    format!("{}\n{}", attempt_text(attempt), hops_table(&attempt.hops))
+}
+
+/// A way, hop by hop. How long each held the HTLC is only shown if one has said so.
+pub(crate) fn hops_table(hops: &[Hop]) -> String {
+    let mut columns = vec![
         Column::Text("HOP"),
         Column::Number("RECEIVES"),
         Column::Number("KEEPS"),
         Column::Number("EXPIRES AT"),
         Column::Text("CHANNEL"),
     ];
+    let is_held = hops.iter().any(|hop| hop.held_ms.is_some());
+    if is_held {
+        columns.push(Column::Number("HELD"));
+    }
     let row = |hop: &Hop| {
-        vec![
+        let mut row = vec![
             words::short(&hop.node_id),
             msat(hop.amount_msat),
             msat(hop.fee_msat),
             hop.cltv_expiry.to_string(),
             words::scid(hop.short_channel_id),
-        ]
+        ];
+        if is_held {
+            row.push(hop.held_ms.map(|held| format!("{held} ms")).unwrap_or_default());
+        }
+        row
     };
-    let rows = attempt.hops.iter().map(row).collect();
-    format!("{}\n{}", attempt_text(attempt), list(&columns, rows, "No route."))
+    list(&columns, hops.iter().map(row).collect(), "No route.")
 }

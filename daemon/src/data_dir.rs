@@ -12,6 +12,7 @@
 //!   rpc.json                where the running node listens         (this module)
 //!   journal/                the truth                              (millrace-journal)
 //!   graph                   the public graph, can be deleted       (gossip)
+//!   liquidity               what payments have taught of others' channels, can be deleted   (payments::send::memory)
 //!   view/                   indexes, can be deleted                (sled)
 //! ```
 //!
@@ -189,6 +190,12 @@ impl DataDir {
     #[must_use]
     pub fn graph(&self) -> PathBuf {
         self.path.join("graph")
+    }
+
+    /// The file with what payments have taught about the channels of others.
+    #[must_use]
+    pub fn liquidity(&self) -> PathBuf {
+        self.path.join("liquidity")
     }
 
     /// The view's folder.

@@ -331,6 +331,8 @@ fn weight(what: &Happened) -> usize {
         Happened::InvoiceHeld { parts, .. } | Happened::InvoicePaidInParts { parts, .. } => parts.len() * 40,
         Happened::ChannelClosing { reason, .. } | Happened::PeerDisconnected { reason, .. } => reason.len(),
         Happened::AttemptFailed { failure, .. } | Happened::PaymentFailed { failure, .. } => failure.message.len(),
+        Happened::AttemptRouted { route, .. } => route.hops.len() * 50,
+        Happened::AttemptHeld { held_ms, .. } => held_ms.len() * 3,
         // Its terms, and an entry for each output.
         Happened::ChannelClosed { last, .. } => {
             700 + last.last.ending.as_ref().map_or(0, |end| end.outputs.len() * 120)

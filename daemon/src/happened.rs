@@ -12,6 +12,7 @@ use millrace_wire::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::route::Route;
 use crate::wallet::Label;
 
 /// The version that this build writes.
@@ -189,6 +190,24 @@ pub enum Happened {
     },
     /// An HTLC of a peer went on, and it is known how that ends.
     Forwarded(Box<Forwarded>),
+    /// The way of an attempt that goes over other nodes, or carries a part; told together with its beginning.
+    AttemptRouted {
+        /// Of which payment.
+        id: PaymentId,
+        /// Which attempt, from 0.
+        attempt: u32,
+        /// Its way.
+        route: Box<Route>,
+    },
+    /// For how long each hop says that it held the HTLC of an attempt that failed (BOLT 4, attribution data).
+    AttemptHeld {
+        /// Of which payment.
+        id: PaymentId,
+        /// Which attempt, from 0.
+        attempt: u32,
+        /// In milliseconds, first hop first, for as many hops as vouch for it.
+        held_ms: Vec<u32>,
+    },
 }
 
 /// An HTLC that pays an invoice, or a part of it.

@@ -36,6 +36,7 @@ pub mod policy;
 pub mod prepare;
 pub mod readiness;
 mod recovery;
+pub mod route;
 pub mod run;
 pub mod seed;
 pub mod shutdown;

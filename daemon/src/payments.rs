@@ -22,6 +22,7 @@ mod refusal;
 mod row;
 mod send;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 
 use millrace_chain::SyncState;
@@ -32,13 +33,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use hold::HoldError;
 pub use listener::{Listener, Told};
 pub use make::{InvoiceOrder, MakeError, Purpose, Taking};
-pub use prepare::{PayKey, PayRequest, PayerRules, TIMEOUT_DEFAULT};
+pub use prepare::{Limits, PARTS_MAX, PayKey, PayRequest, PayerRules, TIMEOUT_DEFAULT, Target};
 pub use receive::{HoldRefusal, InvoiceRefusal, MPP_TIMEOUT_MS};
 pub use refusal::PayRefusal;
 pub use row::{AttemptRow, HeldRow, InvoiceKind, InvoiceRow, PaidRow, PaymentRow, PaymentStatus};
 
 use self::actor::{Actor, Input, ReceivingRules, Surroundings};
 use self::core::Core;
+use self::prepare::Moment;
 use self::send::LookUp;
 use crate::channels::Registry;
 use crate::clock;
@@ -48,6 +50,7 @@ use crate::idempotency::Idempotency;
 use crate::keys::Keys;
 use crate::network::Network;
 use crate::policy::{ForwardPolicy, Policies};
+use crate::route::Route;
 use crate::steps::JournalHandle;
 use crate::view::Past;
 
@@ -110,6 +113,7 @@ pub struct Payments {
     policies: Policies,
     updates: Updates,
     log: Arc<EventLog>,
+    /// Where ways are looked for; nowhere if it was not said.
     network: std::sync::OnceLock<Network>,
 }
 
@@ -160,17 +164,20 @@ impl Payments {
         })
     }
 
+    /// Says where ways are looked for, and in which file is kept what payments teach. To be called before the start.
+    pub fn find_ways(&self, network: Network, memory: PathBuf) {
+        // The first one stays.
+        let _second = self.network.set(network);
+        if let Some(core) = self.core.lock().expect(LOCK).as_mut() {
+            core.sending.memory = send::Memory::load(memory);
+        }
+    }
+
     /// Puts the events on top of the journal's history, once everything was read back.
     pub fn attach(&self, journal: &Arc<Journal>) {
         self.log.attach(Arc::clone(journal.history()));
         let journal = Arc::downgrade(journal);
         self.log.follow(Box::new(move || journal.upgrade().map_or(Position::START, |journal| journal.durable_end())));
-    }
-
-    /// Says what is known of the network, for the route hints of invoices. Without it they have none.
-    pub fn know(&self, network: Network) {
-        // The first one stays: there is one network.
-        let _second = self.network.set(network);
     }
 
     /// Lets the task run. To be called on a tokio runtime, after everything that the channels owe was told
@@ -191,7 +198,9 @@ impl Payments {
         let archive = archive_of(past);
         let (keys, rules) = (self.keys.clone(), self.payer.clone());
         let (forwards, updates) = (self.rules.forwards, Arc::clone(&self.updates));
-        let around = Surroundings { registry, journal, sync, keys, rules, archive, receiving, forwards, updates };
+        let network = self.network.get().cloned().unwrap_or_default();
+        let around =
+            Surroundings { registry, journal, sync, keys, rules, archive, receiving, forwards, updates, network };
         let actor = Actor::new(core, around, receiver, self.inputs.downgrade());
         let task = tokio::spawn(actor.run());
         self.log.nudge();
@@ -227,12 +236,10 @@ impl Payments {
     /// Makes payments. Each listener is told what becomes of its own; nothing here waits, but the curve work of all of
     /// them is done on the caller's thread.
     pub fn pay(&self, payments: impl IntoIterator<Item = (PayRequest, Listener)>) {
-        let height = self.running.get().and_then(|running| running.sync.borrow().height());
-        let height = height.map(millrace_wire::BlockHeight);
-        let now = clock::now();
+        let moment = self.moment();
         let mut prepared = Vec::new();
         for (request, listener) in payments {
-            match prepare::prepare(request, &self.payer, now, height, listener) {
+            match prepare::prepare(request, &self.payer, moment, |payee| self.is_peer(payee), listener) {
                 Ok(payment) => prepared.push(payment),
                 Err((refusal, listener)) => listener.refuse(refusal),
             }
@@ -242,6 +249,43 @@ impl Payments {
                 payment.listener.refuse(crate::channels::NoNewWork::Stopping.into());
             }
         }
+    }
+
+    /// The ways that a payment would take now, and nothing is sent.
+    ///
+    /// # Errors
+    /// [`PayRefusal`] as for the payment itself.
+    pub async fn estimate(&self, request: PayRequest) -> Result<Vec<Route>, PayRefusal> {
+        let (listener, _) = Listener::pair(0, false);
+        let prepared = prepare::prepare(request, &self.payer, self.moment(), |_| false, listener);
+        let prepared = prepared.map_err(|(refusal, _)| refusal)?;
+        let (expired_at_ms, now_ms) = (prepared.plan.goal.expires_ms, clock::unix_ms());
+        if expired_at_ms <= now_ms {
+            return Err(PayRefusal::Expired { expired_at_ms, now_ms });
+        }
+        let (reply, answer) = oneshot::channel();
+        let stopping = || PayRefusal::from(crate::channels::NoNewWork::Stopping);
+        self.inputs.send(Input::Estimate(Box::new(prepared), reply)).map_err(|_| stopping())?;
+        let parts = answer.await.map_err(|_| stopping())??;
+        Ok(parts.into_iter().map(|part| part.route).collect())
+    }
+
+    /// Writes what payments have taught, for an orderly end: it may also be lost.
+    pub async fn remember(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.is_running() && self.inputs.send(Input::Remember(reply)).is_ok() {
+            // No answer comes when the task has ended.
+            let _written = answer.await.is_ok();
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        let height = self.running.get().and_then(|running| running.sync.borrow().height());
+        Moment { now: clock::now(), unix_ms: clock::unix_ms(), height: height.map(millrace_wire::BlockHeight) }
+    }
+
+    fn is_peer(&self, node: &millrace_wire::PublicKey) -> bool {
+        self.running.get().is_some_and(|running| !running.registry.snapshots_with(node).is_empty())
     }
 
     /// What happens, in order.

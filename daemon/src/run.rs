@@ -54,12 +54,13 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     let source = BitcoindSource::new(bitcoind.clone()).beginning_at(data_dir.restore_from()?);
     let (sync, fees, broadcaster) = (source.sync(), source.fees(), source.broadcaster());
 
-    let payments = Payments::new(keys.clone(), payment_rules(&config));
     let network = Network::default();
+    let payments = Payments::new(keys.clone(), payment_rules(&config));
     let announcer = Announcer::new(announcing(&config, &keys, payments.policies().clone(), network.clone()));
     let announced = Arc::clone(&announcer);
     // Without its type, which stands for itself in a failure.
     payments.announce_by(Box::new(move |scid| announced.update_of(scid)?.get(2..).map(<[u8]>::to_vec)));
+    payments.find_ways(network.clone(), data_dir.liquidity());
     let records = Arc::new(WalletRecords::default());
     let journal_dir = data_dir.journal();
     let recovered = node::open(Origins {
@@ -71,7 +72,6 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
         sync: sync.clone(),
     })?;
     payments.attach(recovered.journal());
-    payments.know(network.clone());
     let registry = recovered.registry();
 
     let loaded = Wallet::load(records.take(), keys.wallet().clone(), reserve_policy(&config))?;
@@ -167,6 +167,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     tracing::info!("stopping");
     data_dir.remove_rpc_info();
     rpc.stop().await;
+    payments.remember().await;
     node.stop().await;
     ended
 }

@@ -517,6 +517,7 @@ fn attempt(status: PaymentStatus) -> Attempt {
             amount_msat: 21_000,
             fee_msat: 3,
             cltv_expiry: 900,
+            held_ms: None,
         }],
         failure: None,
         started_ms: NOON_MS + 1,
@@ -531,6 +532,8 @@ fn failure() -> PaymentFailure {
         failure_code: 0x400f,
         hop_index: Some(1),
         hint: "Ask the payee for a new invoice.".to_owned(),
+        node_id: node(2),
+        failure_name: "incorrect_or_unknown_payment_details".to_owned(),
     }
 }
 
@@ -558,13 +561,31 @@ pub(crate) fn failed_payment() -> Payment {
         fee_msat: 0,
         preimage: Vec::new(),
         failure: Some(failure()),
-        attempts: vec![Attempt {
-            failure: Some(failure()),
-            ended_ms: Some(NOON_MS + 6),
-            ..attempt(PaymentStatus::Failed)
-        }],
+        attempts: vec![
+            Attempt {
+                failure: Some(failure()),
+                ended_ms: Some(NOON_MS + 6),
+                hops: vec![hop(2, 10_510, 510, Some(1_200)), hop(3, 10_000, 0, None)],
+                amount_msat: 10_000,
+                fee_msat: 510,
+                ..attempt(PaymentStatus::Failed)
+            },
+            Attempt { attempt: 2, ended_ms: Some(NOON_MS + 7), ..attempt(PaymentStatus::InFlight) },
+        ],
         ..paid_payment()
     }
+}
+
+fn hop(to: u8, amount_msat: u64, fee_msat: u64, held_ms: Option<u32>) -> Hop {
+    let short_channel_id = 805 << 40 | u64::from(to) << 16 | 1;
+    Hop { node_id: node(to), short_channel_id, amount_msat, fee_msat, cltv_expiry: 900, held_ms }
+}
+
+pub(crate) fn estimated() -> EstimateRouteResponse {
+    let hops = vec![hop(2, 10_510, 510, None), hop(3, 10_000, 0, None)];
+    let over = Route { amount_msat: 10_000, fee_msat: 510, hops };
+    let direct = Route { amount_msat: 11_000, fee_msat: 0, hops: vec![hop(3, 11_000, 0, None)] };
+    EstimateRouteResponse { routes: vec![over, direct], amount_msat: 21_000, fee_msat: 510 }
 }
 
 fn steps(outcome: Payment) -> Vec<PayProgress> {

@@ -317,6 +317,17 @@ mod pay {
             ["pay", "lnbcrt1…", "21sat", "--fee-limit", "1sat", "--timeout", "5s", "--idempotency-key", "k"];
         both("pay", &arguments);
     }
+
+    #[test]
+    fn a_node_that_has_made_no_invoice() {
+        let node = "02".repeat(33);
+        both("pay-node", &["pay", "--node", &node, "--amount", "21sat", "--max-parts", "4", "--idempotency-key", "k"]);
+    }
+
+    #[test]
+    fn what_it_would_cost() {
+        both("pay-dry-run", &["pay", "lnbcrt1…", "--dry-run", "--max-blocks", "500"]);
+    }
 }
 
 mod payment {

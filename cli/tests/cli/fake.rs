@@ -534,6 +534,14 @@ impl Payments for Stage {
         Ok(Response::new(GetPaymentResponse { payment: Some(answers::failed_payment()) }))
     }
 
+    async fn estimate_route(
+        &self,
+        request: Request<EstimateRouteRequest>,
+    ) -> Result<Response<EstimateRouteResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(answers::estimated()))
+    }
+
     async fn list(&self, request: Request<ListPaymentsRequest>) -> Result<Response<ListPaymentsResponse>, Status> {
         self.note(&request);
         Ok(Response::new(ListPaymentsResponse {

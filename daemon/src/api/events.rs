@@ -148,7 +148,10 @@ fn body(what: &Happened, time_ms: u64) -> Option<Body> {
             payee_node_id: started.payee.serialize().to_vec(),
             idempotency_key: started.idempotency_key.clone(),
         }),
-        Happened::AttemptBegun { .. } | Happened::AttemptFailed { .. } => return None,
+        Happened::AttemptBegun { .. }
+        | Happened::AttemptFailed { .. }
+        | Happened::AttemptRouted { .. }
+        | Happened::AttemptHeld { .. } => return None,
         Happened::PaymentSucceeded { payment_hash, preimage, amount, fee, .. } => {
             Body::PaymentSucceeded(v1::PaymentSucceeded {
                 payment_hash: payment_hash.0.to_vec(),

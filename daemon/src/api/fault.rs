@@ -16,6 +16,8 @@ use crate::wallet::WalletError;
 use millrace_channel::Refusal;
 use millrace_channel::phase::opening::Unacceptable;
 use millrace_routing::invoice::InvoiceError;
+use millrace_routing::path::NoPath;
+use millrace_wire::PublicKey;
 
 /// A field of the request cannot be right.
 pub(super) fn field(name: &str, what: impl Into<String>) -> Status {
@@ -183,8 +185,10 @@ pub(super) fn pay(refusal: &PayRefusal) -> Status {
         ),
         PayRefusal::NoChannel { payee } => (
             ErrorDetail::new(ErrorReason::NoRoute).fact("payee_node_id", payee),
-            "Open a channel with the payee: routing over other nodes is not there yet.",
+            "Open a channel with the payee, or with a node that has a way to it.",
         ),
+        PayRefusal::NoRoute { payee, why } => no_route(payee, why),
+        PayRefusal::TimedOut => (ErrorDetail::new(ErrorReason::NoRoute), "Call again, and grant more time."),
         PayRefusal::PeerAway { payee } => (
             ErrorDetail::new(ErrorReason::PeerNotConnected).fact("payee_node_id", payee),
             "Connect to the payee and call again.",
@@ -232,6 +236,25 @@ pub(super) fn pay(refusal: &PayRefusal) -> Status {
         }
     };
     detail.hint(hint).into_status(message)
+}
+
+fn no_route(payee: &PublicKey, why: &NoPath) -> (ErrorDetail, &'static str) {
+    let detail = |reason| ErrorDetail::new(reason).fact("payee_node_id", payee);
+    match why {
+        NoPath::Ourselves => (detail(ErrorReason::SelfPayment), "There is nothing to pay: the payee is this node."),
+        NoPath::NoChannel => {
+            (detail(ErrorReason::InsufficientBalance), "Open a channel, or wait until one can be used again.")
+        }
+        NoPath::Balance { most } => {
+            (detail(ErrorReason::InsufficientBalance).fact("available_msat", most.0), "Pay less, or receive first.")
+        }
+        NoPath::NoWay => {
+            (detail(ErrorReason::NoRoute), "Open a channel with the payee, or with a node that has a way to it.")
+        }
+        NoPath::FeeLimit { fee_limit } => {
+            (detail(ErrorReason::NoRoute).fact("fee_limit_msat", fee_limit.0), "Raise the fee limit.")
+        }
+    }
 }
 
 pub(super) fn make_invoice(error: &MakeError) -> Status {
@@ -502,6 +525,12 @@ mod tests {
             PayRefusal::SelfPayment,
             PayRefusal::ExpiryTooFar { blocks: 1, max: 2 },
             PayRefusal::NoChannel { payee: peer },
+            PayRefusal::NoRoute { payee: peer, why: NoPath::Ourselves },
+            PayRefusal::NoRoute { payee: peer, why: NoPath::NoChannel },
+            PayRefusal::NoRoute { payee: peer, why: NoPath::Balance { most: amount } },
+            PayRefusal::NoRoute { payee: peer, why: NoPath::NoWay },
+            PayRefusal::NoRoute { payee: peer, why: NoPath::FeeLimit { fee_limit: amount } },
+            PayRefusal::TimedOut,
             PayRefusal::PeerAway { payee: peer },
             PayRefusal::NotUsable { state: "x".to_owned() },
             PayRefusal::BelowMinimum { amount, minimum: other },

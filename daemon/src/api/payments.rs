@@ -7,24 +7,27 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use millrace_routing::failure::code;
 use millrace_routing::invoice::{Description, Invoice};
 use millrace_rpc::v1::payments_server::Payments;
 use millrace_rpc::v1::{
-    self, GetPaymentResponse, ListPaymentsResponse, PayProgress, StreamPayRequest, StreamPayResponse, pay_progress,
-    stream_pay_response,
+    self, EstimateRouteResponse, GetPaymentResponse, ListPaymentsResponse, PayProgress, StreamPayRequest,
+    StreamPayResponse, pay_progress, stream_pay_response,
 };
-use millrace_wire::Msat;
+use millrace_wire::{Msat, PublicKey};
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, fault, parse};
-use crate::happened::{Failure, FailureReason};
+use crate::happened::{AttemptBegun, Failure, FailureReason};
 use crate::idempotency::{KeyHash, RequestHash};
 use crate::payments::{
-    AttemptRow, Listener, PayKey, PayRefusal, PayRequest, PaymentRow, PaymentStatus, TIMEOUT_DEFAULT, Told,
+    AttemptRow, Limits, Listener, PARTS_MAX, PayKey, PayRefusal, PayRequest, PaymentRow, PaymentStatus,
+    TIMEOUT_DEFAULT, Target, Told,
 };
+use crate::route::{Route, RouteHop};
 
 /// Payments that one stream may have under way.
 const OUTSTANDING_MAX: usize = 8_192;
@@ -77,6 +80,25 @@ impl Payments for PaymentsService {
         Ok(Response::new(GetPaymentResponse { payment: Some(message(&row, true)) }))
     }
 
+    async fn estimate_route(
+        &self,
+        request: Request<v1::EstimateRouteRequest>,
+    ) -> Result<Response<EstimateRouteResponse>, Status> {
+        self.0.ready()?;
+        let payment = request.into_inner().payment.unwrap_or_default();
+        let request = order(v1::PayRequest { idempotency_key: String::new(), ..payment });
+        let request = request.map_err(|refusal| fault::pay(&refusal))?;
+        let routes = self.0.api.payments.estimate(request).await.map_err(|refusal| fault::pay(&refusal))?;
+        let sum = |of: fn(&Route) -> Msat| routes.iter().map(|route| of(route).0).fold(0, u64::saturating_add);
+        let (amount_msat, fee_msat) = (sum(Route::received), sum(Route::fee));
+        let routes = routes.iter().map(|route| v1::Route {
+            amount_msat: route.received().0,
+            fee_msat: route.fee().0,
+            hops: hops(route, &[]),
+        });
+        Ok(Response::new(EstimateRouteResponse { routes: routes.collect(), amount_msat, fee_msat }))
+    }
+
     async fn list(&self, request: Request<v1::ListPaymentsRequest>) -> Result<Response<ListPaymentsResponse>, Status> {
         self.0.ready()?;
         let v1::ListPaymentsRequest { page, status } = request.into_inner();
@@ -98,7 +120,7 @@ struct Followed {
     inner: Shared,
     told: mpsc::UnboundedReceiver<(u64, Told)>,
     /// Of the payment, once it is accepted.
-    accepted: Option<(Vec<u8>, Msat, millrace_wire::PublicKey)>,
+    accepted: Option<(Vec<u8>, Msat, PublicKey)>,
     is_over: bool,
 }
 
@@ -175,7 +197,7 @@ impl Followed {
     }
 }
 
-fn accepted(amount: Msat, payee: &millrace_wire::PublicKey) -> pay_progress::Step {
+fn accepted(amount: Msat, payee: &PublicKey) -> pay_progress::Step {
     pay_progress::Step::Accepted(v1::PaymentAccepted {
         amount_msat: amount.0,
         payee_node_id: payee.serialize().to_vec(),
@@ -193,14 +215,64 @@ fn order(mut request: v1::PayRequest) -> Result<PayRequest, PayRefusal> {
             return Err(PayRefusal::Field { field: "timeout_s", what });
         }
     };
+    let limits = Limits { timeout, fee: fee_limit(&request)?, parts: parts(&request)?, blocks: blocks(&request)? };
     let key = if text.is_empty() {
         None
     } else {
         let hash = KeyHash::of(&text)?;
         Some(PayKey { text, hash, request: RequestHash::of(CALL, &request.encode_to_vec()) })
     };
-    // A route of one hop costs nothing: every limit is kept.
-    Ok(PayRequest { bolt11: request.bolt11, amount: request.amount_msat.map(Msat), key, timeout })
+    let amount = request.amount_msat.map(Msat);
+    let target = match (request.bolt11.is_empty(), request.node_id.is_empty()) {
+        (_, true) => Target::Invoice(request.bolt11),
+        (true, false) => Target::Node(node(&request.node_id)?),
+        (false, false) => {
+            let what = "an invoice says whom it pays: leave one of the two out".to_owned();
+            return Err(PayRefusal::Field { field: "node_id", what });
+        }
+    };
+    Ok(PayRequest { target, amount, key, limits })
+}
+
+fn node(bytes: &[u8]) -> Result<PublicKey, PayRefusal> {
+    PublicKey::from_slice(bytes).map_err(|error| PayRefusal::Field { field: "node_id", what: error.to_string() })
+}
+
+/// The smaller of what is said. A share needs an amount to be a share of: the invoice's, if the request names none.
+fn fee_limit(request: &v1::PayRequest) -> Result<Option<Msat>, PayRefusal> {
+    let fixed = request.fee_limit_msat.map(Msat);
+    let Some(ppm) = request.fee_limit_ppm else { return Ok(fixed) };
+    let of_invoice = || Invoice::parse(&request.bolt11).map(|invoice| invoice.amount);
+    let amount = match request.amount_msat.map(Msat) {
+        Some(amount) => amount,
+        None => of_invoice()?.ok_or(PayRefusal::AmountMissing)?,
+    };
+    let share = u128::from(amount.0) * u128::from(ppm) / 1_000_000;
+    let share = Msat(u64::try_from(share).unwrap_or(u64::MAX));
+    Ok(Some(fixed.map_or(share, |fixed| fixed.min(share))))
+}
+
+fn parts(request: &v1::PayRequest) -> Result<u16, PayRefusal> {
+    match u16::try_from(request.max_parts) {
+        Ok(0) => Ok(Limits::default().parts),
+        Ok(parts @ 1..=PARTS_MAX) => Ok(parts),
+        Ok(_) | Err(_) => {
+            let what = format!("{} parts are too many, {PARTS_MAX} are the most", request.max_parts);
+            Err(PayRefusal::Field { field: "max_parts", what })
+        }
+    }
+}
+
+fn blocks(request: &v1::PayRequest) -> Result<Option<u16>, PayRefusal> {
+    let blocks = request.max_cltv_expiry_blocks;
+    match u16::try_from(blocks) {
+        Ok(0) => Ok(None),
+        Ok(blocks) => Ok(Some(blocks)),
+        Err(_) => {
+            let what = format!("{blocks} blocks are too many");
+            Err(PayRefusal::Field { field: "max_cltv_expiry_blocks", what })
+        }
+    }
 }
 
 // --- any number of payments ---
@@ -298,7 +370,14 @@ fn prepare(inner: &Shared, requests: Vec<StreamPayRequest>, told: &mpsc::Unbound
     for request in requests {
         let StreamPayRequest { request_id, bolt11, idempotency_key, amount_msat, fee_limit_msat, timeout_s } = request;
         let listener = Listener::new(request_id, false, told.clone());
-        let request = v1::PayRequest { idempotency_key, bolt11, amount_msat, fee_limit_msat, timeout_s };
+        let request = v1::PayRequest {
+            idempotency_key,
+            bolt11,
+            amount_msat,
+            fee_limit_msat,
+            timeout_s,
+            ..v1::PayRequest::default()
+        };
         match order(request) {
             Ok(request) => payments.push((request, listener)),
             Err(refusal) => listener.refuse(refusal),
@@ -368,35 +447,49 @@ fn message(row: &PaymentRow, with_attempts: bool) -> v1::Payment {
     }
 }
 
-fn attempt(row: &AttemptRow, payee: millrace_wire::PublicKey, amount: Msat) -> v1::Attempt {
-    let hop = v1::Hop {
-        node_id: payee.serialize().to_vec(),
-        short_channel_id: parse::scid(row.begun.scid),
-        amount_msat: amount.0,
-        fee_msat: 0,
-        cltv_expiry: row.begun.cltv_expiry.0,
-    };
+fn attempt(row: &AttemptRow, payee: PublicKey, amount: Msat) -> v1::Attempt {
+    let AttemptBegun { attempt, scid, cltv_expiry, .. } = row.begun;
+    let direct = || Route { hops: vec![RouteHop { node: payee, scid, amount, cltv_expiry }] };
+    let route = row.route.clone().unwrap_or_else(direct);
     let failure = match &row.status {
-        PaymentStatus::Failed(failure) => Some(failure_message(failure)),
+        PaymentStatus::Failed(failure) => {
+            let hop = failure.hop.and_then(|hop| usize::try_from(hop).ok()?.checked_sub(1));
+            let node = hop.and_then(|hop| route.hops.get(hop)).map(|hop| hop.node.serialize().to_vec());
+            Some(v1::PaymentFailure { node_id: node.unwrap_or_default(), ..failure_message(failure) })
+        }
         PaymentStatus::InFlight | PaymentStatus::Succeeded { .. } => None,
     };
     v1::Attempt {
-        attempt: row.begun.attempt.saturating_add(1),
+        attempt: attempt.saturating_add(1),
         status: status_of(&row.status).into(),
-        amount_msat: amount.0,
-        fee_msat: 0,
-        hops: vec![hop],
+        amount_msat: route.received().0,
+        fee_msat: route.fee().0,
+        hops: hops(&route, &row.held_ms),
         failure,
         started_ms: row.started_ms,
         ended_ms: row.ended_ms,
     }
 }
 
+fn hops(route: &Route, held_ms: &[u32]) -> Vec<v1::Hop> {
+    let hop = |(index, hop): (usize, &RouteHop)| v1::Hop {
+        node_id: hop.node.serialize().to_vec(),
+        short_channel_id: parse::scid(hop.scid),
+        amount_msat: hop.amount.0,
+        fee_msat: route.fee_of(index).0,
+        cltv_expiry: hop.cltv_expiry.0,
+        held_ms: held_ms.get(index).copied(),
+    };
+    route.hops.iter().enumerate().map(hop).collect()
+}
+
 /// Why a payment failed, as the contract names it.
 pub(super) fn failure_message(failure: &Failure) -> v1::PaymentFailure {
     use v1::PaymentFailureReason as Reason;
     let (reason, hint) = match failure.reason {
-        FailureReason::NoRoute => (Reason::NoRoute, "Open a channel with the payee."),
+        FailureReason::NoRoute => {
+            (Reason::NoRoute, "Open a channel with the payee, or with a node that has a way to it.")
+        }
         FailureReason::InsufficientBalance => (Reason::InsufficientBalance, "Pay less, or receive first."),
         FailureReason::PayeeRefused => {
             (Reason::PayeeRefused, "Ask the payee for a new invoice: this one is unknown there, paid, or expired.")
@@ -418,5 +511,7 @@ pub(super) fn failure_message(failure: &Failure) -> v1::PaymentFailure {
         failure_code: failure.code.into(),
         hop_index: failure.hop,
         hint: hint.to_owned(),
+        node_id: Vec::new(),
+        failure_name: if failure.code == 0 { String::new() } else { code::name(failure.code).to_owned() },
     }
 }

@@ -15,6 +15,7 @@ use crate::happened::{
     AttemptBegun, CancelReason, ChannelOpening, CloseKind, ClosedChannel, ClosingTx, Failure, FailureReason,
     ForwardEnd, Forwarded, Happened, InvoiceCreated, PaymentId, PaymentStarted, ReceivedPart, WalletSeen,
 };
+use crate::route::{Route, RouteHop};
 use crate::wallet::{Label, TxKind};
 
 const CHANNEL: ChannelId = ChannelId([3; 32]);
@@ -92,6 +93,11 @@ fn closed() -> ClosedChannel {
 
 const fn attempt() -> AttemptBegun {
     AttemptBegun { attempt: 1, channel_id: CHANNEL, scid: ShortChannelId(77), cltv_expiry: CltvExpiry(500) }
+}
+
+fn route() -> Route {
+    let hop = RouteHop { node: peer(), scid: ShortChannelId(77), amount: Msat(1), cltv_expiry: CltvExpiry(500) };
+    Route { hops: vec![hop, hop] }
 }
 
 pub(super) fn all() -> Vec<(Happened, &'static str)> {
@@ -205,6 +211,14 @@ pub(super) fn all() -> Vec<(Happened, &'static str)> {
         (
             Happened::PeerConnected { peer, address: "h:1".to_owned(), is_inbound: true },
             "01070c031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f03683a3101",
+        ),
+        (
+            Happened::AttemptRouted { id: ID, attempt: 1, route: Box::new(route()) },
+            "01071404040404040404040404040404040404040404040404040404040404040404040102031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f4d01f403031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f4d01f403",
+        ),
+        (
+            Happened::AttemptHeld { id: ID, attempt: 1, held_ms: vec![100, 300] },
+            "0107150404040404040404040404040404040404040404040404040404040404040404010264ac02",
         ),
         (
             Happened::PeerDisconnected { peer, reason: "r".to_owned() },

@@ -16,7 +16,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use millrace_chain::SyncState;
 use millrace_journal::Position;
 use millrace_wire::{BlockHeight, ChannelId, HtlcId, PaymentHash, Preimage};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::core::{Consequences, Core, ToPeel};
@@ -26,7 +26,8 @@ use super::judge::{self, Opened, Received, Removing};
 use super::listener::Listener;
 use super::prepare::{PayerRules, Prepared};
 use super::receive::{Fulfilment, HoldReply, InvoiceRefusal};
-use super::send::{LookUp, Order, World};
+use super::refusal::PayRefusal;
+use super::send::{Job, LookUp, Order, Part, World};
 use super::{ForwardRules, Updates};
 use crate::channels::{CommandError, CommandResult, NoNewWork, Registry};
 use crate::clock;
@@ -34,6 +35,7 @@ use crate::entry::Entry;
 use crate::facts::News;
 use crate::keys::Keys;
 use crate::metrics;
+use crate::network::Network;
 use crate::steps::JournalHandle;
 
 /// Inputs of one turn.
@@ -44,6 +46,8 @@ const PEEL_CHUNK: usize = 12;
 const TICK: Duration = Duration::from_millis(10);
 /// How often what is old is forgotten.
 const PRUNE_EVERY_MS: u64 = 30_000;
+/// How often what payments have taught is written to its file.
+const REMEMBER_EVERY_MS: u64 = 300_000;
 /// An expired invoice stays so long: a claim decided just before may be on its way to the disk.
 const EXPIRY_SLACK_MS: u64 = 600_000;
 
@@ -57,6 +61,12 @@ pub(crate) enum Input {
     BeginInvoice(PaymentHash, oneshot::Sender<Result<(), InvoiceRefusal>>),
     /// It was not written after all.
     AbandonInvoice(PaymentHash),
+    /// What a search has found.
+    Found(crate::happened::PaymentId, Result<Vec<Part>, PayRefusal>),
+    /// What ways a payment would take.
+    Estimate(Box<Prepared>, oneshot::Sender<Result<Vec<Part>, PayRefusal>>),
+    /// What payments have taught is to be written, if that is anything new.
+    Remember(oneshot::Sender<()>),
     /// HTLCs that were peeled.
     Peeled(Vec<(Received, Opened)>),
     /// A section for a checkpoint.
@@ -85,6 +95,7 @@ pub(crate) struct Surroundings {
     pub(crate) receiving: ReceivingRules,
     pub(crate) forwards: ForwardRules,
     pub(crate) updates: Updates,
+    pub(crate) network: Network,
 }
 
 /// What the owner decides about receiving.
@@ -112,6 +123,9 @@ pub(crate) struct Actor {
     /// The switch's orders.
     hand: Hand,
     pruned_ms: u64,
+    remembered_ms: u64,
+    /// Searches that are done at the same time: one for each core. The others wait; each payment has one at most.
+    searches: Arc<Semaphore>,
 }
 
 /// What was decided about an HTLC of a peer.
@@ -155,6 +169,8 @@ impl Actor {
             again: Vec::new(),
             hand: Hand::default(),
             pruned_ms: 0,
+            remembered_ms: clock::unix_ms(),
+            searches: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
         }
     }
 
@@ -216,6 +232,17 @@ impl Actor {
                     core.sending.pay(prepared, world, &mut out.orders);
                 }
             }),
+            Input::Found(id, result) => {
+                self.with_world(|core, world| core.sending.found(id, result, world, &mut out.orders));
+            }
+            Input::Estimate(prepared, reply) => {
+                let job = self.with_world(|core, world| core.sending.estimate(&prepared, world));
+                // Whoever asked and is gone needs no answer.
+                self.search(job, move |result| drop(reply.send(result)));
+            }
+            Input::Remember(reply) => self.remember(move || {
+                let _gone = reply.send(());
+            }),
             Input::BeginInvoice(payment_hash, reply) => {
                 if let Err(Ok(())) = reply.send(self.core.receiving.invoices.begin(payment_hash)) {
                     self.core.receiving.invoices.abandon(payment_hash);
@@ -246,6 +273,8 @@ impl Actor {
             rules: &around.rules,
             keys: &keys,
             channels_with: &|payee| around.registry.snapshots_with(payee),
+            channels: &|| around.registry.snapshots(),
+            map: around.network.map(),
             new_work: around.registry.check_new_work(),
             now: clock::now(),
             unix_ms: clock::unix_ms(),
@@ -265,7 +294,16 @@ impl Actor {
                     self.offers.push(Tagged { tag: (id, attempt), answer });
                 }
                 Order::Release(channel_id, htlc_id) => self.around.registry.release_outcome(channel_id, htlc_id),
-                Order::Write(entry) => self.write(entry),
+                Order::Write(entries) => self.write(entries),
+                Order::Search(job) => {
+                    let (id, this) = (job.id, self.this.clone());
+                    self.search(*job, move |result| {
+                        if let Some(this) = this.upgrade() {
+                            // Fails only when the node has stopped.
+                            let _gone = this.send(Input::Found(id, result));
+                        }
+                    });
+                }
                 Order::LookUp(look_up, listener) => (self.around.archive)(look_up, listener),
             }
         }
@@ -274,10 +312,34 @@ impl Actor {
         self.peel(to_peel);
     }
 
-    fn write(&self, entry: Entry) {
+    /// Looks for ways on a thread where that holds up nobody.
+    fn search(&self, job: Job, then: impl FnOnce(Result<Vec<Part>, PayRefusal>) + Send + 'static) {
+        let searches = Arc::clone(&self.searches);
+        tokio::spawn(async move {
+            let turn = searches.acquire_owned().await;
+            let found = tokio::task::spawn_blocking(move || job.run()).await;
+            drop(turn);
+            then(found.unwrap_or_else(|error| Err(PayRefusal::Internal(error.to_string()))));
+        });
+    }
+
+    /// Writes what payments have taught, on another thread.
+    fn remember(&mut self, then: impl FnOnce() + Send + 'static) {
+        self.remembered_ms = clock::unix_ms();
+        let now_s = u32::try_from(self.remembered_ms / 1_000).unwrap_or(u32::MAX);
+        let saved = self.core.sending.memory.unsaved(now_s);
+        tokio::task::spawn_blocking(move || {
+            if let Some(saved) = saved {
+                saved.write();
+            }
+            then();
+        });
+    }
+
+    fn write(&self, entries: Vec<Entry>) {
         let journal = self.around.journal.clone();
         self.writes.push(Box::pin(async move {
-            if let Err(error) = journal.write(vec![entry]).await {
+            if let Err(error) = journal.write(entries).await {
                 tracing::warn!(%error, "a decision was not written: it is made again at the next start");
             }
         }));
@@ -309,6 +371,9 @@ impl Actor {
             if let Some(height) = self.synced_height() {
                 self.core.forwarding.prune(height);
             }
+        }
+        if unix_ms >= self.remembered_ms + REMEMBER_EVERY_MS {
+            self.remember(|| {});
         }
     }
 

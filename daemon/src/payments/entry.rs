@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{Entry, Kind};
 use crate::happened::{AttemptBegun, CancelReason, Failure, InvoiceCreated, PaymentId, PaymentStarted, ReceivedPart};
 use crate::idempotency::{KeyHash, RequestHash};
+use crate::route::Route;
 
 /// The version that this build writes.
 const VERSION: u8 = 1;
@@ -18,7 +19,7 @@ const VERSION: u8 = 1;
 pub(crate) enum PaymentEntry {
     /// It is accepted, and its first HTLC offered with this (D6, D14).
     Accepted(Box<Accepted>),
-    /// An attempt has failed, and another one is offered with this.
+    /// An attempt has failed, and another one is offered with this. Not written any more.
     Tried {
         /// Of which payment.
         id: PaymentId,
@@ -34,6 +35,37 @@ pub(crate) enum PaymentEntry {
         /// Why.
         failure: Failure,
     },
+    /// As `Accepted`, and the first HTLC goes over other nodes, or carries a part.
+    AcceptedOver(Box<AcceptedOver>),
+    /// A further HTLC is offered with this.
+    Offered {
+        /// Of which payment.
+        id: PaymentId,
+        /// Which attempt, and by which channel.
+        attempt: AttemptBegun,
+        /// Its way, by which its failure is read, also after a restart.
+        route: Box<Route>,
+    },
+    /// An attempt has ended without success.
+    Ended {
+        /// Of which payment.
+        id: PaymentId,
+        /// Which attempt.
+        attempt: u32,
+        /// Why.
+        failure: Failure,
+        /// For how long each hop says that it held the HTLC, in milliseconds, if they say so.
+        held_ms: Vec<u32>,
+    },
+}
+
+/// A payment that is accepted, with the way of its first HTLC.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct AcceptedOver {
+    /// The payment.
+    pub(crate) accepted: Accepted,
+    /// The way.
+    pub(crate) route: Route,
 }
 
 /// A payment that is accepted.
@@ -171,6 +203,7 @@ mod tests {
 
     use super::*;
     use crate::happened::FailureReason;
+    use crate::route::RouteHop;
 
     /// Entries as version 1 wrote them on its first day: they must be read for ever.
     #[test]
@@ -197,13 +230,29 @@ mod tests {
         let stored =
             format!("0100{}{}03{payee}026c6e016b00{}05060a01{}{}", bytes(1), bytes(2), bytes(4), bytes(8), bytes(9));
         assert_eq!(hex::encode(accepted.entry().bytes), stored);
-        assert_eq!(PaymentEntry::decode(&hex::decode(stored).unwrap()).unwrap(), accepted);
+        assert_eq!(PaymentEntry::decode(&hex::decode(&stored).unwrap()).unwrap(), accepted);
+        let stored_accepted = stored;
 
         let failure =
             Failure { reason: FailureReason::PayeeRefused, message: "m".to_owned(), code: 0x400f, hop: Some(1) };
         let given_up = PaymentEntry::GivenUp { id: PaymentId([1; 32]), failure };
         let stored = format!("0102{}02016d8f80010101", bytes(1));
         assert_eq!(hex::encode(given_up.entry().bytes), stored);
+
+        let hop = RouteHop { node: payee, scid: ShortChannelId(5), amount: Msat(3), cltv_expiry: CltvExpiry(6) };
+        let route = Route { hops: vec![hop, hop] };
+        let PaymentEntry::Accepted(accepted) = accepted else { panic!() };
+        let over = AcceptedOver { accepted: *accepted, route: route.clone() };
+        let over = PaymentEntry::AcceptedOver(Box::new(over)).entry();
+        let hops = format!("02{payee}050306{payee}050306");
+        assert_eq!(hex::encode(over.bytes), stored_accepted.replacen("0100", "0103", 1) + &hops);
+        let offered = PaymentEntry::Offered { id: PaymentId([1; 32]), attempt, route: Box::new(route) };
+        let stored = format!("0104{}00{}0506{hops}", bytes(1), bytes(4));
+        assert_eq!(hex::encode(offered.entry().bytes), stored);
+        let failure = Failure { reason: FailureReason::Temporary, message: "m".to_owned(), code: 9, hop: Some(1) };
+        let ended = PaymentEntry::Ended { id: PaymentId([1; 32]), attempt: 2, failure, held_ms: vec![100] };
+        assert_eq!(hex::encode(ended.entry().bytes), format!("0105{}0207016d0901010164", bytes(1)));
+        assert_eq!(PaymentEntry::decode(&ended.entry().bytes).unwrap(), ended);
 
         let claimed = InvoiceEntry::Claimed {
             payment_hash: PaymentHash([1; 32]),

@@ -68,7 +68,7 @@ impl Load {
         self.used.get(&channel.channel_id).copied().unwrap_or(*channel.htlc_counts.of(Side::Local))
     }
 
-    fn is_full(&self, channel: &ChannelSnapshot) -> bool {
+    pub(crate) fn is_full(&self, channel: &ChannelSnapshot) -> bool {
         !self.is_probing && self.used(channel) >= slots(channel)
     }
 }

@@ -1,17 +1,24 @@
-//! A payment before anybody is asked: the invoice read once, held against the request, its onion built.
+//! A payment before anybody is asked: its invoice read once, held against the request, and, where its payee is a peer of
+//! ours, its onion built.
 //!
-//! All curve work of a payment is here, away from the task that decides: one recovery of the payee's key, one onion. The
-//! route is one hop long, so the onion does not depend on the channel.
+//! The curve work of such a payment is all here, away from the task that decides: one recovery of the payee's key, one
+//! onion. The route is one hop long, so the onion does not depend on the channel. Where ways are to be looked for, the
+//! search builds the onions (`send::search`).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitcoin::Network;
 use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
 use millrace_channel::Millis;
 use millrace_routing::SharedSecret;
-use millrace_routing::invoice::Invoice;
-use millrace_routing::onion::{FinalPayload, Hop, OnionError, Payload, build, shared_secrets};
-use millrace_wire::{BlockHeight, CltvDelta, CltvExpiry, Msat, OnionPacket, PublicKey};
+use millrace_routing::graph::Policy;
+use millrace_routing::invoice::{HintHop, Invoice, MIN_FINAL_CLTV};
+use millrace_routing::onion::{FinalPayload, ForwardPayload, Hop, OnionError, Payload, build, shared_secrets};
+use millrace_routing::path::Hint;
+use millrace_wire::{
+    BlockHeight, CltvDelta, CltvExpiry, Msat, OnionPacket, PaymentHash, PaymentSecret, Preimage, PublicKey,
+};
 use secp256k1::SecretKey;
 
 use super::listener::Listener;
@@ -19,24 +26,69 @@ use super::refusal::PayRefusal;
 use crate::channels::NoNewWork;
 use crate::happened::PaymentId;
 use crate::idempotency::{KeyHash, RequestHash};
+use crate::route::RouteHop;
 
 /// Blocks that may come between our view of the chain and the payee's: it must still find its
 /// `min_final_cltv_expiry_delta`.
 const EXPIRY_PADDING: CltvDelta = CltvDelta(3);
 /// After this long no further attempt is begun, unless the request says otherwise.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// So many parts at the same time, unless the request says otherwise: each holds a slot at every hop.
+const PARTS_DEFAULT: u16 = 16;
+/// And so many at most.
+pub const PARTS_MAX: u16 = 64;
+/// The most to pay for forwarding, unless the request says otherwise: the larger of this...
+const FEE_LIMIT_MIN: Msat = Msat(5_000);
+/// ...and the amount divided by this.
+const FEE_LIMIT_SHARE: u64 = 100;
+/// A payment without an invoice is remembered for so long, in milliseconds: longer than attempts may be made.
+const SPONTANEOUS_LIFE_MS: u64 = 2 * 86_400_000;
 
 /// What a client asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PayRequest {
-    /// The invoice as text.
-    pub bolt11: String,
-    /// For invoices that leave it open; must agree with one that does not.
+    /// Who is paid, and what for.
+    pub target: Target,
+    /// For invoices that leave it open, where it must agree with one that does not; and for payments without an invoice.
     pub amount: Option<Msat>,
     /// The key and what it stands for, if the client gave one.
     pub key: Option<PayKey>,
+    /// Its bounds.
+    pub limits: Limits,
+}
+
+/// Who is paid.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Whoever made this invoice.
+    Invoice(String),
+    /// This node, which has not asked for it: the preimage travels with the payment (keysend).
+    Node(PublicKey),
+}
+
+/// The bounds of a payment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
     /// After this long no further attempt is begun.
     pub timeout: Duration,
+    /// The most to pay for forwarding. None: the larger of 5 sat and 1 % of the amount.
+    pub fee: Option<Msat>,
+    /// So many parts at the same time, if the payee takes parts.
+    pub parts: u16,
+    /// Our HTLCs expire at most so many blocks from now. None: what the node grants anyway.
+    pub blocks: Option<u16>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { timeout: TIMEOUT_DEFAULT, fee: None, parts: PARTS_DEFAULT, blocks: None }
+    }
+}
+
+impl Limits {
+    fn fee_of(&self, amount: Msat) -> Msat {
+        self.fee.unwrap_or_else(|| Msat(amount.0 / FEE_LIMIT_SHARE).max(FEE_LIMIT_MIN))
+    }
 }
 
 /// An idempotency key of a payment.
@@ -63,12 +115,35 @@ pub struct PayerRules {
     pub max_cltv_expiry_blocks: u16,
 }
 
+/// What is to arrive, and what the payee must be told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Goal {
+    pub(crate) payment_hash: PaymentHash,
+    pub(crate) payee: PublicKey,
+    /// All parts together.
+    pub(crate) amount: Msat,
+    pub(crate) payment_secret: Option<PaymentSecret>,
+    pub(crate) payment_metadata: Option<Vec<u8>>,
+    pub(crate) keysend_preimage: Option<Preimage>,
+    /// Blocks between our height and the last HTLC's expiry.
+    pub(crate) final_delta: CltvDelta,
+    /// The payee puts parts together.
+    pub(crate) may_be_split: bool,
+    /// Private channels to the payee.
+    pub(crate) hints: Vec<Hint>,
+    /// As Unix time in milliseconds: no further attempt is made.
+    pub(crate) expires_ms: u64,
+}
+
 /// What attempts are made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(crate) invoice: Invoice,
+    pub(crate) goal: Arc<Goal>,
     pub(crate) begun: Instant,
     pub(crate) deadline: Millis,
+    pub(crate) fee_limit: Msat,
+    pub(crate) parts_max: usize,
+    pub(crate) blocks_max: u16,
 }
 
 /// A payment that could be tried.
@@ -76,107 +151,243 @@ pub(crate) struct Plan {
 pub(crate) struct Prepared {
     pub(crate) id: PaymentId,
     pub(crate) bolt11: String,
-    pub(crate) amount: Msat,
     pub(crate) key: Option<PayKey>,
     pub(crate) plan: Plan,
-    /// Of the first attempt.
-    pub(crate) onion: Result<BuiltAttempt, PayRefusal>,
+    /// Of the first attempt, if the payee is a peer.
+    pub(crate) onion: Result<Option<BuiltAttempt>, PayRefusal>,
     pub(crate) listener: Listener,
 }
 
-/// An onion and the expiry that it speaks of.
+/// An onion for a peer, and the expiry that it speaks of.
 #[derive(Clone, Debug)]
 pub(crate) struct BuiltAttempt {
     pub(crate) onion: Box<OnionPacket>,
     pub(crate) cltv_expiry: CltvExpiry,
 }
 
-/// Reads the invoice and builds the onion.
+/// When it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) now: Millis,
+    pub(crate) unix_ms: u64,
+    pub(crate) height: Option<BlockHeight>,
+}
+
+/// Reads the invoice, and builds the onion for a payee who is a peer.
 ///
 /// What a repeated call must not be refused for, since it may get the result of the first (the invoice has expired
 /// meanwhile), is left to whoever knows the payments.
 pub(crate) fn prepare(
     request: PayRequest,
     rules: &PayerRules,
-    now: Millis,
-    height: Option<BlockHeight>,
+    moment: Moment,
+    is_peer: impl FnOnce(&PublicKey) -> bool,
     listener: Listener,
 ) -> Result<Prepared, (PayRefusal, Listener)> {
-    match check(&request, rules) {
-        Ok((invoice, amount)) => {
-            let id = PaymentId(crate::channels::random());
-            let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
-            let plan = Plan { invoice, begun: Instant::now(), deadline: now.plus(timeout_ms) };
-            let onion = build_attempt(&plan.invoice, amount, id, 0, rules, height);
-            Ok(Prepared { id, bolt11: request.bolt11, amount, key: request.key, plan, onion, listener })
-        }
-        Err(refusal) => Err((refusal, listener)),
-    }
+    let goal = match goal(&request, rules, moment.unix_ms) {
+        Ok(goal) => goal,
+        Err(refusal) => return Err((refusal, listener)),
+    };
+    let id = PaymentId(crate::channels::random());
+    let Limits { timeout, parts, blocks, .. } = request.limits;
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let onion = if is_peer(&goal.payee) {
+        build_attempt(&goal, id, 0, &rules.node_key, moment.height).map(Some)
+    } else {
+        Ok(None)
+    };
+    let plan = Plan {
+        begun: Instant::now(),
+        deadline: moment.now.plus(timeout_ms),
+        fee_limit: request.limits.fee_of(goal.amount),
+        parts_max: if goal.may_be_split { usize::from(parts.clamp(1, PARTS_MAX)) } else { 1 },
+        blocks_max: blocks.unwrap_or(u16::MAX).min(rules.max_cltv_expiry_blocks),
+        goal: Arc::new(goal),
+    };
+    let bolt11 = match request.target {
+        Target::Invoice(bolt11) => bolt11,
+        Target::Node(_) => String::new(),
+    };
+    Ok(Prepared { id, bolt11, key: request.key, plan, onion, listener })
 }
 
-fn check(request: &PayRequest, rules: &PayerRules) -> Result<(Invoice, Msat), PayRefusal> {
-    let invoice = Invoice::parse(&request.bolt11)?;
-    if !invoice.is_for(rules.network) {
-        return Err(PayRefusal::WrongNetwork { expected: rules.network, found: invoice.network });
-    }
-    if invoice.payee == rules.node_id {
+fn goal(request: &PayRequest, rules: &PayerRules, unix_ms: u64) -> Result<Goal, PayRefusal> {
+    let goal = match &request.target {
+        Target::Invoice(bolt11) => of_invoice(bolt11, request.amount, rules)?,
+        Target::Node(payee) => spontaneous(*payee, request.amount, unix_ms)?,
+    };
+    if goal.payee == rules.node_id {
         return Err(PayRefusal::SelfPayment);
     }
-    let amount = match (invoice.amount, request.amount) {
-        (None, None) => return Err(PayRefusal::AmountMissing),
-        (Some(invoice), Some(asked)) if invoice != asked => {
-            return Err(PayRefusal::AmountConflict { invoice, asked });
-        }
-        (Some(amount), _) | (None, Some(amount)) => amount,
-    };
+    let amount = goal.amount;
     if amount == Msat::ZERO {
         return Err(PayRefusal::BelowMinimum { amount, minimum: Msat(1) });
     }
     if !amount.is_money() {
         return Err(PayRefusal::AboveMaximum { amount, maximum: Msat::MAX_MONEY });
     }
-    let blocks = u32::from(invoice.min_final_cltv.0) + u32::from(EXPIRY_PADDING.0);
-    let max = u32::from(rules.max_cltv_expiry_blocks);
+    let blocks = u32::from(goal.final_delta.0);
+    let max = u32::from(request.limits.blocks.unwrap_or(u16::MAX).min(rules.max_cltv_expiry_blocks));
     if blocks > max {
         return Err(PayRefusal::ExpiryTooFar { blocks, max });
     }
-    Ok((invoice, amount))
+    Ok(goal)
 }
 
-/// The onion of an attempt. The same attempt of the same payment at the same height has the same one.
+fn of_invoice(bolt11: &str, asked: Option<Msat>, rules: &PayerRules) -> Result<Goal, PayRefusal> {
+    let invoice = Invoice::parse(bolt11)?;
+    if !invoice.is_for(rules.network) {
+        return Err(PayRefusal::WrongNetwork { expected: rules.network, found: invoice.network });
+    }
+    if invoice.payee == rules.node_id {
+        return Err(PayRefusal::SelfPayment);
+    }
+    let amount = match (invoice.amount, asked) {
+        (None, None) => return Err(PayRefusal::AmountMissing),
+        (Some(invoice), Some(asked)) if invoice != asked => {
+            return Err(PayRefusal::AmountConflict { invoice, asked });
+        }
+        (Some(amount), _) | (None, Some(amount)) => amount,
+    };
+    let expires_at = invoice.expires_at().and_then(|at| u64::try_from(at.as_millis()).ok());
+    Ok(Goal {
+        payment_hash: invoice.payment_hash,
+        payee: invoice.payee,
+        amount,
+        final_delta: padded(invoice.min_final_cltv),
+        may_be_split: invoice.may_be_paid_in_parts(),
+        hints: invoice.route_hints.iter().flat_map(|way| hints_of(way, invoice.payee)).collect(),
+        expires_ms: expires_at.unwrap_or(u64::MAX),
+        payment_secret: Some(invoice.payment_secret),
+        payment_metadata: invoice.payment_metadata,
+        keysend_preimage: None,
+    })
+}
+
+/// A payment that nobody has asked for, in one part: its preimage is ours to choose, and travels with it.
+fn spontaneous(payee: PublicKey, amount: Option<Msat>, unix_ms: u64) -> Result<Goal, PayRefusal> {
+    let preimage = Preimage::new(crate::channels::random());
+    Ok(Goal {
+        payment_hash: preimage.hash(),
+        payee,
+        amount: amount.ok_or(PayRefusal::AmountMissing)?,
+        payment_secret: None,
+        payment_metadata: None,
+        keysend_preimage: Some(preimage),
+        final_delta: padded(MIN_FINAL_CLTV),
+        may_be_split: false,
+        hints: Vec::new(),
+        expires_ms: unix_ms.saturating_add(SPONTANEOUS_LIFE_MS),
+    })
+}
+
+fn padded(delta: CltvDelta) -> CltvDelta {
+    delta.checked_add(EXPIRY_PADDING).unwrap_or(CltvDelta(u16::MAX))
+}
+
+/// BOLT 11, field `r`: each hop's channel leads to the next one's node, and the last one's to the payee. An invoice says
+/// nothing of the least and the most.
+fn hints_of(way: &[HintHop], payee: PublicKey) -> Vec<Hint> {
+    let ends = way.iter().skip(1).map(|hop| hop.node_id).chain([payee]);
+    let hints = way.iter().zip(ends).map(|(hop, end)| Hint {
+        from: hop.node_id.into(),
+        to: end.into(),
+        short_channel_id: hop.short_channel_id,
+        policy: Policy {
+            is_disabled: false,
+            cltv_expiry_delta: hop.cltv_expiry_delta.0,
+            htlc_minimum: Msat::ZERO,
+            htlc_maximum: Msat(u64::MAX),
+            fee_base_msat: u32::try_from(hop.fee_base.0).unwrap_or(u32::MAX),
+            fee_proportional_millionths: hop.fee_proportional_millionths,
+        },
+    });
+    hints.collect()
+}
+
+/// The onion of an attempt that carries the whole amount to a peer. The same attempt of the same payment at the same
+/// height has the same one.
 pub(crate) fn build_attempt(
-    invoice: &Invoice,
-    amount: Msat,
+    goal: &Goal,
     id: PaymentId,
     attempt: u32,
-    rules: &PayerRules,
+    node_key: &SecretKey,
     height: Option<BlockHeight>,
 ) -> Result<BuiltAttempt, PayRefusal> {
-    let unknown = || {
-        PayRefusal::NoNewWork(NoNewWork::Chain {
-            reason: "its height is not known yet".to_owned(),
-            is_away: false,
-            heights: None,
+    let height = height.ok_or_else(height_unknown)?;
+    let cltv_expiry = expiry(height, u32::from(goal.final_delta.0))?;
+    let hops = [Hop { node_id: goal.payee, payload: goal.payload(goal.amount, cltv_expiry) }];
+    let onion = wrap(node_key, id, attempt, &hops, &goal.payment_hash)?;
+    Ok(BuiltAttempt { onion, cltv_expiry })
+}
+
+/// The onion of an attempt over these hops.
+pub(crate) fn build_over(
+    goal: &Goal,
+    id: PaymentId,
+    attempt: u32,
+    node_key: &SecretKey,
+    hops: &[RouteHop],
+) -> Result<Box<OnionPacket>, PayRefusal> {
+    let next = hops.iter().skip(1).map(Some).chain([None]);
+    let layers: Vec<Hop> = hops
+        .iter()
+        .zip(next)
+        .map(|(hop, next)| {
+            let payload = match next {
+                Some(RouteHop { scid, amount, cltv_expiry, .. }) => {
+                    Payload::Forward(ForwardPayload { next: *scid, amount: *amount, expiry: *cltv_expiry })
+                }
+                None => goal.payload(hop.amount, hop.cltv_expiry),
+            };
+            Hop { node_id: hop.node, payload }
         })
-    };
-    let height = height.ok_or_else(unknown)?;
-    let delta = invoice.min_final_cltv.checked_add(EXPIRY_PADDING);
-    let expiry = delta.and_then(|delta| height.expiry_after(delta)).filter(|expiry| expiry.is_height());
-    let cltv_expiry = expiry.ok_or_else(|| PayRefusal::Internal(format!("no expiry after height {}", height.0)))?;
-    let metadata = invoice.payment_metadata.clone();
-    let payload = FinalPayload::new(amount, cltv_expiry, invoice.payment_secret.clone(), metadata);
-    let hops = [Hop { node_id: invoice.payee, payload: Payload::Final(payload) }];
-    let built = build(&session_key(&rules.node_key, id, attempt), &hops, &invoice.payment_hash);
-    match built {
-        Ok(built) => Ok(BuiltAttempt { onion: built.packet, cltv_expiry }),
+        .collect();
+    wrap(node_key, id, attempt, &layers, &goal.payment_hash)
+}
+
+/// The height at which an HTLC expires so many blocks from here.
+pub(crate) fn expiry(height: BlockHeight, blocks: u32) -> Result<CltvExpiry, PayRefusal> {
+    let expiry = height.checked_add(blocks).map(|height| CltvExpiry(height.0)).filter(|expiry| expiry.is_height());
+    expiry.ok_or_else(|| PayRefusal::Internal(format!("no expiry {blocks} blocks after height {}", height.0)))
+}
+
+pub(crate) fn height_unknown() -> PayRefusal {
+    let reason = "its height is not known yet".to_owned();
+    PayRefusal::NoNewWork(NoNewWork::Chain { reason, is_away: false, heights: None })
+}
+
+impl Goal {
+    fn payload(&self, amount: Msat, expiry: CltvExpiry) -> Payload {
+        Payload::Final(FinalPayload {
+            amount,
+            expiry,
+            total: self.amount,
+            payment_secret: self.payment_secret.clone(),
+            payment_metadata: self.payment_metadata.clone(),
+            keysend_preimage: self.keysend_preimage.clone(),
+            custom: Vec::new(),
+        })
+    }
+}
+
+fn wrap(
+    node_key: &SecretKey,
+    id: PaymentId,
+    attempt: u32,
+    hops: &[Hop],
+    payment_hash: &PaymentHash,
+) -> Result<Box<OnionPacket>, PayRefusal> {
+    match build(&session_key(node_key, id, attempt), hops, payment_hash) {
+        Ok(built) => Ok(built.packet),
         Err(error @ OnionError::TooLong { .. }) => Err(PayRefusal::Channel(error.to_string())),
         Err(error) => Err(PayRefusal::Internal(error.to_string())),
     }
 }
 
-/// What the payee's failures of an attempt are read with: nothing needs to be kept for it.
-pub(crate) fn secrets_of(node_key: &SecretKey, payee: PublicKey, id: PaymentId, attempt: u32) -> Vec<SharedSecret> {
-    shared_secrets(&session_key(node_key, id, attempt), &[payee]).unwrap_or_default()
+/// What the failures of an attempt are read with: nothing but its way needs to be kept for it.
+pub(crate) fn secrets_of(node_key: &SecretKey, nodes: &[PublicKey], id: PaymentId, attempt: u32) -> Vec<SharedSecret> {
+    shared_secrets(&session_key(node_key, id, attempt), nodes).unwrap_or_default()
 }
 
 /// Each attempt has its own key, which nobody else can know, and which is there again after a restart.
@@ -192,8 +403,8 @@ fn session_key(node_key: &SecretKey, id: PaymentId, attempt: u32) -> SecretKey {
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
-    use millrace_routing::invoice::{Description, MIN_FINAL_CLTV, NewInvoice};
-    use millrace_wire::{PaymentHash, PaymentSecret, Preimage};
+    use millrace_routing::invoice::{Description, NewInvoice};
+    use millrace_wire::ShortChannelId;
     use secp256k1::SECP256K1;
 
     use super::*;
@@ -231,21 +442,26 @@ pub(crate) mod tests {
         Preimage::new([n; 32]).hash()
     }
 
+    pub(crate) fn moment(now: Millis, unix_ms: u64) -> Moment {
+        Moment { now, unix_ms, height: Some(BlockHeight(100)) }
+    }
+
     pub(crate) fn request(bolt11: String) -> PayRequest {
-        PayRequest { bolt11, amount: None, key: None, timeout: TIMEOUT_DEFAULT }
+        PayRequest { target: Target::Invoice(bolt11), amount: None, key: None, limits: Limits::default() }
     }
 
     fn prepared(request: PayRequest) -> Result<Prepared, PayRefusal> {
         let (listener, _) = Listener::pair(0, false);
-        prepare(request, &rules(), Millis(0), Some(BlockHeight(100)), listener).map_err(|(refusal, _)| refusal)
+        prepare(request, &rules(), moment(Millis(0), 0), |_| true, listener).map_err(|(refusal, _)| refusal)
     }
 
     #[test]
     fn a_good_invoice() {
         let prepared = prepared(request(new_invoice(9).sign(&key(2)).unwrap())).unwrap();
-        assert_eq!(prepared.amount, Msat(21_000));
-        assert_eq!(prepared.plan.invoice.payee, node(2));
-        assert_eq!(prepared.onion.unwrap().cltv_expiry, CltvExpiry(100 + 42 + 3));
+        assert_eq!(prepared.plan.goal.amount, Msat(21_000));
+        assert_eq!(prepared.plan.goal.payee, node(2));
+        assert_eq!(prepared.onion.unwrap().unwrap().cltv_expiry, CltvExpiry(100 + 42 + 3));
+        assert_eq!((prepared.plan.fee_limit, prepared.plan.parts_max), (Msat(5_000), 1));
         assert_eq!(prepared.plan.deadline, Millis(60_000));
     }
 
@@ -267,7 +483,7 @@ pub(crate) mod tests {
         let fixed = new_invoice(9).sign(&key(2)).unwrap();
         let open = NewInvoice { amount: None, ..new_invoice(9) }.sign(&key(2)).unwrap();
         let ask = |bolt11: &str, amount: Option<u64>| {
-            prepared(PayRequest { amount: amount.map(Msat), ..request(bolt11.to_owned()) }).map(|p| p.amount)
+            prepared(PayRequest { amount: amount.map(Msat), ..request(bolt11.to_owned()) }).map(|p| p.plan.goal.amount)
         };
         assert_eq!(ask(&fixed, Some(21_000)), Ok(Msat(21_000)));
         let conflict = PayRefusal::AmountConflict { invoice: Msat(21_000), asked: Msat(20_999) };
@@ -292,6 +508,45 @@ pub(crate) mod tests {
         let mut changed = new_invoice(9).sign(&key(2)).unwrap();
         changed.pop();
         assert!(matches!(prepared(request(changed)), Err(PayRefusal::Invoice(_))));
+    }
+
+    #[test]
+    fn the_fee_limit_is_the_larger_of_5_sat_and_1_percent_unless_it_is_said() {
+        let of = |fee, amount| Limits { fee, ..Limits::default() }.fee_of(Msat(amount));
+        assert_eq!(of(None, 500_099), Msat(5_000));
+        assert_eq!(of(None, 500_100), Msat(5_001));
+        assert_eq!(of(Some(Msat(0)), 500_100), Msat(0));
+    }
+
+    #[test]
+    fn the_channels_of_a_hint_lead_one_to_another_and_the_last_to_the_payee() {
+        let hop = |n: u8| HintHop {
+            node_id: node(n),
+            short_channel_id: ShortChannelId(n.into()),
+            fee_base: Msat(7),
+            fee_proportional_millionths: 8,
+            cltv_expiry_delta: CltvDelta(9),
+        };
+        let invoice = NewInvoice { route_hints: vec![vec![hop(5), hop(6)], vec![hop(7)]], ..new_invoice(9) };
+        let prepared = prepared(request(invoice.sign(&key(2)).unwrap())).unwrap();
+        let ways: Vec<_> = prepared.plan.goal.hints.iter().map(|hint| (hint.from, hint.to)).collect();
+        let expected = [(node(5), node(6)), (node(6), node(2)), (node(7), node(2))];
+        assert_eq!(ways, expected.map(|(from, to)| (from.into(), to.into())));
+        let policy = prepared.plan.goal.hints[0].policy;
+        assert_eq!((policy.fee_base_msat, policy.cltv_expiry_delta, policy.htlc_maximum), (7, 9, Msat(u64::MAX)));
+    }
+
+    #[test]
+    fn without_an_invoice_the_preimage_travels_along_and_each_payment_has_its_own() {
+        let to = |payee| PayRequest { target: Target::Node(payee), amount: Some(Msat(5)), ..request(String::new()) };
+        let [one, two] = [prepared(to(node(2))).unwrap(), prepared(to(node(2))).unwrap()];
+        let goal = &one.plan.goal;
+        assert_eq!(goal.keysend_preimage.as_ref().unwrap().hash(), goal.payment_hash);
+        assert_ne!(goal.payment_hash, two.plan.goal.payment_hash);
+        assert!(!goal.may_be_split && one.bolt11.is_empty());
+        assert_eq!(prepared(to(node(1))).unwrap_err(), PayRefusal::SelfPayment);
+        let open = PayRequest { amount: None, ..to(node(2)) };
+        assert_eq!(prepared(open).unwrap_err(), PayRefusal::AmountMissing);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use bitcoin::Network;
 use millrace_channel::Refusal;
 use millrace_routing::invoice::InvoiceError;
+use millrace_routing::path::NoPath;
 use millrace_wire::{Msat, PaymentHash, PublicKey};
 
 use crate::channels::{CommandError, NoNewWork};
@@ -53,12 +54,23 @@ pub enum PayRefusal {
         /// Granted.
         max: u32,
     },
-    /// There is no channel with the payee.
-    #[error("there is no channel with the payee {payee}, and this node cannot route over others yet")]
+    /// There is no channel with the payee, and nothing is known of the network.
+    #[error("there is no channel with the payee {payee}, and no way to it over others is known")]
     NoChannel {
         /// Whom the invoice pays.
         payee: PublicKey,
     },
+    /// Ways were looked for, and there is none.
+    #[error("no way to the payee {payee}: {why}")]
+    NoRoute {
+        /// Whom the invoice pays.
+        payee: PublicKey,
+        /// Why not.
+        why: NoPath,
+    },
+    /// No way was found before its time was over.
+    #[error("no way was found in the time that the request grants")]
+    TimedOut,
     /// The payee is not connected.
     #[error("the payee {payee} is not connected")]
     PeerAway {
@@ -165,9 +177,15 @@ pub(super) fn refusal_of(error: CommandError, amount: Msat) -> PayRefusal {
 /// Why a payment has failed that was accepted, and then finds no way on.
 pub(super) fn failure_of(refusal: &PayRefusal) -> Failure {
     let reason = match refusal {
-        PayRefusal::NoChannel { .. } => FailureReason::NoRoute,
+        PayRefusal::NoRoute { why: NoPath::FeeLimit { .. }, .. } => FailureReason::FeeLimit,
+        PayRefusal::NoRoute { why: NoPath::Balance { .. } | NoPath::NoChannel, .. } => {
+            FailureReason::InsufficientBalance
+        }
+        PayRefusal::NoChannel { .. } | PayRefusal::NoRoute { why: NoPath::NoWay | NoPath::Ourselves, .. } => {
+            FailureReason::NoRoute
+        }
         PayRefusal::InsufficientBalance { .. } => FailureReason::InsufficientBalance,
-        PayRefusal::TooManyHtlcs { .. } => FailureReason::Timeout,
+        PayRefusal::TooManyHtlcs { .. } | PayRefusal::TimedOut => FailureReason::Timeout,
         PayRefusal::PeerAway { .. } => FailureReason::PeerDisconnected,
         PayRefusal::Expired { .. } => FailureReason::InvoiceExpired,
         _ => FailureReason::Temporary,

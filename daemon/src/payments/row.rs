@@ -1,11 +1,12 @@
 //! A payment and an invoice as people are shown them: folded from what happened, by whoever needs it.
 
-use millrace_wire::{BlockHeight, Msat, PaymentHash, Preimage, PublicKey};
+use millrace_wire::{BlockHeight, ChannelId, Msat, PaymentHash, Preimage, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use crate::happened::{
     AttemptBegun, CancelReason, Failure, Happened, InvoiceCreated, PaymentId, PaymentStarted, ReceivedPart, sum_of,
 };
+use crate::route::Route;
 
 /// A payment of ours.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -57,6 +58,10 @@ pub struct AttemptRow {
     pub ended_ms: Option<u64>,
     /// What became of it.
     pub status: PaymentStatus,
+    /// Its way; none if it carries the whole amount to a peer of ours.
+    pub route: Option<Route>,
+    /// For how long each hop says that it held the HTLC, in milliseconds.
+    pub held_ms: Vec<u32>,
 }
 
 impl PaymentRow {
@@ -79,9 +84,19 @@ impl PaymentRow {
     /// Goes on by what happened to it. What concerns others is ignored.
     pub fn apply(&mut self, what: &Happened, time_ms: u64) {
         match what {
-            Happened::AttemptBegun { attempt, .. } => self.attempts.push(AttemptRow::new(*attempt, time_ms)),
+            Happened::AttemptBegun { attempt, .. } => self.begin(AttemptRow::new(*attempt, time_ms)),
+            Happened::AttemptRouted { attempt, route, .. } => {
+                if let Some(row) = self.attempt_mut(*attempt) {
+                    row.route = Some((**route).clone());
+                }
+            }
+            Happened::AttemptHeld { attempt, held_ms, .. } => {
+                if let Some(row) = self.attempt_mut(*attempt) {
+                    row.held_ms.clone_from(held_ms);
+                }
+            }
             Happened::AttemptFailed { attempt, failure, .. } => {
-                if let Some(row) = self.attempts.get_mut(*attempt as usize) {
+                if let Some(row) = self.attempt_mut(*attempt) {
                     row.end(PaymentStatus::Failed(failure.clone()), time_ms);
                 }
             }
@@ -108,9 +123,49 @@ impl PaymentRow {
         }
     }
 
+    /// Attempts over several channels are told in any order.
+    fn begin(&mut self, row: AttemptRow) {
+        let number = row.begun.attempt;
+        let place = self.attempts.partition_point(|other| other.begun.attempt < number);
+        self.attempts.insert(place, row);
+    }
+
+    /// An attempt by its number: one that a channel refused has left its number unused.
+    #[must_use]
+    pub fn attempt(&self, number: u32) -> Option<&AttemptRow> {
+        let place = self.attempts.binary_search_by_key(&number, |row| row.begun.attempt).ok()?;
+        self.attempts.get(place)
+    }
+
+    fn attempt_mut(&mut self, number: u32) -> Option<&mut AttemptRow> {
+        let place = self.attempts.binary_search_by_key(&number, |row| row.begun.attempt).ok()?;
+        self.attempts.get_mut(place)
+    }
+
+    /// What forwarding costs by all that is under way.
+    #[must_use]
+    pub fn fee_in_flight(&self) -> Msat {
+        let fees = self.attempts.iter().filter(|row| row.ended_ms.is_none()).map(|row| row.fee().0);
+        Msat(fees.fold(0, u64::saturating_add))
+    }
+
+    /// What each part of a payment that has succeeded has sent, and by which channel.
+    #[must_use]
+    pub fn sent(&self) -> Vec<(ChannelId, Msat)> {
+        let paid = self.attempts.iter().filter(|row| matches!(row.status, PaymentStatus::Succeeded { .. }));
+        paid.map(|row| (row.begun.channel_id, row.route.as_ref().map_or(self.amount, Route::sent))).collect()
+    }
+
+    /// A success is that of every part that is out; each has its own fee.
     fn decide(&mut self, status: PaymentStatus, time_ms: u64) {
-        if let Some(last) = self.attempts.last_mut().filter(|last| last.ended_ms.is_none()) {
-            last.end(status.clone(), time_ms);
+        for row in self.attempts.iter_mut().filter(|row| row.ended_ms.is_none()) {
+            let own = match &status {
+                PaymentStatus::Succeeded { preimage, .. } => {
+                    PaymentStatus::Succeeded { preimage: preimage.clone(), fee: row.fee() }
+                }
+                PaymentStatus::InFlight | PaymentStatus::Failed(_) => status.clone(),
+            };
+            row.end(own, time_ms);
         }
         self.decided_ms = Some(time_ms);
         self.status = status;
@@ -119,7 +174,13 @@ impl PaymentRow {
 
 impl AttemptRow {
     fn new(begun: AttemptBegun, started_ms: u64) -> Self {
-        Self { begun, started_ms, ended_ms: None, status: PaymentStatus::InFlight }
+        Self { begun, started_ms, ended_ms: None, status: PaymentStatus::InFlight, route: None, held_ms: Vec::new() }
+    }
+
+    /// What its way costs.
+    #[must_use]
+    pub fn fee(&self) -> Msat {
+        self.route.as_ref().map_or(Msat::ZERO, Route::fee)
     }
 
     fn end(&mut self, status: PaymentStatus, time_ms: u64) {

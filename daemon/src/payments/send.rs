@@ -1,39 +1,54 @@
 //! Payments of this node: which are under way, what becomes of them, and what is to be done next.
 //!
-//! The durable state is a fold over what the channels say and over three decisions of our own ([`PaymentEntry`]); it is
-//! the same live and on replay. The first decision, `Accepted`, is handed to the channel together with the first HTLC
-//! and is written in the same step: that one flush is D6, and D14 for the payment's key, and costs nothing of its own. A
-//! channel that refuses writes nothing: then nothing was accepted. Whether an HTLC of ours can be out there is said by
-//! the channel's record alone (`OfferCommitted`): what is not in it never left.
+//! The durable state is a fold over what the channels say and over decisions of our own ([`super::entry::PaymentEntry`]); it is the
+//! same live and on replay. The first decision, `Accepted`, is handed to the channel together with the first HTLC and is
+//! written in the same step: that one flush is D6, and D14 for the payment's key, and costs nothing of its own. A channel
+//! that refuses writes nothing: then nothing was accepted. Whether an HTLC of ours can be out there is said by the
+//! channel's record alone (`OfferCommitted`): what is not in it never left.
+//!
+//! A payment to a peer goes in one HTLC over one channel, without any search. For others, ways are looked for beside the
+//! task (`search`), and an amount may be split into parts, each an attempt with its own channel, way and onion. The first
+//! part goes alone until the payment is durable with it; so no part is ever out of a payment that a restart would not
+//! know. At the first preimage it has succeeded, and it fails only when no part is out any more. After a restart no
+//! further attempt is made: the parts that are out decide.
 //!
 //! Nothing here waits, and nothing touches the world: what is to be done comes out as [`Order`]s. A payment that finds
 //! every slot taken waits in a line, without being accepted, until a slot is free or its time is over.
 
+mod attempt;
+mod fold;
+mod lessons;
+mod line;
+mod memory;
+mod payment;
+mod search;
+#[cfg(test)]
+pub(crate) mod tests;
+mod ways;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use millrace_channel::ledger::htlc::{Origin, Removal};
-use millrace_channel::{Fact, Millis, Offer, Refusal, Side};
-use millrace_wire::{BlockHeight, ChannelId, HtlcId, PaymentHash, Preimage, PublicKey, ShortChannelId};
+use millrace_channel::{Fact, Millis, Offer, Side};
+use millrace_routing::map::Map;
+use millrace_wire::{BlockHeight, ChannelId, HtlcId, PaymentHash, PublicKey};
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Accepted, PaymentEntry};
-use super::failure;
-use super::listener::{Listener, Told};
-use super::pick::{Load, Pick, pick};
-use super::prepare::{BuiltAttempt, PayKey, PayerRules, Plan, Prepared, build_attempt, secrets_of};
+use self::payment::{Payment, Saved};
+use super::listener::Listener;
+use super::pick::Load;
+use super::prepare::{PayKey, PayerRules, Prepared};
 use super::refusal::PayRefusal;
-use super::row::{PaymentRow, PaymentStatus};
-use crate::channels::{ChannelSnapshot, CommandError, NoNewWork};
+use crate::channels::{ChannelSnapshot, NoNewWork};
 use crate::entry::Entry;
-use crate::happened::{AttemptBegun, Failure, FailureReason, Happened, PaymentId, PaymentStarted};
-use crate::idempotency::{Idempotency, KeyHash, RequestHash, Reserved};
-use crate::metrics;
+use crate::happened::PaymentId;
+use crate::idempotency::{Idempotency, Reserved};
+
+pub(crate) use self::memory::Memory;
+pub(crate) use self::search::{Job, Part};
 
 /// Payments that may be under way, or waiting, at once: some channels' worth of HTLCs.
 pub(crate) const PAYMENTS_MAX: usize = 50_000;
-/// Payments of the waiting line that are tried at a tick, in case a slot became free unnoticed.
-const PROBES: usize = 4;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -53,8 +68,10 @@ pub(crate) enum Order {
     },
     /// A channel may forget how an HTLC ended.
     Release(ChannelId, HtlcId),
-    /// To be written by itself.
-    Write(Entry),
+    /// To be written by themselves, together.
+    Write(Vec<Entry>),
+    /// Ways to be looked for, away from the task; answered by [`Sending::found`].
+    Search(Box<Job>),
     /// To be answered from what is stored.
     LookUp(LookUp, Listener),
 }
@@ -80,6 +97,10 @@ pub(crate) struct World<'a> {
     pub(crate) rules: &'a PayerRules,
     pub(crate) keys: &'a Idempotency,
     pub(crate) channels_with: &'a dyn Fn(&PublicKey) -> Vec<Arc<ChannelSnapshot>>,
+    /// All of ours.
+    pub(crate) channels: &'a dyn Fn() -> Vec<Arc<ChannelSnapshot>>,
+    /// Those of others.
+    pub(crate) map: Arc<Map>,
     pub(crate) new_work: Result<(), NoNewWork>,
     pub(crate) now: Millis,
     pub(crate) unix_ms: u64,
@@ -97,56 +118,8 @@ pub(crate) struct Sending {
     orphans: HashMap<PaymentId, Vec<(ChannelId, Fact, u64)>>,
     waiting: VecDeque<PaymentId>,
     load: Load,
-}
-
-struct Payment {
-    row: PaymentRow,
-    expires_ms: u64,
-    key: Option<PayKey>,
-    /// `Accepted` is in the journal.
-    is_durable: bool,
-    /// `GivenUp` is on its way there.
-    is_given_up: bool,
-    /// What further attempts are made of; none after a restart.
-    plan: Option<Plan>,
-    attempts: Vec<Attempt>,
-    /// Built, and not yet taken by a channel.
-    onion: Option<BuiltAttempt>,
-    /// Channels that have refused the coming attempt, and whether one of them may take it later.
-    tried: Vec<ChannelId>,
-    may_wait: bool,
-    last_refusal: Option<PayRefusal>,
-    /// Why the last attempt failed.
-    last_failure: Option<Failure>,
-    /// Outcomes that may be forgotten once the next decision is durable.
-    owed: Vec<(ChannelId, HtlcId)>,
-    listeners: Vec<Listener>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Attempt {
-    begun: AttemptBegun,
-    state: AttemptState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-enum AttemptState {
-    /// A channel was asked.
-    Ordered,
-    /// It may be out there.
-    Committed,
-    /// It is over, without success.
-    Ended,
-}
-
-/// A payment in a checkpoint.
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    row: PaymentRow,
-    expires_ms: u64,
-    key: Option<(String, KeyHash, RequestHash)>,
-    attempts: Vec<Attempt>,
-    last_failure: Option<Failure>,
+    /// What payments have taught.
+    pub(crate) memory: Memory,
 }
 
 /// The payments in a checkpoint.
@@ -161,7 +134,7 @@ impl Sending {
 
     /// Begins a payment, or attaches to the one that there is.
     pub(crate) fn pay(&mut self, prepared: Prepared, world: &World<'_>, out: &mut Vec<Order>) {
-        let payment_hash = prepared.plan.invoice.payment_hash;
+        let payment_hash = prepared.plan.goal.payment_hash;
         let known = self.by_hash.get(&payment_hash).copied();
         if let Some(key) = &prepared.key {
             let stands_for = known.unwrap_or(prepared.id);
@@ -176,31 +149,32 @@ impl Sending {
             Some(id) => match self.attach(id, &prepared) {
                 Ok(true) => return,
                 // It may yet be refused: then the key stands for nothing.
-                Ok(false) => return free_key(&prepared.key, world),
+                Ok(false) => return free_key(prepared.key.as_ref(), world),
                 Err(refusal) => refusal,
             },
             None if is_paid => {
-                free_key(&prepared.key, world);
-                let Prepared { bolt11, amount, listener, .. } = prepared;
+                free_key(prepared.key.as_ref(), world);
+                let Prepared { bolt11, plan, listener, .. } = prepared;
+                let amount = plan.goal.amount;
                 out.push(Order::LookUp(LookUp::Paid { payment_hash, bolt11, amount }, listener));
                 return;
             }
             None => match self.check_new(&prepared, world) {
                 Ok(()) => {
                     let id = prepared.id;
-                    self.enter(prepared);
+                    self.insert(Payment::begin(prepared));
                     return self.go_on(id, world, out);
                 }
                 Err(refusal) => refusal,
             },
         };
-        free_key(&prepared.key, world);
+        free_key(prepared.key.as_ref(), world);
         prepared.listener.refuse(refusal);
     }
 
     fn check_new(&self, prepared: &Prepared, world: &World<'_>) -> Result<(), PayRefusal> {
         world.new_work.clone()?;
-        let expired_at_ms = expires_ms(prepared);
+        let expired_at_ms = prepared.plan.goal.expires_ms;
         if expired_at_ms <= world.unix_ms {
             return Err(PayRefusal::Expired { expired_at_ms, now_ms: world.unix_ms });
         }
@@ -224,49 +198,11 @@ impl Sending {
     /// Says whether the payment is durable.
     fn attach(&mut self, id: PaymentId, prepared: &Prepared) -> Result<bool, PayRefusal> {
         let payment = self.payments.get_mut(&id).expect("by_hash names payments that are there");
-        if payment.row.amount != prepared.amount || payment.row.bolt11 != prepared.bolt11 {
+        if payment.row.amount != prepared.plan.goal.amount || payment.row.bolt11 != prepared.bolt11 {
             return Err(PayRefusal::AlreadyPaid { payment_hash: payment.row.payment_hash });
         }
         payment.attach(prepared.listener.clone());
         Ok(payment.is_durable)
-    }
-
-    fn enter(&mut self, prepared: Prepared) {
-        let expires_ms = expires_ms(&prepared);
-        let Prepared { id, bolt11, amount, key, plan, onion, listener } = prepared;
-        let row = PaymentRow {
-            id,
-            payment_hash: plan.invoice.payment_hash,
-            amount,
-            payee: plan.invoice.payee,
-            bolt11,
-            created_ms: 0,
-            decided_ms: None,
-            status: PaymentStatus::InFlight,
-            attempts: Vec::new(),
-        };
-        let (onion, last_refusal) = match onion {
-            Ok(onion) => (Some(onion), None),
-            Err(refusal) => (None, Some(refusal)),
-        };
-        self.by_hash.insert(row.payment_hash, id);
-        let payment = Payment {
-            row,
-            expires_ms,
-            key,
-            is_durable: false,
-            is_given_up: false,
-            plan: Some(plan),
-            attempts: Vec::new(),
-            onion,
-            tried: Vec::new(),
-            may_wait: false,
-            last_refusal,
-            last_failure: None,
-            owed: Vec::new(),
-            listeners: vec![listener],
-        };
-        self.payments.insert(id, payment);
     }
 
     // --- starts and checkpoints ---
@@ -275,15 +211,14 @@ impl Sending {
     /// are given up. None is tried again by itself: whoever asked is gone, and may ask again.
     pub(crate) fn sweep(&mut self, out: &mut Vec<Order>) {
         self.orphans.clear();
+        for payment in self.payments.values_mut().filter(|payment| payment.plan.is_none()) {
+            payment.forget_what_never_left();
+        }
         let mut lost: Vec<PaymentId> = self.payments.values().filter(|p| p.is_lost()).map(|p| p.row.id).collect();
         lost.sort_unstable();
         for id in lost {
             let known = self.payments.get(&id).and_then(|payment| payment.last_failure.clone());
-            let failure = known.unwrap_or_else(|| {
-                let message = "the node was restarted before the payee had taken the HTLC";
-                Failure::here(FailureReason::PeerDisconnected, message)
-            });
-            self.give_up(id, failure, out);
+            self.close(id, known.unwrap_or_else(payment::never_left), out);
         }
     }
 
@@ -312,9 +247,8 @@ impl Sending {
     /// Takes a section back.
     pub(crate) fn restore(&mut self, section: SendingSection) {
         self.paid = section.paid.into_iter().collect();
-        for Saved { row, expires_ms, key, attempts, last_failure } in section.payments {
-            let key = key.map(|(text, hash, request)| PayKey { text, hash, request });
-            self.insert(Payment::recovered(row, expires_ms, key, attempts, last_failure));
+        for saved in section.payments {
+            self.insert(Payment::restore(saved));
         }
     }
 
@@ -330,19 +264,8 @@ impl Sending {
 }
 
 /// A key that stands for a payment that never was is free again.
-fn free_key(key: &Option<PayKey>, world: &World<'_>) {
+fn free_key(key: Option<&PayKey>, world: &World<'_>) {
     if let Some(key) = key {
         world.keys.unreserve(&key.hash);
     }
 }
-
-fn expires_ms(prepared: &Prepared) -> u64 {
-    let at = prepared.plan.invoice.expires_at();
-    at.and_then(|at| u64::try_from(at.as_millis()).ok()).unwrap_or(u64::MAX)
-}
-
-mod attempts;
-mod fold;
-mod payment;
-#[cfg(test)]
-mod tests;

@@ -118,16 +118,22 @@ impl View {
                 Ok(())
             }
             Happened::PaymentSucceeded { id, .. } => {
-                let mut channel_id = None;
+                let mut sent = Vec::new();
                 let change = |row: &mut PaymentRow| {
                     row.apply(what, time);
-                    channel_id = row.attempts.last().map(|attempt| attempt.begun.channel_id);
+                    sent = row.sent();
                 };
                 changes.payments.change(&id.0, &self.payments_by_id, &self.payments, change)?;
-                channel_id.map_or(Ok(()), |id| self.change_channel(id, happening, changes))
+                for (channel_id, amount) in sent {
+                    let add = |row: &mut ChannelRow| row.add_sent(amount);
+                    changes.channels.change(&channel_id.0, &self.channels_by_id, &self.channels, add)?;
+                }
+                Ok(())
             }
             Happened::AttemptBegun { id, .. }
             | Happened::AttemptFailed { id, .. }
+            | Happened::AttemptRouted { id, .. }
+            | Happened::AttemptHeld { id, .. }
             | Happened::PaymentFailed { id, .. } => {
                 let change = |row: &mut PaymentRow| row.apply(what, time);
                 changes.payments.change(&id.0, &self.payments_by_id, &self.payments, change)

@@ -48,6 +48,11 @@ impl ChannelRow {
         }
     }
 
+    /// A payment of ours that has succeeded has sent this through it.
+    pub(super) fn add_sent(&mut self, amount: Msat) {
+        self.total_sent = sum(self.total_sent, amount);
+    }
+
     /// Goes on by what happened to it. What concerns others is ignored.
     pub fn apply(&mut self, what: &Happened, time_ms: u64) {
         match what {
@@ -63,7 +68,6 @@ impl ChannelRow {
                 self.close = close.or(self.close);
                 self.closed_ms = Some(time_ms);
             }
-            Happened::PaymentSucceeded { amount, .. } => self.total_sent = sum(self.total_sent, *amount),
             Happened::InvoicePaid { received, .. } => self.total_received = sum(self.total_received, *received),
             Happened::InvoicePaidInParts { parts, .. } => {
                 let own = parts.iter().filter(|part| part.channel_id == self.opening.channel_id);
@@ -72,6 +76,9 @@ impl ChannelRow {
             Happened::KeysendReceived { part, .. } => self.total_received = sum(self.total_received, part.amount),
             Happened::ChannelOpening(_)
             | Happened::PaymentStarted(_)
+            | Happened::PaymentSucceeded { .. }
+            | Happened::AttemptRouted { .. }
+            | Happened::AttemptHeld { .. }
             | Happened::AttemptBegun { .. }
             | Happened::AttemptFailed { .. }
             | Happened::PaymentFailed { .. }

@@ -7,6 +7,7 @@ mod fuzz;
 mod receiving;
 #[path = "../support/mod.rs"]
 mod support;
+mod ways;
 mod world;
 
 use std::collections::{HashMap, HashSet};

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bitcoin::Network;
 use millrace_chain::broadcast::Broadcaster;
 use millrace_chain::fees::FeeEstimates;
 use millrace_chain::{Auth, Bitcoind, SyncState, Timeouts};
@@ -27,6 +26,7 @@ use millraced::config::Config;
 use millraced::data_dir::DataDir;
 use millraced::facts::Fold;
 use millraced::gossip::{BitcoindFunding, Gossip, GossipRules};
+use millraced::network::Network;
 use millraced::node::{Node, Origins, Surroundings, open};
 use millraced::payments::{ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use millraced::peer::PeerRules;
@@ -62,6 +62,7 @@ pub(crate) type Link = InterceptedService<Channel, Bearer>;
 /// A node with its API.
 pub(crate) struct World {
     pub(crate) node: Node,
+    pub(crate) network: Network,
     pub(crate) payments: Arc<Payments>,
     pub(crate) serving: Serving,
     pub(crate) readiness: watch::Sender<Readiness>,
@@ -93,14 +94,14 @@ pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
 }
 
 async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64) -> World {
-    let mut config = Config::defaults(Network::Regtest, home);
+    let mut config = Config::defaults(bitcoin::Network::Regtest, home);
     config.data_dir = home.to_path_buf();
     let prepared = prepare(config.clone()).unwrap();
     let (keys, data_dir) = (prepared.keys, prepared.data_dir);
     let token = std::fs::read_to_string(data_dir.access_token()).unwrap().trim().to_owned();
     let (sync, synced) = watch::channel(SyncState::Synced { height: chain.height() });
     let rules = PaymentRules {
-        network: Network::Regtest,
+        network: bitcoin::Network::Regtest,
         max_cltv_expiry_blocks: 2016,
         final_cltv_delta: 42,
         invoice_expiry_s: 3600,
@@ -110,6 +111,8 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         forwards: ForwardRules::default(),
     };
     let payments = Payments::new(keys.clone(), rules);
+    let network = Network::default();
+    payments.find_ways(network.clone(), data_dir.liquidity());
     let mut channel_rules = ChannelRules::usual(ChainHash::REGTEST);
     channel_rules.shards = 2;
     let channel_keys = keys.clone();
@@ -123,7 +126,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         features: millrace_wire::Features::ours(false, true),
         face: Face::default(),
         policies: Policies::new(ForwardPolicy::default()),
-        network: millraced::network::Network::default(),
+        network: network.clone(),
     });
     let recovered = open(Origins {
         journal: &data_dir.journal(),
@@ -160,7 +163,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
     let settings = millrace_chain::Config {
         url: "http://127.0.0.1:1".to_owned(),
         auth: Auth::UserPass { user: String::new(), password: String::new() },
-        network: Network::Regtest,
+        network: bitcoin::Network::Regtest,
         timeouts: Timeouts::default(),
     };
     let bitcoind = Bitcoind::new(settings).unwrap();
@@ -170,7 +173,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
     let reserve = ReservePolicy { per_channel: Sat(25_000), max: Sat(1_000_000) };
     let loaded = Wallet::load([], keys.wallet().clone(), reserve).unwrap();
     let (wallet, _task) = wallet::spawn(loaded, |_| async {});
-    let fees = watch::channel(FeeEstimates::fallback(Network::Regtest)).1;
+    let fees = watch::channel(FeeEstimates::fallback(bitcoin::Network::Regtest)).1;
     let (claimer, _task) = claims::start(ClaimParts {
         bitcoind,
         broadcaster: broadcaster.clone(),
@@ -203,6 +206,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
     let serving = api::serve(api, &prepared.tls, prepared.token, address, data_dir.view()).await.unwrap();
     World {
         node,
+        network,
         payments,
         serving,
         readiness,

@@ -1,16 +1,35 @@
 #![allow(clippy::unwrap_used)]
+pub(crate) mod network;
+mod parts;
+mod property;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use millrace_channel::keys::ChannelKeys;
-use millrace_channel::{Both, ChannelType, PartyTerms, Terms};
+use millrace_channel::ledger::htlc::{Origin, Removal};
+use millrace_channel::{Both, ChannelType, Fact, Millis, Offer, PartyTerms, Refusal, Side, Terms};
 use millrace_routing::SharedSecret;
 use millrace_routing::failure::{FailureMessage, encrypt};
 use millrace_routing::invoice::NewInvoice;
-use millrace_wire::{CommitmentNumber, FeeratePerKw, Msat, Sat};
+use millrace_routing::map::Map;
+use millrace_wire::{
+    BlockHeight, ChannelId, CommitmentNumber, FeeratePerKw, HtlcId, Msat, Preimage, PublicKey, Sat, ShortChannelId,
+};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::super::prepare::tests::{hash, key, new_invoice, node, request, rules};
-use super::super::prepare::{PayRequest, prepare};
-use super::*;
-use crate::channels::ChannelState;
+use super::payment::Saved;
+use super::{LookUp, Order, Sending, SendingSection, World};
+use crate::channels::{ChannelSnapshot, ChannelState, CommandError};
+use crate::entry::Entry;
+use crate::happened::{FailureReason, Happened, PaymentId};
+use crate::idempotency::{Idempotency, KeyHash, RequestHash, Reserved};
+use crate::payments::entry::PaymentEntry;
+use crate::payments::listener::{Listener, Told};
+use crate::payments::prepare::tests::{hash, key, moment, new_invoice, node, request, rules};
+use crate::payments::prepare::{PayKey, PayRequest, PayerRules, prepare, secrets_of};
+use crate::payments::refusal::PayRefusal;
+use crate::payments::row::PaymentStatus;
 
 const A: ChannelId = ChannelId([0xa; 32]);
 const B: ChannelId = ChannelId([0xb; 32]);
@@ -77,6 +96,7 @@ struct Payer {
     keys: Idempotency,
     rules: PayerRules,
     channels: Vec<Arc<ChannelSnapshot>>,
+    map: Arc<Map>,
     now: Millis,
     unix_ms: u64,
     orders: Vec<Order>,
@@ -90,6 +110,7 @@ impl Payer {
             keys: Idempotency::new(86_400_000),
             rules: rules(),
             channels,
+            map: Arc::default(),
             now: Millis(0),
             unix_ms: 1_000_000,
             orders: Vec::new(),
@@ -98,10 +119,12 @@ impl Payer {
     }
 
     fn with<T>(&mut self, act: impl FnOnce(&mut Sending, &World<'_>, &mut Vec<Order>) -> T) -> T {
-        let Self { sending, keys, rules, channels, now, unix_ms, orders, .. } = self;
+        let Self { sending, keys, rules, channels, map, now, unix_ms, orders, .. } = self;
         let world = World {
             rules,
             keys,
+            channels: &|| channels.clone(),
+            map: Arc::clone(map),
             channels_with: &|payee| channels.iter().filter(|channel| channel.peer == *payee).cloned().collect(),
             new_work: Ok(()),
             now: *now,
@@ -113,11 +136,44 @@ impl Payer {
 
     fn pay(&mut self, request: PayRequest) -> UnboundedReceiver<(u64, Told)> {
         let (listener, told) = Listener::pair(7, true);
-        match prepare(request, &self.rules, self.now, Some(BlockHeight(100)), listener) {
+        let is_peer = |node: &PublicKey| self.channels.iter().any(|channel| channel.peer == *node);
+        match prepare(request, &self.rules, moment(self.now, self.unix_ms), is_peer, listener) {
             Ok(prepared) => self.with(|sending, world, out| sending.pay(prepared, world, out)),
             Err((refusal, listener)) => listener.refuse(refusal),
         }
         told
+    }
+
+    /// Does the searches that were ordered, until there are none.
+    fn search(&mut self) {
+        while let Some(place) = self.orders.iter().position(|order| matches!(order, Order::Search(_))) {
+            let Order::Search(job) = self.orders.remove(place) else { unreachable!() };
+            let found = job.run();
+            self.with(|sending, world, out| sending.found(job.id, found, world, out));
+        }
+    }
+
+    /// The one write that was ordered.
+    fn write(&mut self) -> Vec<Entry> {
+        let mut orders = std::mem::take(&mut self.orders);
+        assert_eq!(orders.len(), 1, "{orders:?}");
+        match orders.remove(0) {
+            Order::Write(entries) => entries,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Why it is given up, which is the last of the writes, and nothing but writes was ordered.
+    fn given_up(&mut self) -> (PaymentId, crate::happened::Failure) {
+        let orders = std::mem::take(&mut self.orders);
+        let entries = orders.iter().flat_map(|order| match order {
+            Order::Write(entries) => entries.clone(),
+            other => panic!("{other:?}"),
+        });
+        match PaymentEntry::decode(&entries.last().unwrap().bytes).unwrap() {
+            PaymentEntry::GivenUp { id, failure } => (id, failure),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The one offer that was ordered.
@@ -154,6 +210,7 @@ impl Payer {
     fn restarted(&self) -> Self {
         let bytes = postcard::to_stdvec(&self.sending.section()).unwrap();
         let mut other = Self::new(self.channels.clone());
+        other.map = Arc::clone(&self.map);
         other.sending.restore(postcard::from_bytes(&bytes).unwrap());
         other.keys.restore(&self.keys.section()).unwrap();
         other.unix_ms = self.unix_ms;
@@ -167,9 +224,9 @@ fn bolt11(n: u8) -> String {
 
 fn keyed(n: u8, key: &str) -> PayRequest {
     let bolt11 = bolt11(n);
-    let request = RequestHash::of("pay", bolt11.as_bytes());
-    let key = PayKey { text: key.to_owned(), hash: KeyHash::of(key).unwrap(), request };
-    PayRequest { key: Some(key), ..super::super::prepare::tests::request(bolt11) }
+    let stands_for = RequestHash::of("pay", bolt11.as_bytes());
+    let key = PayKey { text: key.to_owned(), hash: KeyHash::of(key).unwrap(), request: stands_for };
+    PayRequest { key: Some(key), ..request(bolt11) }
 }
 
 fn origin(id: PaymentId, attempt: u32) -> Origin {
@@ -185,7 +242,7 @@ fn fulfilled(id: PaymentId, attempt: u32, htlc: u64, n: u8) -> Fact {
 }
 
 fn failed(id: PaymentId, attempt: u32, htlc: u64, message: &FailureMessage) -> Fact {
-    let secrets: Vec<SharedSecret> = secrets_of(&key(1), node(2), id, attempt);
+    let secrets: Vec<SharedSecret> = secrets_of(&key(1), &[node(2)], id, attempt);
     let removal = Removal::Fail { reason: encrypt(&secrets[0], message), attribution: None };
     Fact::OfferResolved { id: HtlcId(htlc), origin: origin(id, attempt), removal }
 }
@@ -337,8 +394,7 @@ fn the_payees_refusal_ends_it_and_its_outcome_is_kept_until_that_is_durable() {
     let (id, channel_id, _, mut told) = under_way(&mut payer, 9);
     drain(&mut told);
     payer.fact(channel_id, failed(id, 0, 0, &UNKNOWN));
-    let orders = std::mem::take(&mut payer.orders);
-    let [Order::Write(given_up)] = &orders[..] else { panic!("{orders:?}") };
+    let given_up = &payer.write()[0];
     assert!(told.try_recv().is_err(), "not told before it is durable");
     // Told again meanwhile: decided once.
     payer.fact(channel_id, failed(id, 0, 0, &UNKNOWN));
@@ -363,13 +419,16 @@ fn a_busy_channel_is_followed_by_another_attempt_with_another_onion() {
     payer.entry(&entry);
     payer.fact(first, committed(id, 0, 0));
     payer.fact(first, failed(id, 0, 0, &BUSY));
+    let Some(Order::Write(ended)) = payer.orders.pop() else { panic!("{:?}", payer.orders) };
     let (_, attempt, second, again, entry) = payer.offer();
     assert_eq!(attempt, 1);
     assert_ne!(first, second);
     assert_ne!(offer.onion, again.onion);
-    let tried = PaymentEntry::decode(&entry.bytes).unwrap();
-    assert!(matches!(tried, PaymentEntry::Tried { .. }));
+    let offered = PaymentEntry::decode(&entry.bytes).unwrap();
+    assert!(matches!(offered, PaymentEntry::Offered { .. }));
     payer.entry(&entry);
+    assert!(payer.orders.is_empty(), "the outcome is kept until why it failed is durable");
+    payer.entry(&ended[0]);
     assert!(matches!(payer.orders[..], [Order::Release(channel, HtlcId(0))] if channel == first));
     payer.orders.clear();
     payer.fact(second, committed(id, 1, 0));
@@ -394,8 +453,7 @@ fn no_second_attempt_after_its_invoice_has_expired() {
     let (id, channel_id, _, _) = under_way(&mut payer, 9);
     payer.unix_ms = 10_000_000_000;
     payer.fact(channel_id, failed(id, 0, 0, &BUSY));
-    let [Order::Write(entry)] = &payer.orders[..] else { panic!("{:?}", payer.orders) };
-    let PaymentEntry::GivenUp { failure, .. } = PaymentEntry::decode(&entry.bytes).unwrap() else { panic!() };
+    let (_, failure) = payer.given_up();
     assert_eq!(failure.reason, FailureReason::InvoiceExpired);
 }
 
@@ -406,9 +464,7 @@ fn dropped_with_the_connection_it_fails_unless_another_channel_takes_it() {
     let (id, _, _, _, entry) = payer.offer();
     payer.entry(&entry);
     payer.fact(A, Fact::OfferDropped { origin: origin(id, 0) });
-    let orders = std::mem::take(&mut payer.orders);
-    let [Order::Write(entry)] = &orders[..] else { panic!("{orders:?}") };
-    let PaymentEntry::GivenUp { failure, .. } = PaymentEntry::decode(&entry.bytes).unwrap() else { panic!() };
+    let (_, failure) = payer.given_up();
     assert_eq!(failure.reason, FailureReason::PeerDisconnected);
 }
 
@@ -417,9 +473,7 @@ fn come_back_on_chain_it_has_failed_for_good() {
     let mut payer = Payer::new(vec![usual(A), usual(B)]);
     let (id, channel_id, _, _) = under_way(&mut payer, 9);
     payer.fact(channel_id, Fact::OfferTimedOut { id: HtlcId(0), origin: origin(id, 0) });
-    let orders = std::mem::take(&mut payer.orders);
-    let [Order::Write(entry)] = &orders[..] else { panic!("{orders:?}") };
-    let PaymentEntry::GivenUp { failure, .. } = PaymentEntry::decode(&entry.bytes).unwrap() else { panic!() };
+    let (_, failure) = payer.given_up();
     assert_eq!(failure.reason, FailureReason::ChannelClosed);
 }
 
@@ -468,7 +522,8 @@ fn after_a_restart_what_never_left_is_given_up_once_and_what_left_is_waited_for(
     let mut restarted = payer.restarted();
     let mut out = Vec::new();
     restarted.sending.sweep(&mut out);
-    let [Order::Write(entry)] = &out[..] else { panic!("{out:?}") };
+    let [Order::Write(entries)] = &out[..] else { panic!("{out:?}") };
+    let [entry] = &entries[..] else { panic!("{entries:?}") };
     let PaymentEntry::GivenUp { id, failure } = PaymentEntry::decode(&entry.bytes).unwrap() else { panic!() };
     assert_eq!((id, failure.reason), (never_left, FailureReason::PeerDisconnected));
     let mut again = Vec::new();
@@ -487,9 +542,7 @@ fn after_a_restart_a_failure_that_is_told_again_is_read_with_the_same_key() {
     let (id, _, _, _) = under_way(&mut payer, 9);
     let mut restarted = payer.restarted();
     restarted.fact(A, failed(id, 0, 0, &UNKNOWN));
-    let orders = std::mem::take(&mut restarted.orders);
-    let [Order::Write(entry)] = &orders[..] else { panic!("{orders:?}") };
-    let PaymentEntry::GivenUp { failure, .. } = PaymentEntry::decode(&entry.bytes).unwrap() else { panic!() };
+    let (_, failure) = restarted.given_up();
     assert_eq!(failure.reason, FailureReason::PayeeRefused);
     let mut out = Vec::new();
     restarted.sending.sweep(&mut out);
@@ -538,16 +591,17 @@ fn cut_anywhere_replay_equals_live() {
     live.push(step(&mut payer, &mut journal, Some(a), vec![], vec![fulfilled(one, 0, 1, 1)]));
     let (two, b) = ids[1];
     live.push(step(&mut payer, &mut journal, Some(b), vec![], vec![failed(two, 0, 2, &BUSY)]));
-    let (_, _, other, _, tried) = payer.offer();
+    let Some(Order::Write(ended)) = payer.orders.pop() else { panic!("{:?}", payer.orders) };
+    let (_, _, other, _, offered) = payer.offer();
     let facts = vec![committed(two, 1, 4)];
-    live.push(step(&mut payer, &mut journal, Some(other), vec![tried], facts));
+    live.push(step(&mut payer, &mut journal, Some(other), vec![offered], facts));
+    live.push(step(&mut payer, &mut journal, None, ended, vec![]));
     payer.orders.clear();
     live.push(step(&mut payer, &mut journal, Some(other), vec![], vec![fulfilled(two, 1, 4, 2)]));
     let (three, c) = ids[2];
     live.push(step(&mut payer, &mut journal, Some(c), vec![], vec![failed(three, 0, 3, &UNKNOWN)]));
-    let orders = std::mem::take(&mut payer.orders);
-    let Some(Order::Write(given_up)) = orders.into_iter().next() else { panic!() };
-    live.push(step(&mut payer, &mut journal, None, vec![given_up], vec![]));
+    let given_up = payer.write();
+    live.push(step(&mut payer, &mut journal, None, given_up, vec![]));
     assert_eq!(payer.sending.len(), 0);
 
     for cut in 0..=journal.len() {

@@ -1,0 +1,157 @@
+//! What single failures teach.
+#![allow(clippy::unwrap_used)]
+
+use millrace_routing::failure::FailureMessage;
+use millrace_routing::graph::Policy;
+use millrace_wire::ShortChannelId;
+
+use super::*;
+use crate::happened::{Failure, FailureReason};
+use crate::payments::prepare::tests::node;
+use crate::payments::send::tests::network::{map, over};
+
+const OWN: ChannelId = ChannelId([1; 32]);
+const NOW: u32 = 1_700_000_000;
+
+fn read(hop: usize, message: FailureMessage) -> Read {
+    let failure = Failure::here(FailureReason::Temporary, "x");
+    Read { failure, message: Some(message), hop: Some(hop), held_ms: Vec::new() }
+}
+
+fn learned(route: &Route, hop: usize, message: FailureMessage) -> (Lessons, Memory, bool) {
+    let (mut lessons, mut memory) = (Lessons::none(), Memory::default());
+    let map = map();
+    let at = Lesson { route, channel_id: OWN, map: &map, now_s: NOW };
+    let may_succeed = lessons.learn(&read(hop, message), &at, &mut memory);
+    (lessons, memory, may_succeed)
+}
+
+#[test]
+fn a_refused_amount_is_a_bound_for_all_and_the_channels_before_have_carried_it() {
+    let route = over(&[3, 6, 4], 500_000);
+    let busy = FailureMessage::TemporaryChannelFailure { channel_update: Vec::new() };
+    let (_, memory, may_succeed) = learned(&route, 1, busy);
+    assert!(may_succeed);
+    let capacity = Msat(1_000_000_000);
+    let liquidity = memory.liquidity();
+    let first = liquidity.bounds(way_of(&route, 1), capacity, NOW);
+    let second = liquidity.bounds(way_of(&route, 2), capacity, NOW);
+    assert!(first.least >= Msat(500_900) && first.least <= Msat(501_000), "{first:?}");
+    assert_eq!(second.most, Msat(499_999));
+}
+
+#[test]
+fn what_is_left_out_has_no_chance_and_the_map_is_as_it_was() {
+    let map = map();
+    let payee = NodeId::from(node(4));
+    let nothing = Liquidity::default();
+    let (lessons, ..) = learned(&over(&[3, 4], 500_000), 0, FailureMessage::UnknownNextPeer);
+    let applied = lessons.apply(&nothing, &map, payee, NOW);
+    let way = way_of(&over(&[3, 4], 1), 1);
+    assert_eq!(applied.bounds(way, Msat(1_000_000_000), NOW).most, Msat::ZERO);
+    let other = way_of(&over(&[5, 4], 1), 1);
+    assert_eq!(applied.bounds(other, Msat(1_000_000_000), NOW).most, Msat(1_000_000_000));
+    assert!(nothing.is_empty());
+}
+
+#[test]
+fn a_hint_takes_less_after_it_has_refused_and_nothing_once_it_is_shut() {
+    let policy = Policy {
+        is_disabled: false,
+        cltv_expiry_delta: 20,
+        htlc_minimum: Msat(0),
+        htlc_maximum: Msat(u64::MAX),
+        fee_base_msat: 1_000,
+        fee_proportional_millionths: 0,
+    };
+    let route = over(&[3, 7], 500_000);
+    let (from, to) = (NodeId::from(node(3)), NodeId::from(node(7)));
+    let hint = Hint { from, to, short_channel_id: route.hops[1].scid, policy };
+    let busy = FailureMessage::TemporaryChannelFailure { channel_update: Vec::new() };
+    let (lessons, ..) = learned(&route, 0, busy);
+    assert_eq!(lessons.hints(&[hint], to)[0].policy.htlc_maximum, Msat(499_999));
+    let (lessons, ..) = learned(&route, 0, FailureMessage::PermanentChannelFailure);
+    assert!(lessons.hints(&[hint], to).is_empty());
+    let (lessons, ..) = learned(&route, 0, FailureMessage::TemporaryNodeFailure);
+    assert!(lessons.hints(&[hint], to).is_empty());
+}
+
+mod terms {
+    use lightning::ln::msgs::{self, UnsignedChannelUpdate};
+    use millrace_wire::ChannelUpdate;
+    use secp256k1::SECP256K1;
+
+    use super::*;
+    use crate::payments::prepare::tests::key;
+
+    fn update(by: u8, scid: ShortChannelId, base: u32, delta: u16) -> Vec<u8> {
+        let (from, to) = (NodeId::from(node(3)), NodeId::from(node(4)));
+        let contents = UnsignedChannelUpdate {
+            chain_hash: millrace_wire::ChainHash::REGTEST,
+            short_channel_id: scid.0,
+            timestamp: 5,
+            message_flags: 1,
+            channel_flags: u8::from(from > to),
+            cltv_expiry_delta: delta,
+            htlc_minimum_msat: 1,
+            htlc_maximum_msat: 900_000_000,
+            fee_base_msat: base,
+            fee_proportional_millionths: 0,
+            excess_data: Vec::new(),
+        };
+        let unsigned = |signature| ChannelUpdate::new(msgs::ChannelUpdate { signature, contents: contents.clone() });
+        let none = secp256k1::ecdsa::Signature::from_compact(&[1; 64]).unwrap();
+        let digest = secp256k1::Message::from_digest(unsigned(none).signed_hash());
+        let signed = unsigned(SECP256K1.sign_ecdsa(&digest, &key(by)));
+        [&CHANNEL_UPDATE, signed.bytes()].concat()
+    }
+
+    fn told(channel_update: Vec<u8>) -> Lessons {
+        let message = FailureMessage::FeeInsufficient { amount: Msat(501_000), channel_update };
+        learned(&over(&[3, 4], 500_000), 0, message).0
+    }
+
+    #[test]
+    fn terms_that_the_hop_has_signed_take_the_place_of_those_on_the_map() {
+        let scid = over(&[3, 4], 1).hops[1].scid;
+        for update in [update(3, scid, 7_000, 40), update(3, scid, 7_000, 40)[2..].to_vec()] {
+            let lessons = told(update);
+            let hints = lessons.hints(&[], NodeId::from(node(4)));
+            assert_eq!(hints.len(), 1);
+            assert_eq!((hints[0].policy.fee_base_msat, hints[0].short_channel_id), (7_000, scid));
+            let applied = lessons.apply(&Liquidity::default(), &map(), NodeId::from(node(4)), NOW).into_owned();
+            assert_eq!(applied.bounds(way_of(&over(&[3, 4], 1), 1), Msat(1_000_000_000), NOW).most, Msat::ZERO);
+        }
+    }
+
+    #[test]
+    fn terms_of_another_or_of_another_channel_or_that_were_kept_shut_the_channel() {
+        let scid = over(&[3, 4], 1).hops[1].scid;
+        let bad = [
+            update(5, scid, 7_000, 40),
+            update(3, ShortChannelId(scid.0 + 1), 7_000, 40),
+            update(3, scid, 1_000, 40),
+            Vec::new(),
+            vec![1, 2, 3],
+        ];
+        for update in bad {
+            let lessons = told(update);
+            assert!(lessons.hints(&[], NodeId::from(node(4))).is_empty());
+            assert_eq!(lessons.shut.len(), 1);
+        }
+    }
+
+    #[test]
+    fn terms_that_are_told_twice_shut_the_channel() {
+        let scid = over(&[3, 4], 1).hops[1].scid;
+        let (mut lessons, mut memory) = (Lessons::none(), Memory::default());
+        let (map, route) = (map(), over(&[3, 4], 500_000));
+        let at = Lesson { route: &route, channel_id: OWN, map: &map, now_s: NOW };
+        for base in [7_000, 8_000] {
+            let channel_update = update(3, scid, base, 40);
+            let message = FailureMessage::FeeInsufficient { amount: Msat(501_000), channel_update };
+            assert!(lessons.learn(&read(0, message), &at, &mut memory));
+        }
+        assert!(lessons.hints(&[], NodeId::from(node(4))).is_empty());
+    }
+}

@@ -1,0 +1,161 @@
+//! Looking for ways: what a search needs, taken as of one moment, so that it holds up nothing; and what it finds, as HTLCs
+//! that are ready to be offered.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use millrace_channel::Side;
+use millrace_routing::graph::NodeId;
+use millrace_routing::liquidity::Liquidity;
+use millrace_routing::map::Map;
+use millrace_routing::path::{FirstHop, HOPS_MAX, InFlight, NoPath, Parts, Path, Request, Search, Weights, find_parts};
+use millrace_wire::{BlockHeight, ChannelId, Msat, OnionPacket, PublicKey, ShortChannelId};
+use secp256k1::SecretKey;
+
+use super::lessons::Lessons;
+use crate::channels::ChannelSnapshot;
+use crate::happened::PaymentId;
+use crate::payments::prepare::{Goal, build_over, expiry, height_unknown};
+use crate::payments::refusal::PayRefusal;
+use crate::route::{Route, RouteHop};
+
+thread_local! {
+    /// The room that a search needs is used again by the next one of the thread.
+    static SEARCH: RefCell<Search> = RefCell::new(Search::new());
+}
+
+/// A channel of ours that can take an HTLC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Door {
+    /// It.
+    pub(crate) channel_id: ChannelId,
+    /// As searches know it.
+    pub(crate) hop: FirstHop,
+}
+
+impl Door {
+    pub(crate) fn of(channel: &ChannelSnapshot) -> Self {
+        let remote = channel.terms.party(Side::Remote);
+        let hop = FirstHop {
+            peer: channel.peer.into(),
+            short_channel_id: scid_of(channel),
+            least: remote.htlc_minimum,
+            most: channel.available_to_send,
+        };
+        Self { channel_id: channel.channel_id, hop }
+    }
+}
+
+/// A channel as people write it: its alias, if it has no other name, or must not use it.
+pub(crate) fn scid_of(channel: &ChannelSnapshot) -> ShortChannelId {
+    channel.short_channel_id.filter(|_| !channel.terms.channel_type.scid_alias).unwrap_or(channel.local_alias)
+}
+
+/// An HTLC that is ready to be offered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    pub(crate) attempt: u32,
+    pub(crate) channel_id: ChannelId,
+    pub(crate) route: Route,
+    pub(crate) onion: Box<OnionPacket>,
+}
+
+/// A search that is to be done.
+pub(crate) struct Job {
+    pub(crate) id: PaymentId,
+    pub(crate) goal: Arc<Goal>,
+    /// What is still to be brought there...
+    pub(crate) amount: Msat,
+    /// ...and what may still be paid for that.
+    pub(crate) fee_limit: Msat,
+    pub(crate) parts_max: usize,
+    pub(crate) blocks_max: u16,
+    /// The numbers of the attempts begin here.
+    pub(crate) first_attempt: u32,
+    pub(crate) doors: Vec<Door>,
+    pub(crate) lessons: Lessons,
+    pub(crate) map: Arc<Map>,
+    pub(crate) liquidity: Arc<Liquidity>,
+    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) now_s: u32,
+    pub(crate) height: Option<BlockHeight>,
+    pub(crate) node_id: PublicKey,
+    pub(crate) node_key: SecretKey,
+}
+
+impl Job {
+    /// Finds ways that together carry the amount. Takes its time.
+    ///
+    /// # Errors
+    /// [`PayRefusal::NoRoute`] if there are none.
+    pub(crate) fn run(&self) -> Result<Vec<Part>, PayRefusal> {
+        let height = self.height.ok_or_else(height_unknown)?;
+        let paths = self.paths()?;
+        let numbered = paths.iter().zip(self.first_attempt..);
+        numbered.map(|(path, attempt)| self.part(path, attempt, height)).collect()
+    }
+
+    fn paths(&self) -> Result<Vec<Path>, PayRefusal> {
+        let payee = NodeId::from(self.goal.payee);
+        let liquidity = self.lessons.apply(&self.liquidity, &self.map, payee, self.now_s);
+        let request = Request {
+            source: self.node_id.into(),
+            payee,
+            amount: self.amount,
+            final_delta: u32::from(self.goal.final_delta.0),
+            fee_limit: self.fee_limit,
+            delta_limit: u32::from(self.blocks_max),
+            hops_limit: HOPS_MAX,
+            first_hops: &self.lessons.doors(&self.doors, payee),
+            hints: &self.lessons.hints(&self.goal.hints, payee),
+        };
+        let weights = Weights { liquidity: &liquidity, in_flight: &self.in_flight, now: self.now_s };
+        let found = SEARCH.with_borrow_mut(|search| match self.parts_max {
+            0 | 1 => search.find(&self.map, &request, &weights).map(|path| vec![path]),
+            most => find_parts(search, &self.map, &request, &weights, Parts { most }),
+        });
+        found.map_err(|why| {
+            let why = match why {
+                // The last part that was tried had but a share of it.
+                NoPath::FeeLimit { .. } => NoPath::FeeLimit { fee_limit: self.fee_limit },
+                NoPath::Ourselves | NoPath::NoChannel | NoPath::Balance { .. } | NoPath::NoWay => why,
+            };
+            PayRefusal::NoRoute { payee: self.goal.payee, why }
+        })
+    }
+
+    fn part(&self, path: &Path, attempt: u32, height: BlockHeight) -> Result<Part, PayRefusal> {
+        let hops: Result<Vec<RouteHop>, PayRefusal> = path
+            .hops
+            .iter()
+            .map(|hop| {
+                let no_key = || PayRefusal::Internal(format!("the graph's node {} has no key", hop.node));
+                Ok(RouteHop {
+                    node: hop.node.public_key().ok_or_else(no_key)?,
+                    scid: hop.short_channel_id,
+                    amount: hop.amount,
+                    cltv_expiry: expiry(height, hop.delta)?,
+                })
+            })
+            .collect();
+        let route = Route { hops: hops? };
+        let first = path.hops.first().map(|hop| hop.short_channel_id);
+        let door = self.doors.iter().find(|door| Some(door.hop.short_channel_id) == first);
+        let no_door = || PayRefusal::Internal("a way begins with no channel of ours".to_owned());
+        let channel_id = door.ok_or_else(no_door)?.channel_id;
+        let onion = build_over(&self.goal, self.id, attempt, &self.node_key, &route.hops)?;
+        Ok(Part { attempt, channel_id, route, onion })
+    }
+}
+
+/// Without the key.
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, amount, fee_limit, .. } = self;
+        f.debug_struct("Job")
+            .field("id", id)
+            .field("amount", amount)
+            .field("fee_limit", fee_limit)
+            .finish_non_exhaustive()
+    }
+}
