@@ -7,6 +7,7 @@ mod story;
 
 use millrace_routing::SharedSecret;
 use millrace_wire::CltvExpiry;
+use tokio::sync::oneshot;
 
 use super::super::entry::{Made, MadeHold};
 use super::super::prepare::tests::hash;
@@ -19,6 +20,8 @@ const ASKED: Msat = Msat(100_000);
 const EXPIRES_MS: u64 = 9_000_000;
 const HEIGHT: BlockHeight = BlockHeight(700);
 const EXPIRY: CltvExpiry = CltvExpiry(800);
+
+type Answer = oneshot::Receiver<Result<(), HoldRefusal>>;
 
 fn secret() -> PaymentSecret {
     PaymentSecret::new([4; 32])
@@ -152,14 +155,14 @@ impl Payee {
         self.take().into_iter().map(place).collect()
     }
 
-    fn settle(&mut self, n: u8, with: Option<Preimage>) -> oneshot::Receiver<Result<(), HoldRefusal>> {
+    fn settle(&mut self, n: u8, with: Option<Preimage>) -> Answer {
         let (reply, answer) = oneshot::channel();
         let height = Some(self.height);
         self.receiving.settle(hash(n), with, height, reply, &mut self.out);
         answer
     }
 
-    fn cancel(&mut self, n: u8) -> oneshot::Receiver<Result<(), HoldRefusal>> {
+    fn cancel(&mut self, n: u8) -> Answer {
         let (reply, answer) = oneshot::channel();
         self.receiving.cancel(hash(n), reply, &mut self.out);
         answer

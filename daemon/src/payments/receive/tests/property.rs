@@ -80,7 +80,8 @@ struct World {
     untold: [VecDeque<usize>; 3],
     /// What was told, by step.
     told: BTreeMap<usize, Vec<Happened>>,
-    answers: Vec<(u8, bool, oneshot::Receiver<Result<(), HoldRefusal>>)>,
+    /// Which invoice, whether it was to be settled, and the answer.
+    answers: Vec<(u8, bool, Answer)>,
 }
 
 const fn place(index: usize) -> Place {
