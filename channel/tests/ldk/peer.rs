@@ -264,6 +264,10 @@ impl Ldk {
 
     pub(crate) fn disconnected(&mut self) {
         self.manager.peer_disconnected(self.us);
+        // What is for the whole network stays, and LDK's own connections take it out before the next one comes about.
+        for event in self.manager.get_and_clear_pending_msg_events() {
+            self.send(event);
+        }
         self.outbox.clear();
     }
 

@@ -1,6 +1,7 @@
 //! Where others may call this node, as a `node_announcement` says it (BOLT 7, "The `node_announcement` Message").
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use lightning::ln::msgs::SocketAddress;
@@ -64,7 +65,11 @@ impl FromStr for NodeAddress {
 
 impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match &self.0 {
+            // LDK writes every zero.
+            SocketAddress::TcpIpV6 { addr, port } => write!(f, "[{}]:{port}", Ipv6Addr::from(*addr)),
+            other => other.fmt(f),
+        }
     }
 }
 

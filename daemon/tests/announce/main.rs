@@ -295,6 +295,7 @@ async fn a_node_that_was_away_signs_when_it_is_back() {
 async fn a_reorganisation_takes_the_announcement_back_and_brings_another() {
     let pair = Pair::announced().await;
     let before = pair.alice.snapshot(pair.id);
+    eventually("the first is passed on", || (heard(&pair.alice).channels.len() == 1).then_some(())).await;
     pair.chain.disconnect(6);
     for node in [&pair.alice, &pair.bob] {
         node.wait_until(pair.id, "it is taken back", |snapshot| snapshot.announcement.is_none()).await;
