@@ -246,7 +246,7 @@ fn announcing(config: &Config, keys: &Keys, policies: Policies, network: Network
     Parts {
         node_key: *keys.node_key(),
         chain_hash: ChainHash::using_genesis_block_const(config.network),
-        features: Features::ours(!config.channel.zero_conf_peers.is_empty(), false),
+        features: Features::ours(!config.channel.zero_conf_peers.is_empty()),
         face: Face { alias: config.alias.clone(), color: config.color, addresses: config.announced_addresses.clone() },
         policies,
         network,

@@ -114,9 +114,9 @@ async fn too_many_half_open_handshakes_are_turned_away_and_time_out() {
 async fn init_of_another_chain_or_with_unknown_requirements_is_refused_in_words() {
     let (node, _chain, _dir) = node().await;
     let mut other_chain = Wild::call(&node, key(5)).await;
-    other_chain.say(&init(Features::ours(false, false), vec![ChainHash::BITCOIN])).await;
+    other_chain.say(&init(Features::ours(false), vec![ChainHash::BITCOIN])).await;
     assert!(other_chain.hear_last_words().await.unwrap().contains("not on this chain"));
-    let mut features = Features::ours(false, false);
+    let mut features = Features::ours(false);
     features.set(200);
     let mut demanding = Wild::call(&node, key(5)).await;
     demanding.say(&init(features, vec![])).await;
@@ -126,7 +126,7 @@ async fn init_of_another_chain_or_with_unknown_requirements_is_refused_in_words(
     hasty.say(&Message::Ping(Ping { num_pong_bytes: 1, ignored_len: 0 })).await;
     assert!(hasty.hear_last_words().await.unwrap().contains("ping"));
     let mut tolerant = Wild::call(&node, key(5)).await;
-    features = Features::ours(false, false);
+    features = Features::ours(false);
     features.set(201);
     tolerant.say(&init(features, vec![])).await;
     assert!(matches!(tolerant.hear().await, Some(Message::Init(_))));

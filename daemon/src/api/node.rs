@@ -33,7 +33,7 @@ impl Node for NodeService {
             SyncState::Away { .. } => (v1::SyncState::ChainAway, 0),
         };
         let peers = api.peers.list();
-        let features = Features::ours(!api.config.channel.zero_conf_peers.is_empty(), false);
+        let features = Features::ours(!api.config.channel.zero_conf_peers.is_empty());
         let shown = api.announcer.shown();
         Ok(Response::new(GetInfoResponse {
             node_id: api.keys.node_id().serialize().to_vec(),

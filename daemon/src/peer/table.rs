@@ -422,7 +422,7 @@ impl Peers {
     }
 
     fn features_for(&self, peer: &PublicKey) -> Features {
-        Features::ours(self.inner.rules.zero_conf_peers.contains(peer), false)
+        Features::ours(self.inner.rules.zero_conf_peers.contains(peer))
     }
 
     fn count_handshake(&self) -> Option<Counted> {

@@ -31,7 +31,7 @@ impl Scripted {
         let (act_three, transport) = initiator.act_two(&act_two).unwrap();
         socket.write_all(&act_three).await.unwrap();
         let mut peer = Self { socket, encryptor: transport.encryptor, decryptor: transport.decryptor };
-        let (features, networks) = (Features::ours(false, false), vec![ChainHash::REGTEST]);
+        let (features, networks) = (Features::ours(false), vec![ChainHash::REGTEST]);
         peer.say(&Message::Init(Init { features, networks, remote_address: None })).await;
         assert!(matches!(peer.hear().await, Message::Init(_)));
         peer

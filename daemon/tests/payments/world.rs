@@ -123,7 +123,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
     let announcer = Announcer::new(Parts {
         node_key: *keys.node_key(),
         chain_hash: ChainHash::REGTEST,
-        features: millrace_wire::Features::ours(false, true),
+        features: millrace_wire::Features::ours(false),
         face: Face::default(),
         policies: Policies::new(ForwardPolicy::default()),
         network: network.clone(),

@@ -420,7 +420,7 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
     let announcer = Announcer::new(Parts {
         node_key,
         chain_hash: ChainHash::REGTEST,
-        features: Features::ours(false, true),
+        features: Features::ours(false),
         face: setup.face.clone(),
         policies: policies.clone(),
         network: network.clone(),

@@ -28,7 +28,7 @@ pub fn init(features: Features, networks: Vec<ChainHash>) -> Message {
 }
 
 pub fn good_init() -> Message {
-    init(Features::ours(false, false), vec![ChainHash::REGTEST])
+    init(Features::ours(false), vec![ChainHash::REGTEST])
 }
 
 impl Wild {

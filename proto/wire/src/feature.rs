@@ -338,10 +338,9 @@ impl Features {
     /// What this node shows in `init`.
     ///
     /// Features that everybody is assumed to have are set as required all the same: some peers hang up
-    /// without them. `option_zeroconf` is shown only to a peer that may open such channels to us, and
-    /// what needs the routing graph only when there is one.
+    /// without them. `option_zeroconf` is shown only to a peer that may open such channels to us.
     #[must_use]
-    pub fn ours(peer_allowed_zero_conf: bool, routing: bool) -> Self {
+    pub fn ours(peer_allowed_zero_conf: bool) -> Self {
         let mut features = Self::empty();
         for feature in OURS_REQUIRED {
             features.set(feature.required_bit());
@@ -351,11 +350,6 @@ impl Features {
         }
         if peer_allowed_zero_conf {
             features.set(Feature::Zeroconf.optional_bit());
-        }
-        if routing {
-            for feature in OURS_WITH_ROUTING {
-                features.set(feature.optional_bit());
-            }
         }
         features
     }
@@ -374,18 +368,18 @@ const OURS_REQUIRED: [Feature; 5] = [
     Feature::ChannelType,
 ];
 
-const OURS_OPTIONAL: [Feature; 8] = [
+const OURS_OPTIONAL: [Feature; 10] = [
     Feature::UpfrontShutdownScript,
     Feature::GossipQueries,
     Feature::GossipQueriesEx,
+    Feature::BasicMpp,
     Feature::LargeChannel,
     Feature::Anchors,
     Feature::ShutdownAnysegwit,
+    Feature::AttributionData,
     Feature::ScidAlias,
     Feature::SimpleClose,
 ];
-
-const OURS_WITH_ROUTING: [Feature; 2] = [Feature::BasicMpp, Feature::AttributionData];
 
 impl From<Vec<u8>> for Features {
     fn from(big_endian: Vec<u8>) -> Self {
@@ -433,16 +427,16 @@ mod tests {
     use super::*;
 
     fn every_set_of_ours() -> Vec<Features> {
-        let choices = [(false, false), (false, true), (true, false), (true, true)];
-        choices.iter().map(|(zero_conf, routing)| Features::ours(*zero_conf, *routing)).collect()
+        let choices = [false, true];
+        choices.map(Features::ours).into()
     }
 
     #[test]
     fn ours_are_exactly_the_bits_of_the_design() {
-        let base = [0, 5, 7, 8, 11, 12, 14, 19, 23, 27, 44, 47, 61];
-        assert_eq!(Features::ours(false, false).bits().collect::<Vec<_>>(), base);
+        let base = [0, 5, 7, 8, 11, 12, 14, 17, 19, 23, 27, 37, 44, 47, 61];
+        assert_eq!(Features::ours(false).bits().collect::<Vec<_>>(), base);
         let all = [0, 5, 7, 8, 11, 12, 14, 17, 19, 23, 27, 37, 44, 47, 51, 61];
-        assert_eq!(Features::ours(true, true).bits().collect::<Vec<_>>(), all);
+        assert_eq!(Features::ours(true).bits().collect::<Vec<_>>(), all);
     }
 
     #[test]

@@ -17,12 +17,13 @@ pub(super) async fn set_policy(node: &Node, channel_id: &[u8], policy: &PolicyPl
         htlc_minimum_msat: policy.htlc_minimum_msat,
         htlc_maximum_msat: policy.htlc_maximum_msat,
     };
-    node.client()?.channels.set_policy(request).await?;
-    Ok(())
+    let answer = node.client()?.channels.set_policy(request).await;
+    answer.map(drop).map_err(|status| node.call_failed(&status))
 }
 
 /// How many channels of the public graph it knows with the terms of both sides.
 pub(super) async fn graph_channels(node: &Node) -> Result<usize, Error> {
-    let info = node.client()?.graph.info(GraphInfoRequest {}).await?.into_inner();
+    let answer = node.client()?.graph.info(GraphInfoRequest {}).await;
+    let info = answer.map_err(|status| node.call_failed(&status))?.into_inner();
     Ok(info.policies as usize / 2)
 }

@@ -74,8 +74,7 @@ impl Target {
 
 /// A good `init`, as bytes.
 fn init() -> Vec<u8> {
-    let init =
-        Init { features: Features::ours(false, false), networks: vec![ChainHash::REGTEST], remote_address: None };
+    let init = Init { features: Features::ours(false), networks: vec![ChainHash::REGTEST], remote_address: None };
     let mut bytes = Vec::new();
     Message::Init(init).encode(&mut bytes).unwrap();
     bytes

@@ -250,7 +250,7 @@ fn tip(height: u32) -> ChainEvent {
 }
 
 fn both_features() -> Arc<Features> {
-    Arc::new(Features::ours(false, false))
+    Arc::new(Features::ours(false))
 }
 
 impl Bench {

@@ -129,7 +129,7 @@ impl Actor {
                     self.order(place, Decision::Fulfill(Box::new(fulfilment)));
                 }
                 Receipt::Fail(place, removing) => self.order(place, Decision::Remove(removing)),
-                Receipt::Write(entry) => self.write(entry),
+                Receipt::Write(entry) => self.write(vec![entry]),
             }
         }
     }

@@ -109,7 +109,7 @@ impl Draw {
 
     /// Sets as real nodes have them: LDK pads some others, which is why those are not in its oracle.
     fn features(&mut self) -> Features {
-        Features::ours(self.flag(), self.flag())
+        Features::ours(self.flag())
     }
 
     fn channel_type(&mut self) -> Features {

@@ -389,7 +389,7 @@ mod propose {
 
     #[test]
     fn features_are_those_of_both() {
-        let ours = Features::ours(true, false);
+        let ours = Features::ours(true);
         let negotiated = OpeningFeatures::negotiated(&ours, &ours);
         assert_eq!(negotiated, features());
         assert_eq!(OpeningFeatures::negotiated(&ours, &Features::empty()), OpeningFeatures::default());
