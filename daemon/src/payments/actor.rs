@@ -463,7 +463,9 @@ impl Actor {
                 let entries = fulfilment.entry.iter().map(InvoiceEntry::entry).collect();
                 registry.fulfill(channel_id, id, fulfilment.preimage.clone(), None, entries)
             }
-            Decision::Remove(Removing::Fail(reason)) => registry.fail(channel_id, id, reason, None, Vec::new()),
+            Decision::Remove(Removing::Fail(reason, attribution)) => {
+                registry.fail(channel_id, id, reason, attribution, Vec::new())
+            }
             Decision::Remove(Removing::Malformed { sha256_of_onion, failure_code }) => {
                 registry.fail_malformed(channel_id, id, sha256_of_onion, failure_code)
             }

@@ -233,8 +233,6 @@ impl Circuits {
         let Some(circuit) = self.circuits.get_mut(&key) else { return };
         circuit.is_removed = true;
         match &circuit.outgoing {
-            // It ended here: its onion is worth nothing any more.
-            None if fulfilled => self.onions.used(circuit.onion, circuit.cltv_expiry),
             Some(outgoing) if !fulfilled && (outgoing.preimage.is_some() || !outgoing.is_over) => {
                 tracing::error!(channel_id = %key.0, htlc_id = key.1.0, "an HTLC failed that may still succeed downstream");
             }

@@ -5,11 +5,13 @@
 //! what the onion says of them: a preimage leaves this node only for a final HTLC with the right secret, amount and
 //! expiry. What is wrong is not told apart to the sender, who would otherwise learn which hashes are ours.
 
+use std::time::Duration;
+
 use bitcoin::hashes::{Hash as _, sha256};
 use millrace_routing::SharedSecret;
-use millrace_routing::failure::{FailureMessage, code, encrypt};
+use millrace_routing::failure::{Failure, FailureMessage, HoldTime, code, encrypt, fail};
 use millrace_routing::onion::{Final, Forward, Incoming, PeelFault, PeeledHop, peel};
-use millrace_wire::{BlockHeight, ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, PaymentSecret};
+use millrace_wire::{AttributionData, BlockHeight, ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, PaymentSecret};
 use secp256k1::SecretKey;
 
 use super::receive::Invoice;
@@ -43,8 +45,8 @@ pub(crate) enum Opened {
 /// How an HTLC is removed without its preimage.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Removing {
-    /// By `update_fail_htlc`, with this packet.
-    Fail(Vec<u8>),
+    /// By `update_fail_htlc`, with this packet; and for how long it was held, if it was decided at once.
+    Fail(Vec<u8>, Option<Box<AttributionData>>),
     /// By `update_fail_malformed_htlc`.
     Malformed {
         /// Of the onion.
@@ -56,7 +58,13 @@ pub(crate) enum Removing {
 
 impl Removing {
     fn fail(secret: &SharedSecret, message: &FailureMessage) -> Self {
-        Self::Fail(encrypt(secret, message))
+        let Failure { reason, attribution } = fail(secret, message, HoldTime::floor(Duration::ZERO));
+        Self::Fail(reason, Some(attribution))
+    }
+
+    /// Of one that was held: for how long is not kept, and not guessed.
+    fn fail_held(secret: &SharedSecret, message: &FailureMessage) -> Self {
+        Self::Fail(encrypt(secret, message), None)
     }
 }
 
@@ -172,9 +180,15 @@ pub(crate) fn refuse_payment(received: &Received, secret: &SharedSecret, height:
     Removing::fail(secret, &message)
 }
 
+/// The same of one that was held.
+pub(crate) fn refuse_held(received: &Received, secret: &SharedSecret, height: BlockHeight) -> Removing {
+    let message = FailureMessage::IncorrectOrUnknownPaymentDetails { amount: received.amount, height };
+    Removing::fail_held(secret, &message)
+}
+
 /// How an HTLC is failed whose payment did not become whole in time.
 pub(crate) fn refuse_alone(secret: &SharedSecret) -> Removing {
-    Removing::fail(secret, &FailureMessage::MppTimeout)
+    Removing::fail_held(secret, &FailureMessage::MppTimeout)
 }
 
 /// How an HTLC is failed that cannot be taken just now.
@@ -239,11 +253,11 @@ mod tests {
     fn the_htlc_decides_not_the_onion() {
         let (mut htlc, payload) = (received(20_999, 742), payload(21_000, 742));
         let (onion, secrets) = onion(Payload::Final(payload), 2, vec![]);
-        let Opened::Refused(Removing::Fail(reason)) = open(&key(2), &htlc, &onion, Some(HEIGHT)) else { panic!() };
+        let Opened::Refused(Removing::Fail(reason, _)) = open(&key(2), &htlc, &onion, Some(HEIGHT)) else { panic!() };
         assert_eq!(decode(&secrets, &reason).unwrap().message.code(), code::FINAL_INCORRECT_HTLC_AMOUNT);
         htlc.amount = Msat(21_000);
         htlc.cltv_expiry = CltvExpiry(741);
-        let Opened::Refused(Removing::Fail(reason)) = open(&key(2), &htlc, &onion, Some(HEIGHT)) else { panic!() };
+        let Opened::Refused(Removing::Fail(reason, _)) = open(&key(2), &htlc, &onion, Some(HEIGHT)) else { panic!() };
         assert_eq!(decode(&secrets, &reason).unwrap().message.code(), code::FINAL_INCORRECT_CLTV_EXPIRY);
     }
 
@@ -321,7 +335,7 @@ mod tests {
         let (onion, secrets) = onion(Payload::Final(payload(21_000, 742)), 2, vec![]);
         let dust = Received { over_dust_exposure: true, ..received(21_000, 742) };
         let code_of = |opened: Opened| {
-            let Opened::Refused(Removing::Fail(reason)) = opened else { panic!() };
+            let Opened::Refused(Removing::Fail(reason, _)) = opened else { panic!() };
             decode(&secrets, &reason).unwrap().message.code()
         };
         assert_eq!(code_of(open(&key(2), &dust, &onion, Some(HEIGHT))), code::TEMPORARY_CHANNEL_FAILURE);

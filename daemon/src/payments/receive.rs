@@ -296,8 +296,7 @@ pub(crate) fn keysend<'a>(received: &Received, last: &'a Final) -> Option<&'a Pr
 }
 
 fn fail_all(parts: &[HeldPart], height: BlockHeight, out: &mut Vec<Receipt>) {
-    let fail =
-        |part: &HeldPart| Receipt::Fail(part.place(), judge::refuse_payment(&part.received, &part.secret, height));
+    let fail = |part: &HeldPart| Receipt::Fail(part.place(), judge::refuse_held(&part.received, &part.secret, height));
     out.extend(parts.iter().map(fail));
 }
 

@@ -3,7 +3,8 @@
 //! An onion is known by its ephemeral key, which alone decides the secret that it shares with us. Nothing is written for
 //! this: an HTLC is in its channel's records, with its onion, before it is peeled, and `OfferCommitted` before anything
 //! goes on, so the set is folded from the same facts as the circuits. An onion stays in it until the HTLC that brought it
-//! has expired: what it asks for then is in the past. One that was refused without going on does no harm a second time.
+//! has expired: what it asks for then is in the past. One that was refused without going on does no harm a second time, nor
+//! does one that ended here: what it paid is paid, and its second coming is refused as such.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
