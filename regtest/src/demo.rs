@@ -1,5 +1,5 @@
 //! The demo: the main job of two daemons on a real chain, played with progress shown, and every satoshi accounted for
-//! at its end.
+//! at its end; then five daemons that pay each other over one another (`routes`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -41,8 +41,11 @@ pub struct Demo {
     played: Vec<Played>,
     /// What the end was settled by.
     books: Option<Books>,
-    figures: BTreeMap<&'static str, serde_json::Value>,
+    figures: Figures,
 }
+
+/// What was seen, by name.
+type Figures = BTreeMap<&'static str, serde_json::Value>;
 
 /// Plays it. The network is returned if it came to be, whatever happened then.
 pub async fn play(report: &mut Report) -> Option<Demo> {
@@ -51,6 +54,9 @@ pub async fn play(report: &mut Report) -> Option<Demo> {
     report.end(&started.as_ref().map(|demo| demo.greeting()).map_err(|error| error.to_string()));
     let mut demo = started.ok()?;
     demo.story(report).await;
+    if report.is_ok() {
+        demo.figures.extend(routes::play(report).await);
+    }
     Some(demo)
 }
 
@@ -64,6 +70,9 @@ macro_rules! step {
         }
     }};
 }
+
+// Behind the macro, which it uses.
+mod routes;
 
 impl Demo {
     async fn start() -> Result<Self, Error> {

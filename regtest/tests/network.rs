@@ -12,6 +12,8 @@ mod ldk;
 mod mesh;
 #[path = "network/refusals.rs"]
 mod refusals;
+#[path = "network/routes.rs"]
+mod routes;
 #[path = "network/story.rs"]
 mod story;
 #[path = "network/support.rs"]

@@ -258,16 +258,18 @@ impl Ldk {
         codec::deliver(&*self.manager, self.us, message)
     }
 
-    pub(crate) fn connected(&self, init: &millrace_wire::Init, is_inbound: bool) {
+    pub(crate) fn connected(&mut self, init: &millrace_wire::Init, is_inbound: bool) {
+        // What is for the whole network comes up between connections too, by blocks; LDK's own peer handler takes it out
+        // before the next one comes about.
+        for event in self.manager.get_and_clear_pending_msg_events() {
+            self.send(event);
+        }
+        self.outbox.clear();
         self.manager.peer_connected(self.us, &codec::to_ldk_init(init), is_inbound).unwrap();
     }
 
     pub(crate) fn disconnected(&mut self) {
         self.manager.peer_disconnected(self.us);
-        // What is for the whole network stays, and LDK's own connections take it out before the next one comes about.
-        for event in self.manager.get_and_clear_pending_msg_events() {
-            self.send(event);
-        }
         self.outbox.clear();
     }
 

@@ -1,4 +1,4 @@
-//! `cargo demo`: two daemons on a real bitcoind play the main job and account for every satoshi.
+//! `cargo demo`: two daemons on a real bitcoind play the main job and account for every satoshi; then five route payments.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,8 @@ use millrace_regtest::network::Network;
 use millrace_regtest::report::Report;
 use serde_json::json;
 
-/// Two Millrace daemons on a real bitcoind: fund, open, pay, kill, close, and account for every satoshi.
+/// Millrace daemons on a real bitcoind: two fund, open, pay, are killed, close and account for every satoshi; five more pay
+/// each other over one another.
 #[derive(Parser)]
 #[command(name = "demo", version)]
 struct Arguments {
