@@ -255,7 +255,7 @@ mod tests {
     /// A number of money or time says its unit in its name.
     #[test]
     fn amounts_and_times_say_their_unit() {
-        let units = ["_sat", "_msat", "_ms", "_us", "_s", "_kw", "_blocks"];
+        let units = ["_sat", "_msat", "_ms", "_us", "_s", "_kw", "_blocks", "_ppm"];
         let speaks_of = ["amount", "fee", "balance", "capacity", "reserve", "expiry", "time"];
         let none_needed = [
             // BOLT names, in blocks or without a unit.
@@ -282,8 +282,22 @@ mod tests {
     /// Every call that changes something takes an idempotency key; no other does.
     #[test]
     fn mutating_calls_take_an_idempotency_key() {
-        let reading =
-            ["GetInfo", "GetStatus", "Get", "List", "Balance", "ListTransactions", "ListUtxos", "Decode", "Subscribe"];
+        let reading = [
+            "GetInfo",
+            "GetStatus",
+            "Get",
+            "List",
+            "Balance",
+            "ListTransactions",
+            "ListUtxos",
+            "Decode",
+            "Subscribe",
+            // Of a payment that is not made: its request is that of one that is.
+            "EstimateRoute",
+            "Info",
+            "GetNode",
+            "GetChannel",
+        ];
         let set = descriptors();
         for method in set.file.iter().flat_map(|f| &f.service).flat_map(|s| &s.method) {
             let input = method.input_type().trim_start_matches(".millrace.v1.");

@@ -27,8 +27,8 @@ const FORWARDERS: [usize; 3] = [BOB, 2, 3];
 /// What alice and bob have between them: enough to fill both ways behind it.
 const WIDE_SAT: u64 = 16_000_000;
 const AMOUNT_MSAT: u64 = 250_000_000;
-/// More than one of the two ways can carry.
-const LARGE_MSAT: u64 = 6_000_000_000;
+/// More than one of the two ways can carry: bob lets one peer hold half of what he has in a channel.
+const LARGE_MSAT: u64 = 4_000_000_000;
 /// Payments under way when bob dies, and what each carries.
 const UNDER_FIRE: u64 = 60;
 const EACH_MSAT: u64 = 1_500_000;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::support::program;
 
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 15] = [
     &[],
     &["up"],
     &["status"],
@@ -22,6 +22,7 @@ const COMMANDS: [&[&str]; 14] = [
     &["bench"],
     &["bench", "payments"],
     &["bench", "forward"],
+    &["bench", "route"],
 ];
 
 fn help(command: &[&str]) -> String {
