@@ -192,6 +192,7 @@ impl Task {
             let before = self.relayed.channels.insert(snapshot.channel_id, now);
             if before.is_none_or(|(name, _)| name != now.0) {
                 messages.push(update::with_type(256, &announcement.bytes));
+                messages.extend(self.theirs_of(snapshot.channel_id, now.0));
             }
             if before != Some(now) {
                 messages.push(update::message(update.bytes()));
@@ -207,6 +208,15 @@ impl Task {
         if !messages.is_empty() {
             relay(messages);
         }
+    }
+
+    /// The peer's terms for a channel that has just been announced. It may have told them before the network knew the channel,
+    /// and not tell them again (LDK does not).
+    fn theirs_of(&self, channel_id: ChannelId, name: ShortChannelId) -> Option<Vec<u8>> {
+        let bytes = self.announcer.book().theirs.get(&channel_id).cloned()?;
+        let update = update::decode(&bytes)?;
+        let said = Said::read(&update.parsed().contents);
+        (said.scid == name && said.is_public).then(|| update::message(&bytes))
     }
 
     // --- theirs ---
@@ -292,9 +302,7 @@ impl Theirs {
     /// What may be written down now. A peer that says something new all the time is heard only so often, its last word in
     /// the end.
     fn take(&mut self, now: Millis) -> Option<Box<ChannelUpdate>> {
-        if self.waiting.is_none() {
-            return None;
-        }
+        self.waiting.as_ref()?;
         if self.since.plus(THEIRS_ONE_MORE_MS) <= now && self.left < THEIRS_MAX {
             (self.left, self.since) = (self.left + 1, now);
         }

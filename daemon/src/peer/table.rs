@@ -222,6 +222,7 @@ struct Connection {
 }
 
 impl Peers {
+    #[allow(clippy::too_many_arguments, reason = "each is another part of the node, and there is one caller")]
     pub(crate) fn new(
         node_key: SecretKey,
         chain_hash: ChainHash,

@@ -1,5 +1,7 @@
 //! Links and channels of a mesh: connected, opened, used, and what is asked for forwarding over them.
 
+use std::time::Duration;
+
 use millrace_rpc::v1::{ConnectRequest, OpenChannelRequest};
 use serde_json::json;
 
@@ -9,6 +11,9 @@ use crate::plan::{ChannelPlan, PolicyPlan};
 
 /// Blocks on a funding transaction after which a channel can be used, and announced (BOLT 7).
 const BLOCKS_TO_OPEN: u32 = 6;
+
+/// Searches read a copy of the graph, which is at most a second old.
+const MAP_AGE_MAX: Duration = Duration::from_millis(1_500);
 
 impl Mesh {
     /// A node's public key.
@@ -250,6 +255,7 @@ impl Mesh {
         for node in self.all() {
             self.wait_for_graph(node).await?;
         }
+        tokio::time::sleep(MAP_AGE_MAX).await;
         Ok(())
     }
 }
