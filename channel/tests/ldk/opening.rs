@@ -72,7 +72,7 @@ struct Table<'a> {
 pub(crate) fn open(plan: &Plan, dice: &mut Dice, is_cut: bool) -> Result<Opened, NotOpened> {
     let node_key = SecretKey::from_slice(&dice.bytes()).unwrap();
     let us = node_key.public_key(SECP256K1);
-    let ldk = Ldk::new(dice.bytes(), us, HEIGHT.0, plan.feerate.0, &plan.ldk);
+    let mut ldk = Ldk::new(dice.bytes(), us, HEIGHT.0, plan.feerate.0, &plan.ldk);
     let features = Features::ours(true);
     let init = Init { features, networks: vec![ChainHash::REGTEST], remote_address: None };
     ldk.connected(&init, dice.chance(50));
