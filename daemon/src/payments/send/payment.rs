@@ -1,7 +1,7 @@
 //! One payment that is under way.
 
-use millrace_channel::Offer;
 use millrace_channel::ledger::htlc::Origin;
+use millrace_channel::{Millis, Offer};
 use millrace_wire::{ChannelId, Msat, OnionPacket};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,8 @@ pub(super) struct Payment {
     pub(super) is_searching: bool,
     /// It stands in the line.
     pub(super) is_waiting: bool,
+    /// When a part of it last failed.
+    pub(super) failed_at: Option<Millis>,
     /// No further attempt is made, for this reason: it ends when no part is out any more.
     pub(super) closing: Option<Failure>,
     /// Channels that have refused the coming attempt...
@@ -115,6 +117,7 @@ impl Payment {
             ready: Vec::new(),
             is_searching: false,
             is_waiting: false,
+            failed_at: None,
             closing: None,
             tried: Vec::new(),
             full: Vec::new(),

@@ -2,6 +2,7 @@
 //! says no, an attempt fails, or no way is left.
 
 use millrace_channel::Refusal;
+use millrace_routing::path::NoPath;
 use millrace_wire::{ChannelId, Msat};
 
 use super::attempt::AttemptState;
@@ -17,6 +18,9 @@ use crate::payments::refusal::{PayRefusal, failure_of, refusal_of};
 
 /// Attempts of one payment: by then, something is wrong that no further one mends.
 const ATTEMPTS_MAX: u32 = 256;
+
+/// After so long, a channel shows what an HTLC that failed has given back: some times what it takes while payments flow.
+const SHOWN_AFTER_MS: u64 = 100;
 
 impl Sending {
     /// Offers what is missing to a channel with the payee, looks for ways, lets it wait, or ends the payment.
@@ -266,7 +270,10 @@ impl Sending {
     /// No way now: it waits, if a channel may have room in a moment; else it ends.
     fn end_or_wait(&mut self, id: PaymentId, refusal: PayRefusal, world: &World<'_>, out: &mut Vec<Order>) {
         let Some(payment) = self.payments.get(&id) else { return };
-        if !payment.full.is_empty() && !payment.is_late(world) {
+        // What has just come back may not be seen yet in what its channel shows of itself.
+        let lacks_balance = matches!(refusal, PayRefusal::NoRoute { why: NoPath::Balance { .. }, .. });
+        let is_unseen = lacks_balance && payment.failed_at.is_some_and(|at| world.now < at.plus(SHOWN_AFTER_MS));
+        if (is_unseen || !payment.full.is_empty()) && !payment.is_late(world) {
             return self.wait(id);
         }
         self.end(id, refusal, world, out);
@@ -338,6 +345,7 @@ impl Sending {
         payment.last_failure = Some(read.failure.clone());
         payment.last_refusal = None;
         payment.onion = None;
+        payment.failed_at = Some(world.now);
         if !may_succeed || payment.is_late(world) || payment.closing.is_some() {
             return self.close(id, read.failure.clone(), out);
         }

@@ -370,3 +370,36 @@ fn after_a_restart_a_failure_on_the_way_is_read_and_shown() {
     assert_eq!((given_up, failure.code, failure.hop), (id, 0x1007, Some(1)));
     assert!(restarted.orders.is_empty(), "nobody is there any more to try it again for");
 }
+
+/// A channel shows what has come back to it a moment later: until then, nothing is given up for want of it.
+#[test]
+fn a_balance_that_has_just_come_back_is_waited_for() {
+    let with = |msat: u64| vec![with_peer(C, 3, msat)];
+    let is_given_up = |payer: &Payer| {
+        let entries = payer.orders.iter().flat_map(|order| match order {
+            Order::Write(entries) => entries.clone(),
+            _ => Vec::new(),
+        });
+        let mut decided = entries.map(|entry| PaymentEntry::decode(&entry.bytes).unwrap());
+        decided.any(|entry| matches!(entry, PaymentEntry::GivenUp { .. }))
+    };
+    for comes_back in [true, false] {
+        let mut payer = Payer { channels: with(700_000_000), ..payer() };
+        let (id, channel_id, nodes, _told) = first(&mut payer, invoice(9, 500_000_000));
+        assert_eq!((channel_id, &nodes[..]), (C, &[3, 4][..]));
+        payer.channels = with(199_000_000);
+        let busy = FailureMessage::TemporaryChannelFailure { channel_update: Vec::new() };
+        payer.fact(C, failed_at((id, 0, 0), &nodes, 0, &busy));
+        payer.search();
+        assert!(!is_given_up(&payer), "{:?}", payer.orders);
+        payer.orders.clear();
+        if comes_back {
+            payer.channels = with(700_000_000);
+        }
+        payer.now = payer.now.plus(100);
+        payer.with(|sending, world, out| sending.retry(world, true, out));
+        payer.search();
+        let offers = payer.orders.iter().filter(|order| matches!(order, Order::Offer { .. })).count();
+        assert_eq!((offers > 0, is_given_up(&payer)), (comes_back, !comes_back), "{:?}", payer.orders);
+    }
+}
