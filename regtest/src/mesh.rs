@@ -27,6 +27,8 @@ const SPARE_SAT: u64 = 1_000_000;
 const PER_CHANNEL_SAT: u64 = 100_000;
 /// Payments of the miner's that wait for one block: bitcoind takes no long chains of unconfirmed coins.
 const GIFTS_PER_BLOCK: usize = 20;
+/// Of a daemon's log, what is shown when it does not do what is waited for.
+const LOG_LINES: usize = 30;
 /// How long a payment may take, restarts included.
 const PAYMENT_LIMIT: Duration = Duration::from_secs(90);
 
@@ -222,13 +224,22 @@ impl Mesh {
         }
         self.mine(1).await?;
         for (node, wanted) in waits {
-            wait_for(&format!("{wanted} sat in {}'s wallet", self.plan.nodes[node].name), SOON, async || {
+            let what = format!("{wanted} sat in {}'s wallet", self.plan.nodes[node].name);
+            let seen = wait_for(&what, SOON, async || {
                 let has = self.onchain_sat(node).await?;
                 Ok(if has >= wanted { Ok(()) } else { Err(format!("it has {has}")) })
-            })
-            .await?;
+            });
+            seen.await.map_err(|error| Error::Wrong(format!("{error}; {}", self.end_of_log(node))))?;
         }
         Ok(())
+    }
+
+    /// What a daemon has said last: it usually tells why it does not go on.
+    fn end_of_log(&self, node: usize) -> String {
+        let Member::Ours(node) = self.member(node) else { return String::new() };
+        let log = std::fs::read_to_string(node.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        format!("its log ends:\n{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"))
     }
 
     /// A coin for each channel that the node opens, so that none waits for another's change, and one beside.

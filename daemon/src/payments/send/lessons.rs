@@ -134,7 +134,9 @@ impl Lessons {
         match route.hops.len() {
             0 | 1 if is_last_hops_fault => false,
             0 | 1 => {
-                self.cap(channel_id, less(route.sent()));
+                // A payee that takes nothing for now takes no smaller part either.
+                let is_shut = code == code::TEMPORARY_NODE_FAILURE;
+                self.cap(channel_id, if is_shut { Msat::ZERO } else { less(route.sent()) });
                 matches!(code, code::TEMPORARY_CHANNEL_FAILURE | code::TEMPORARY_NODE_FAILURE)
             }
             hops => {

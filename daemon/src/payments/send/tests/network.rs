@@ -403,3 +403,20 @@ fn a_balance_that_has_just_come_back_is_waited_for() {
         assert_eq!((offers > 0, is_given_up(&payer)), (comes_back, !comes_back), "{:?}", payer.orders);
     }
 }
+
+/// Parts would fail as the whole did, hundreds of them.
+#[test]
+fn a_payee_that_takes_nothing_for_now_is_offered_no_parts() {
+    let mut payer = Payer { channels: vec![with_peer(C, 4, 800_000_000)], ..payer() };
+    let (id, _, nodes, _told) = {
+        let told = payer.pay(request(invoice(9, 500_000)));
+        let (id, attempt, channel_id, offer, entry) = payer.offer();
+        payer.entry(&entry);
+        payer.fact(channel_id, committed(id, attempt, 0));
+        (id, channel_id, peeled(&offer, 4).0, told)
+    };
+    payer.fact(C, failed_at((id, 0, 0), &nodes, 0, &FailureMessage::TemporaryNodeFailure));
+    payer.search();
+    let (given_up, failure) = payer.given_up();
+    assert_eq!((given_up, failure.reason), (id, FailureReason::Temporary));
+}
