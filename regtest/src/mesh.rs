@@ -200,7 +200,7 @@ impl Mesh {
     /// # Errors
     /// If any of it fails.
     pub async fn fund(&mut self, channels: &[usize], with_spare: bool) -> Result<(), Error> {
-        let mut waits = Vec::new();
+        let (mut waits, mut gifts) = (Vec::new(), Vec::new());
         let mut sent = 0;
         for node in self.all() {
             let coins = self.coins_for(node, channels, with_spare);
@@ -211,7 +211,7 @@ impl Mesh {
             for sat in &coins {
                 let address = self.new_address(node).await?;
                 let give = || self.network.bitcoind.send_to(&address, Amount::from_sat(*sat));
-                tokio::task::block_in_place(give)?;
+                gifts.push((node, tokio::task::block_in_place(give)?));
                 sent += 1;
                 if sent % GIFTS_PER_BLOCK == 0 {
                     self.mine(1).await?;
@@ -229,9 +229,20 @@ impl Mesh {
                 let has = self.onchain_sat(node).await?;
                 Ok(if has >= wanted { Ok(()) } else { Err(format!("it has {has}")) })
             });
-            seen.await.map_err(|error| Error::Wrong(format!("{error}; {}", self.end_of_log(node))))?;
+            if let Err(error) = seen.await {
+                let gifts = gifts.iter().filter(|(to, _)| *to == node).map(|(_, txid)| self.gift_in_words(txid));
+                let gifts: Vec<String> = gifts.collect();
+                return Err(Error::Wrong(format!("{error}; {}; {}", gifts.join(", "), self.end_of_log(node))));
+            }
         }
         Ok(())
+    }
+
+    fn gift_in_words(&self, txid: &bitcoin::Txid) -> String {
+        match tokio::task::block_in_place(|| self.network.bitcoind.confirmations(txid)) {
+            Ok(blocks) => format!("{txid} has {blocks} confirmations"),
+            Err(error) => format!("{txid}: {error}"),
+        }
     }
 
     /// What a daemon has said last: it usually tells why it does not go on.

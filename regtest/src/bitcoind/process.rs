@@ -64,6 +64,10 @@ pub struct Bitcoind {
     rpc: RpcClient,
 }
 
+/// A payment that bitcoind's mempool does not take is given to it so often, with a pause.
+const RESENDS: usize = 50;
+const RESEND_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 impl Bitcoind {
     /// Starts one and waits until its RPC answers.
     ///
@@ -346,7 +350,28 @@ impl Bitcoind {
     /// As [`Bitcoind::call`]; the wallet needs spendable coins, see [`Bitcoind::mine_to_wallet`].
     pub fn send_to(&self, address: &Address, amount: Amount) -> Result<Txid> {
         let params = json!([address.to_string(), amount.to_string_in(bitcoin::Denomination::Bitcoin)]);
-        self.typed(&self.wallet()?, "sendtoaddress", &params)
+        let txid: Txid = self.typed(&self.wallet()?, "sendtoaddress", &params)?;
+        // The wallet keeps a payment also when its own mempool did not take it, and says nothing.
+        let told: Value = self.typed(&self.wallet()?, "gettransaction", &json!([txid.to_string()]))?;
+        for _ in 1..RESENDS {
+            if self.typed::<Txid>(&self.rpc, "sendrawtransaction", &json!([told["hex"]])).is_ok() {
+                return Ok(txid);
+            }
+            std::thread::sleep(RESEND_PAUSE);
+        }
+        self.typed(&self.rpc, "sendrawtransaction", &json!([told["hex"]]))
+    }
+
+    /// In how many blocks a transaction of the miner's wallet is deep: 0 in the mempool; -1 or less if it conflicts.
+    ///
+    /// # Errors
+    /// As [`Bitcoind::call`]; also for a transaction that is not the wallet's.
+    pub fn confirmations(&self, txid: &Txid) -> Result<i64> {
+        let told: Value = self.typed(&self.wallet()?, "gettransaction", &json!([txid.to_string()]))?;
+        told["confirmations"].as_i64().ok_or_else(|| Error::NoAnswer {
+            method: "gettransaction".to_owned(),
+            reason: format!("{told} has no confirmations"),
+        })
     }
 
     /// What the miner's wallet can spend.
