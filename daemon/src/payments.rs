@@ -92,7 +92,7 @@ impl Default for ForwardRules {
     }
 }
 
-/// Tells what is announced of a channel (our `channel_update`, without the two bytes of its type), by the short channel
+/// Tells what is announced of a channel (our `channel_update`, a whole message as failures carry it), by the short channel
 /// id or alias that a sender used.
 pub type UpdateOf = Box<dyn Fn(ShortChannelId) -> Option<Vec<u8>> + Send + Sync>;
 

@@ -58,8 +58,7 @@ pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -
     let payments = Payments::new(keys.clone(), payment_rules(&config));
     let announcer = Announcer::new(announcing(&config, &keys, payments.policies().clone(), network.clone()));
     let announced = Arc::clone(&announcer);
-    // Without its type, which stands for itself in a failure.
-    payments.announce_by(Box::new(move |scid| announced.update_of(scid)?.get(2..).map(<[u8]>::to_vec)));
+    payments.announce_by(Box::new(move |scid| announced.update_of(scid)));
     payments.find_ways(network.clone(), data_dir.liquidity());
     let records = Arc::new(WalletRecords::default());
     let journal_dir = data_dir.journal();

@@ -406,9 +406,7 @@ impl LdkNode {
         push_msat: u64,
     ) -> Result<String, Error> {
         let (node_id, address) = (node_id.to_owned(), address.to_owned());
-        let reply = self.call(Command::OpenChannel { node_id, address, amount_sat, push_msat }).await?;
-        let Reply::UserChannelId(id) = reply else { return Err(self.odd_answer()) };
-        Ok(id)
+        self.open(Command::OpenChannel { node_id, address, amount_sat, push_msat }).await
     }
 
     /// The same with a channel that is announced.
@@ -423,8 +421,11 @@ impl LdkNode {
         push_msat: u64,
     ) -> Result<String, Error> {
         let (node_id, address) = (node_id.to_owned(), address.to_owned());
-        let reply = self.call(Command::OpenAnnouncedChannel { node_id, address, amount_sat, push_msat }).await?;
-        let Reply::UserChannelId(id) = reply else { return Err(self.odd_answer()) };
+        self.open(Command::OpenAnnouncedChannel { node_id, address, amount_sat, push_msat }).await
+    }
+
+    async fn open(&self, command: Command) -> Result<String, Error> {
+        let Reply::UserChannelId(id) = self.call(command).await? else { return Err(self.odd_answer()) };
         Ok(id)
     }
 

@@ -26,8 +26,6 @@ use crate::policy::Policies;
 const QUEUE_MAX: usize = 64;
 /// How long one may wait: senders who wait longer would rather try elsewhere.
 const QUEUE_MS: u64 = 1_000;
-/// BOLT 7: the type of a `channel_update`.
-const CHANNEL_UPDATE: [u8; 2] = 258u16.to_be_bytes();
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,7 +67,7 @@ pub(crate) struct Sight<'a> {
     pub(crate) channels: &'a dyn Channels,
     /// On what terms is forwarded.
     pub(crate) policies: &'a Policies,
-    /// What we announce of a channel, by the id that an onion used: the message without its type.
+    /// What we announce of a channel, by the id that an onion used: a whole message, as failures carry it.
     pub(crate) update_of: &'a dyn Fn(ShortChannelId) -> Option<Vec<u8>>,
     /// Whether obligations may be taken on.
     pub(crate) new_work: Result<(), NoNewWork>,
@@ -387,8 +385,6 @@ impl Live {
 fn update(next: ShortChannelId, why: NoWay, sight: &Sight<'_>) -> Vec<u8> {
     match why {
         NoWay::Unknown | NoWay::Gone => Vec::new(),
-        NoWay::Disabled | NoWay::Unfit(_) | NoWay::ForNow => {
-            (sight.update_of)(next).map(|update| [&CHANNEL_UPDATE[..], &update].concat()).unwrap_or_default()
-        }
+        NoWay::Disabled | NoWay::Unfit(_) | NoWay::ForNow => (sight.update_of)(next).unwrap_or_default(),
     }
 }

@@ -31,7 +31,7 @@ const OUT: ChannelId = ChannelId([2; 32]);
 const ALSO: ChannelId = ChannelId([3; 32]);
 const KEY: Key = (IN, HtlcId(5));
 const SECRET: SharedSecret = SharedSecret::new([9; 32]);
-const UPDATE: [u8; 3] = [7, 8, 9];
+const UPDATE: [u8; 5] = [1, 2, 7, 8, 9];
 
 fn node(n: u8) -> PublicKey {
     SecretKey::from_slice(&[n; 32]).unwrap().public_key(SECP256K1)
@@ -380,7 +380,7 @@ fn a_channel_that_is_closed_ends_what_was_in_it() {
 
 #[test]
 fn each_reason_not_to_pass_it_on() {
-    let with = |code| (code, [&258u16.to_be_bytes()[..], &UPDATE].concat());
+    let with = |code| (code, UPDATE.to_vec());
     type Change = fn(&mut Stand, &mut Forward);
     let table: [(&str, Change, u16); 17] = [
         ("no such channel", |_, asked| asked.next = ShortChannelId(99), code::UNKNOWN_NEXT_PEER),
