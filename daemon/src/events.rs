@@ -1,9 +1,8 @@
 //! The sequence of events: `history/` for what is old, memory for what happened since the last checkpoint.
 //!
 //! Events are a fold over the journal, so they are the same after a restart, at the same positions. A position is (frame,
-//! index of the event in the frame). What is told of a frame comes from several shards and in any order; an event is
-//! shown only once everything below its frame's end was told ([`EventLog::settle`]), so no reader that goes on after it
-//! can miss one. At a checkpoint the settled events go to `history/`, and only then may the journal's segments go: so
+//! index of the event in the frame). News come in the order of the journal, but a frame bit by bit; an event is shown only
+//! once everything below its frame's end was told ([`EventLog::settle`]), so no reader that goes on after it can miss one. At a checkpoint the settled events go to `history/`, and only then may the journal's segments go: so
 //! memory holds the events of one checkpoint's span.
 //!
 //! Nothing here knows gRPC: `api/events` makes public messages of this.
@@ -34,6 +33,8 @@ pub struct EventLog {
     inner: Mutex<Inner>,
     settled: watch::Sender<Position>,
     end: OnceLock<End>,
+    /// Where the journal ended when the log was put on it: what was written before this start.
+    begun: OnceLock<Position>,
     work: Mutex<Work>,
     arrived: Condvar,
 }
@@ -101,6 +102,7 @@ impl EventLog {
             inner: Mutex::new(inner),
             settled: watch::channel(start).0,
             end: OnceLock::new(),
+            begun: OnceLock::new(),
             work: Mutex::default(),
             arrived: Condvar::new(),
         })
@@ -126,10 +128,16 @@ impl EventLog {
         self.history.get().map_or(Position::START, |history| history.covered_up_to())
     }
 
-    /// Says where the journal's end is; without it the end is what was told.
+    /// Says where the journal's end is; without it the end is what was told. To be called before anything new is written.
     pub(crate) fn follow(&self, end: End) {
         // The first one stays: there is one journal.
+        let _second = self.begun.set(end());
         let _second = self.end.set(end);
+    }
+
+    /// A position above everything that was written before this start.
+    pub(crate) fn begun(&self) -> Position {
+        self.begun.get().copied().unwrap_or_else(|| self.end())
     }
 
     // --- the fold ---

@@ -156,10 +156,11 @@ impl View {
         Ok(view)
     }
 
+    /// What this start has written so far says nothing of whether the view, which is older, belongs to it.
     fn is_of(&self, log: &EventLog) -> Result<bool, ViewError> {
         let is_this_layout = self.meta.get("layout")?.is_some_and(|layout| layout == LAYOUT);
         let applied = self.applied();
-        Ok(is_this_layout && applied <= log.end() && (applied >= log.oldest() || applied == Position::START))
+        Ok(is_this_layout && applied <= log.begun() && (applied >= log.oldest() || applied == Position::START))
     }
 
     /// Everything below was folded.

@@ -145,6 +145,30 @@ fn a_view_that_has_seen_more_than_there_is_is_made_again() {
     assert!(view.payments(None, 9, |_| true).unwrap().rows.is_empty());
 }
 
+/// As after a journal was put back from an older copy: the start itself writes, and its steps stand where those stood that
+/// the view has seen.
+#[test]
+fn a_view_that_has_seen_more_than_there_was_is_made_again_though_the_journal_has_grown_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = journal(&dir.path().join("journal"));
+    let log = EventLog::new();
+    log.attach(Arc::clone(journal.history()));
+    story(&log);
+    let path = dir.path().join("view");
+    View::open(&path, &log).unwrap().fold(&log).unwrap();
+    let older = EventLog::new();
+    older.follow(Box::new(|| at(5, 0)));
+    story(&older);
+    let view = View::open(&path, &older).unwrap();
+    assert_eq!(view.applied(), Position::START);
+    drop(view);
+    let same = EventLog::new();
+    same.follow(Box::new(|| at(6, 0)));
+    story(&same);
+    View::open(&path, &same).unwrap().fold(&same).unwrap();
+    assert_eq!(View::open(&path, &same).unwrap().applied(), at(6, 0), "one that fits is kept");
+}
+
 #[test]
 fn garbage_in_its_folder_is_no_reason_not_to_start() {
     let dir = tempfile::tempdir().unwrap();

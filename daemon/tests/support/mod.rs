@@ -594,11 +594,13 @@ async fn open_by(a: &TestNode, order: OpenOrder, b: &TestNode, chain: &FakeChain
     channel_id
 }
 
-/// What is on disk at this moment, as a crash would leave it.
+/// What is on disk at this moment, as a crash would leave it. Files are copied one after the other while the node writes:
+/// the journal last, for everything else is made from what it has already.
 pub fn copy_as_after_a_crash(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+    entries.sort_by_key(|entry| (entry.file_name() == "journal", entry.file_name()));
+    for entry in entries {
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             copy_as_after_a_crash(&entry.path(), &target);
