@@ -1,20 +1,24 @@
 //! How what became true reaches those who fold it: payments, invoices, forwards, events, the view.
 //!
 //! A [`Fold`] is told everything that is durable, and nothing that is not: the facts of the channels and the entries of
-//! the owners, live and on replay alike. Within one [`Source`] the order is that of the journal; between two sources
-//! there is none.
+//! the owners, live and on replay alike, and in the order of the journal. Shards release their steps side by side; what
+//! comes early waits for the others ([`Folds::tell_step`]), so that a state that is folded from several channels is the
+//! same whoever was faster, and the same after a restart.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 
 use millrace_channel::{Fact, Terms};
-use millrace_journal::Position;
+use millrace_journal::{Position, Ticket};
 use millrace_wire::{ChannelId, OnionPacket, PublicKey};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::entry::Entry;
 
-/// Within one source, news come in the order of the journal.
+const LOCK: &str = "no fold panics while it is told";
+
+/// Whose news it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Source {
     /// A channel, with the entries that were handed in with its commands.
@@ -94,8 +98,8 @@ pub trait Fold: Send + Sync {
     /// In words, if the bytes are not a state that this build knows: the daemon then refuses to start.
     fn restore(&self, section: &[u8]) -> Result<(), String>;
 
-    /// Is told news. Called from shard threads (of several channels at the same time) and at the start: it must not
-    /// wait for anything. One call is one step: [`Fold::section`] must never see half of it.
+    /// Is told news. Called from shard threads, by one at a time, and at the start: it must not wait for anything, and tell
+    /// nothing itself. One call is one step: [`Fold::section`] must never see half of it.
     ///
     /// A replay may tell what the restored section holds already: whatever [`Applied::take`] says is not new.
     fn tell(&self, news: News);
@@ -140,20 +144,64 @@ impl Applied {
 }
 
 /// Several folds, told one after the other.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Folds {
-    folds: Vec<std::sync::Arc<dyn Fold>>,
+    folds: Arc<[Arc<dyn Fold>]>,
+    order: Arc<Mutex<Order>>,
+}
+
+/// What was released by its shard and is not told yet.
+struct Order {
+    /// The step that is told next.
+    next: Ticket,
+    /// By the step that must be told first.
+    waiting: BTreeMap<Ticket, Vec<Waiting>>,
+}
+
+struct Waiting {
+    news: News,
+    written: Option<oneshot::Sender<Position>>,
 }
 
 impl Folds {
-    /// All of them.
+    /// All of them. Steps up to this ticket are told by a replay, if at all.
     #[must_use]
-    pub fn new(folds: Vec<std::sync::Arc<dyn Fold>>) -> Self {
-        Self { folds }
+    pub fn new(folds: Vec<Arc<dyn Fold>>, replayed: Ticket) -> Self {
+        let order = Order { next: Ticket(replayed.0 + 1), waiting: BTreeMap::new() };
+        Self { folds: folds.into(), order: Arc::new(Mutex::new(order)) }
     }
 
-    /// Tells every one.
+    /// Tells every one what no step of this run holds: after all that was released before it.
     pub fn tell(&self, news: News) {
+        let mut order = self.order.lock().expect(LOCK);
+        match order.waiting.last_entry() {
+            Some(mut last) => last.get_mut().push(Waiting { news, written: None }),
+            None => self.tell_all(news),
+        }
+    }
+
+    /// Tells every one of a step, once those before it were told. To be called for each step, also for those that hold no
+    /// news; then says to whoever wrote it where it stands.
+    pub(crate) fn tell_step(&self, ticket: Ticket, news: News, written: Option<oneshot::Sender<Position>>) {
+        let mut order = self.order.lock().expect(LOCK);
+        order.waiting.entry(ticket).or_default().insert(0, Waiting { news, written });
+        while order.waiting.first_key_value().is_some_and(|(first, _)| *first == order.next) {
+            let (ticket, ready) = order.waiting.pop_first().expect("it was just looked at");
+            order.next = Ticket(ticket.0 + 1);
+            for Waiting { news, written } in ready {
+                let position = news.position;
+                self.tell_all(news);
+                if let Some((written, position)) = written.zip(position) {
+                    let _gone = written.send(position);
+                }
+            }
+        }
+    }
+
+    fn tell_all(&self, news: News) {
+        if news.items.is_empty() {
+            return;
+        }
         let Some((last, others)) = self.folds.split_last() else { return };
         for fold in others {
             fold.tell(news.clone());
@@ -162,7 +210,7 @@ impl Folds {
     }
 
     /// Each one.
-    pub fn iter(&self) -> impl Iterator<Item = &std::sync::Arc<dyn Fold>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Fold>> {
         self.folds.iter()
     }
 }
@@ -175,7 +223,62 @@ impl std::fmt::Debug for Folds {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// Keeps the first part of what it is told.
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<u8>>);
+
+    impl Fold for Kept {
+        fn name(&self) -> &'static str {
+            "kept"
+        }
+
+        fn restore(&self, _section: &[u8]) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn tell(&self, news: News) {
+            let Some(Item::Entry(entry)) = news.items.first() else { panic!("nothing is told") };
+            self.0.lock().unwrap().push(entry.bytes[0]);
+        }
+
+        fn section(&self, _up_to: Position) -> Result<Vec<u8>, String> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn news(said: Option<u8>, position: Option<Position>) -> News {
+        let items = said.map(|byte| Item::Entry(Entry::new(crate::entry::Kind::Link, vec![byte])));
+        let (source, telling) = (Source::Node, Telling::Live);
+        News { source, peer: None, terms: None, position, time_ms: 0, telling, items: items.into_iter().collect() }
+    }
+
+    #[test]
+    fn steps_are_told_in_the_order_of_the_journal_whoever_is_faster() {
+        let kept = Arc::new(Kept::default());
+        let folds = Folds::new(vec![Arc::clone(&kept) as Arc<dyn Fold>], Ticket(6));
+        let step = |ticket, said| {
+            let (written, answer) = oneshot::channel();
+            folds.tell_step(Ticket(ticket), news(said, Some(Position { frame: ticket, index: 0 })), Some(written));
+            answer
+        };
+        let told = || kept.0.lock().unwrap().clone();
+        folds.tell(news(Some(0), None));
+        let mut ninth = step(9, Some(9));
+        folds.tell(news(Some(10), None));
+        assert_eq!(told(), [0], "nothing that came before it waits");
+        let mut seventh = step(7, Some(7));
+        assert_eq!(told(), [0, 7]);
+        assert_eq!(seventh.try_recv().unwrap(), Position { frame: 7, index: 0 });
+        assert!(ninth.try_recv().is_err(), "who wrote is answered when it is told");
+        let _nothing = step(8, None);
+        assert_eq!(told(), [0, 7, 9, 10], "a step without news lets the others go");
+        assert_eq!(ninth.try_recv().unwrap(), Position { frame: 9, index: 0 });
+        folds.tell(news(Some(11), None));
+        assert_eq!(told().last(), Some(&11));
+    }
 
     #[test]
     fn news_of_one_source_is_new_once_and_in_order() {

@@ -152,7 +152,7 @@ pub fn open(origins: Origins<'_>) -> Result<RecoveredNode, StartError> {
     let segment_bytes = options.segment_bytes;
     let (journal, recovered) = Journal::open(journal, options)?;
     let journal = Arc::new(journal);
-    let folds = Folds::new(folds);
+    let folds = Folds::new(folds, journal.durable_up_to());
     let recovery = recover(recovered, rules.policy, &keys_of, &folds)?;
     let log: Arc<dyn StepLog> = Arc::clone(&journal) as Arc<dyn StepLog>;
     let mailboxes: Vec<_> = (0..rules.shards.max(1)).map(|_| Mailbox::new()).collect();

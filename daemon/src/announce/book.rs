@@ -103,7 +103,7 @@ impl Book {
         self.theirs.remove(&channel_id);
     }
 
-    /// Between two sources of news there is no order: an entry may have been told after its channel was closed.
+    /// An entry may have been written after its channel was closed.
     pub(super) fn keep_only(&mut self, channels: &BTreeSet<ChannelId>) {
         self.ours.retain(|id, _| channels.contains(id));
         self.theirs.retain(|id, _| channels.contains(id));

@@ -42,7 +42,8 @@ pub(crate) struct Actor {
     pub(crate) is_touched: bool,
     /// The peer closes the channel, and we owe it our `shutdown`.
     pub(crate) close_asked: CloseAsked,
-    opened_ms: u64,
+    /// The time of its first step, once that was handed over.
+    opened_ms: Option<u64>,
     terms: Arc<Terms>,
     last_error: Option<String>,
     publishing: Publishing,
@@ -84,8 +85,17 @@ const STEP_BYTES_SOON: usize = 1 << 20;
 pub(crate) type Submit<'a> = &'a mut dyn FnMut(Vec<u8>) -> Option<Ticket>;
 
 impl Actor {
+    /// An actor around a channel that has no step yet.
+    pub(crate) fn begin(channel: Channel) -> Self {
+        Self::around(channel, None, None)
+    }
+
     /// An actor around a channel whose last step stands here.
     pub(crate) fn new(channel: Channel, opened_ms: u64, position: Option<Position>) -> Self {
+        Self::around(channel, Some(opened_ms), position)
+    }
+
+    fn around(channel: Channel, opened_ms: Option<u64>, position: Option<Position>) -> Self {
         let terms = Arc::new(channel.terms().clone());
         Self {
             channel,
@@ -116,6 +126,11 @@ impl Actor {
         self.terms.remote_node
     }
 
+    /// It is shown and kept only after its first step.
+    fn opened_ms(&self) -> u64 {
+        self.opened_ms.unwrap_or_default()
+    }
+
     /// More to be written in the same step.
     pub(crate) fn add_entries(&mut self, entries: Vec<Entry>) {
         self.entry_bytes += entries.iter().map(|entry| entry.bytes.len()).sum::<usize>();
@@ -143,6 +158,8 @@ impl Actor {
                 self.answers.clear();
                 return self.outbox.shut();
             };
+            // The time that is read back, too.
+            self.opened_ms.get_or_insert(time_ms);
             Some(ticket)
         };
         self.park(&mut fx, step, entries, telling, time_ms);
@@ -211,12 +228,12 @@ impl Actor {
         telling: Telling,
         time_ms: u64,
     ) {
-        if !items.is_empty() {
+        if !items.is_empty() || ticket.is_some() {
             let items = std::mem::take(items);
             let (source, peer) = (Source::Channel(self.id()), Some(self.peer()));
             let terms = Some(Arc::clone(&self.terms));
             let news = News { source, peer, terms, position: None, time_ms, telling, items };
-            self.outbox.push(Out::Tell { ticket, news });
+            self.outbox.push(Out::Tell { ticket, news, written: None });
         }
         for out in outs.drain(..) {
             self.outbox.push(out);
@@ -257,7 +274,7 @@ impl Actor {
 
     /// As the channel is now. Not to be shown before all steps so far are durable.
     pub(crate) fn snapshot(&self) -> Arc<ChannelSnapshot> {
-        Arc::new(ChannelSnapshot::of(&self.channel, &self.terms, self.opened_ms, self.last_error.as_ref()))
+        Arc::new(ChannelSnapshot::of(&self.channel, &self.terms, self.opened_ms(), self.last_error.as_ref()))
     }
 
     /// Something may have changed. A snapshot costs more than a payment, so while payments flow only one now and then is
@@ -299,7 +316,7 @@ impl Actor {
     pub(crate) fn push_section(&mut self, to: std::sync::mpsc::Sender<ChannelSection>) {
         let mut snapshot = Vec::new();
         self.channel.snapshot(&mut snapshot);
-        let section = ChannelSection { channel_id: self.id(), position: None, opened_ms: self.opened_ms, snapshot };
+        let section = ChannelSection { channel_id: self.id(), position: None, opened_ms: self.opened_ms(), snapshot };
         self.outbox.push(Out::Section(to, section));
     }
 

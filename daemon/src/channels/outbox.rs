@@ -42,12 +42,14 @@ pub(crate) enum Out {
     Watch(Watch),
     /// To the wallet.
     Claim(Box<Claims>),
-    /// To the folds. With a ticket, the position is that of its step.
+    /// To the folds. With a ticket, the position is that of its step; each step is told of, if it holds news or not.
     Tell {
         /// The step.
         ticket: Option<Ticket>,
         /// Without the position.
         news: News,
+        /// To whoever wrote the step.
+        written: Option<oneshot::Sender<Position>>,
     },
     /// To everybody who reads.
     Publish(Arc<ChannelSnapshot>),
@@ -57,8 +59,6 @@ pub(crate) enum Out {
     Answer(Reply, CommandResult),
     /// To whoever opens a channel.
     Progress(ProgressSender, OpenProgress),
-    /// To whoever wrote entries.
-    Written(Ticket, oneshot::Sender<Position>),
     /// To the checkpoint; the position is the outbox's.
     Section(std::sync::mpsc::Sender<ChannelSection>, ChannelSection),
     /// Says, by being dropped, that everything before it has left.
@@ -126,7 +126,7 @@ impl Outbox {
         }
         let (_, mut out) = self.parked.pop_front()?;
         match &mut out {
-            Out::Tell { ticket: Some(ticket), news } => news.position = Some(self.position_of(*ticket)),
+            Out::Tell { ticket: Some(ticket), news, .. } => news.position = Some(self.position_of(*ticket)),
             Out::Section(_, section) => section.position = self.position,
             Out::Send { .. }
             | Out::Disconnect { .. }
@@ -138,7 +138,6 @@ impl Outbox {
             | Out::Show(..)
             | Out::Answer(..)
             | Out::Progress(..)
-            | Out::Written(..)
             | Out::Done(_)
             | Out::Over => {}
         }
@@ -146,7 +145,7 @@ impl Outbox {
     }
 
     /// The position of a step in the last flush.
-    pub(crate) fn position_of(&self, step: Ticket) -> Position {
+    fn position_of(&self, step: Ticket) -> Position {
         let position = self.flush.as_ref().and_then(|flush| flush.position(step));
         position
             .expect("whoever has a step in a flush is told of that flush, and everything that waits for it leaves then")
@@ -169,7 +168,6 @@ impl Outbox {
             | Out::Show(..)
             | Out::Answer(..)
             | Out::Progress(..)
-            | Out::Written(..)
             | Out::Section(..)
             | Out::Done(_)
             | Out::Over => true,

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_channel::{ChainEvent, Channel, Command, Effect, LinkEvent, LinkFeatures, Millis};
-use millrace_journal::{Flush, Ticket, WakeHandle};
+use millrace_journal::{Flush, Position, Ticket, WakeHandle};
 use millrace_wire::{ChannelId, Error, Message, PublicKey};
+use tokio::sync::oneshot;
 
 use super::actor::{Actor, CloseAsked};
 use super::input::{ChainNews, Done, Epoch, Input, LinkUp, PeerMessage};
@@ -231,7 +232,7 @@ impl Shard {
         let (id, epoch) = (channel.id(), link.epoch);
         let funding_outpoint = channel.terms().funding_outpoint;
         tracing::info!(channel_id = %id, %peer, capacity = channel.terms().capacity.0, "a channel exists");
-        let mut actor = Actor::new(*channel, clock::unix_ms(), None);
+        let mut actor = Actor::begin(*channel);
         (actor.fx, actor.epoch) = (fx, Some(epoch));
         actor.add_entries(entries);
         self.keep(actor);
@@ -272,7 +273,7 @@ impl Shard {
         self.touch(id);
     }
 
-    fn write(&mut self, entries: Vec<Entry>, reply: tokio::sync::oneshot::Sender<millrace_journal::Position>) {
+    fn write(&mut self, entries: Vec<Entry>, reply: oneshot::Sender<Position>) {
         let time_ms = clock::unix_ms();
         let mut step = StepBuilder::new(time_ms);
         entries.iter().for_each(|entry| step.entry(entry));
@@ -289,11 +290,10 @@ impl Shard {
             telling: Telling::Live,
             items,
         };
-        self.node_outbox.push(Out::Tell { ticket: Some(ticket), news });
-        self.node_outbox.push(Out::Written(ticket, reply));
+        self.node_outbox.push(Out::Tell { ticket: Some(ticket), news, written: Some(reply) });
     }
 
-    fn show(&mut self, id: ChannelId, reply: tokio::sync::oneshot::Sender<Arc<super::snapshot::ChannelSnapshot>>) {
+    fn show(&mut self, id: ChannelId, reply: oneshot::Sender<Arc<super::snapshot::ChannelSnapshot>>) {
         self.hand_over(id);
         if let Some(actor) = self.actors.get_mut(&id) {
             let snapshot = actor.snapshot();
@@ -525,11 +525,8 @@ impl Shard {
     fn release_node(&mut self) {
         while let Some(out) = self.node_outbox.pop() {
             match out {
-                Out::Tell { news, .. } => self.shared.folds.tell(news),
+                Out::Tell { ticket, news, written } => self.tell(ticket, news, written),
                 Out::Done(done) => drop(done),
-                Out::Written(ticket, reply) => {
-                    let _gone = reply.send(self.node_outbox.position_of(ticket));
-                }
                 other => unreachable!("the node's own entries lead to no {other:?}"),
             }
         }
@@ -550,13 +547,20 @@ impl Shard {
             Out::Broadcast(broadcast) => self.shared.tell_chain(ChainOrder::Broadcast(id, broadcast)),
             Out::Watch(watch) => self.shared.tell_chain(ChainOrder::Watch(id, watch)),
             Out::Claim(claims) => self.shared.wallet.claim(id, *claims),
-            Out::Tell { news, .. } => self.shared.folds.tell(news),
+            Out::Tell { ticket, news, written } => self.tell(ticket, news, written),
             Out::Show(reply, snapshot) => drop(reply.send(snapshot)),
             Out::Answer(reply, result) => drop(reply.send(result)),
             Out::Progress(progress, what) => drop(progress.send(what)),
             Out::Section(to, section) => drop(to.send(section)),
             Out::Done(done) => drop(done),
-            Out::Written(..) | Out::Publish(_) | Out::Over => unreachable!("handled where it is released"),
+            Out::Publish(_) | Out::Over => unreachable!("handled where it is released"),
+        }
+    }
+
+    fn tell(&self, ticket: Option<Ticket>, news: News, written: Option<oneshot::Sender<Position>>) {
+        match ticket {
+            Some(ticket) => self.shared.folds.tell_step(ticket, news, written),
+            None => self.shared.folds.tell(news),
         }
     }
 

@@ -1,8 +1,8 @@
 //! All that is folded here, as one state: payments, invoices, keys, and what is told of channels.
 //!
 //! It is one state because one step of the journal may hold something for each of them, and a checkpoint must show all
-//! of a step or nothing. Which steps it has seen it knows by their exact positions, from the last checkpoint on: news of
-//! several channels come in any order, and a replay may tell again what a section holds already.
+//! of a step or nothing. Which steps it has seen it knows by their exact positions, from the last checkpoint on: a replay
+//! may tell again what a section holds already.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -123,7 +123,7 @@ impl PaymentRow {
         }
     }
 
-    /// Attempts over several channels are told in any order.
+    /// Attempts over several channels are written in any order.
     fn begin(&mut self, row: AttemptRow) {
         let number = row.begun.attempt;
         let place = self.attempts.partition_point(|other| other.begun.attempt < number);

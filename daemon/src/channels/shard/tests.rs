@@ -34,7 +34,7 @@ use crate::channels::{
     ChannelRules, ChannelSnapshot, ChannelWallet, CommandResult, DestinationReply, FundingRequest, FundingTransaction,
     OpenOrder, Registry, ReserveReply,
 };
-use crate::entry::Kind;
+use crate::entry::{Kind, Step};
 use crate::facts::{Fold, Folds};
 use crate::peer::link::{Link, Outgoing};
 use crate::steps::StepLog;
@@ -227,7 +227,7 @@ fn bench() -> Bench {
         curve: CurvePool::new(0).unwrap(),
         log: dyn_log,
         directory,
-        folds: Folds::new(vec![Arc::clone(&told) as Arc<dyn Fold>]),
+        folds: Folds::new(vec![Arc::clone(&told) as Arc<dyn Fold>], log.journal.durable_up_to()),
         wallet: Arc::new(OneCoin),
         chain: chain_sender,
         fees: watch::channel(FeeEstimates::fallback(Network::Regtest)).1,
@@ -562,6 +562,23 @@ fn opening_broadcasts_and_tells_nothing_before_its_record() {
     assert!(bench.told.has(|item| matches!(item, Item::Entry(entry) if entry.bytes == channel_id.0)));
     assert!(bench.told.has_fact(|fact| *fact == Fact::Opened { channel_id }));
     bench.eventually("the channel is shown", |bench| bench.registry.snapshot(channel_id).is_some());
+}
+
+/// What is shown of a channel while it is open, and what is read back of it, agree.
+#[test]
+fn a_channel_was_opened_when_its_first_step_says() {
+    let mut bench = bench();
+    bench.open();
+    let PeerChannel::Channel(channel) = std::mem::replace(&mut bench.peer, PeerChannel::None) else { panic!() };
+    let mut actor = Actor::begin(*channel);
+    std::thread::sleep(Duration::from_millis(3));
+    actor.add_entries(vec![Entry::new(Kind::Idempotency, vec![1])]);
+    let mut written = Vec::new();
+    actor.hand_over(Telling::Live, &mut |step| {
+        written = step;
+        Some(Ticket(1))
+    });
+    assert_eq!(actor.snapshot().opened_ms, Step::decode(&written).unwrap().time_ms);
 }
 
 #[test]

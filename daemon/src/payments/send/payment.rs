@@ -161,7 +161,7 @@ impl Payment {
         self.attempts.get_mut(place)
     }
 
-    /// Attempts over several channels are told in any order.
+    /// Attempts over several channels are written in any order.
     pub(super) fn add_attempt(&mut self, attempt: Attempt) {
         let number = attempt.begun.attempt;
         let place = self.attempts.partition_point(|other| other.begun.attempt < number);
