@@ -1,14 +1,15 @@
 //! `millrace graph`: the public graph of nodes and channels.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use millrace_rpc::v1::graph_client::GraphClient;
 use millrace_rpc::v1::{
     GetGraphChannelRequest, GetGraphNodeRequest, GraphChannel, GraphInfoRequest, GraphInfoResponse, GraphNode,
-    GraphPolicy,
+    GraphPolicy, PayRequest,
 };
 use serde_json::{Value, json};
 
 use crate::amount::Amount;
+use crate::estimate;
 use crate::fault::Fault;
 use crate::node::{features_json, features_text};
 use crate::output::{Column, Output, facts, list};
@@ -39,6 +40,44 @@ pub(crate) enum Command {
         #[arg(value_name = "SCID", value_parser = scid)]
         scid: u64,
     },
+    /// Show the way that a payment to a node would take now, and what it costs
+    ///
+    /// Nothing is sent. What this node's own channels can bring is known exactly, what those of others can
+    /// bring is guessed from what payments have taught: a payment may have to take another way. It goes in
+    /// one part, as payments without an invoice do; `pay --dry-run` shows the parts that an invoice allows.
+    ///
+    /// Examples:
+    ///   millrace graph route 02ab… 50000sat
+    #[command(verbatim_doc_comment)]
+    Route(RouteTo),
+}
+
+/// Where to, and within which limits.
+#[derive(Args)]
+pub(crate) struct RouteTo {
+    /// To whom
+    #[arg(value_parser = words::node_id)]
+    node_id: [u8; 33],
+    /// How much is to arrive
+    amount: Amount,
+    /// The most to pay for routing [default: the larger of 5sat and 1 % of the amount]
+    #[arg(long, value_name = "AMOUNT")]
+    fee_limit: Option<Amount>,
+    /// Lock money for so many blocks at most [default: what the node's settings grant]
+    #[arg(long, value_name = "BLOCKS", value_parser = clap::value_parser!(u32).range(1..=2016))]
+    max_blocks: Option<u32>,
+}
+
+impl RouteTo {
+    fn request(&self) -> PayRequest {
+        PayRequest {
+            amount_msat: Some(self.amount.msat()),
+            fee_limit_msat: self.fee_limit.map(Amount::msat),
+            node_id: self.node_id.to_vec(),
+            max_cltv_expiry_blocks: self.max_blocks.unwrap_or_default(),
+            ..PayRequest::default()
+        }
+    }
 }
 
 fn scid(text: &str) -> Result<u64, String> {
@@ -74,6 +113,7 @@ impl Command {
                 let channel = answer.channel.unwrap_or_default();
                 output.answer(&channel_json(&channel), || channel_text(&channel))
             }
+            Self::Route(to) => estimate::run(session, output, to.request()).await,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod amount;
 mod args;
 mod channel;
+mod estimate;
 mod events;
 mod fault;
 mod forward;

@@ -4,13 +4,14 @@
 
 use clap::Args;
 use millrace_rpc::v1::payments_client::PaymentsClient;
-use millrace_rpc::v1::{EstimateRouteRequest, PayProgress, PayRequest, Payment, PaymentStatus, Route, pay_progress};
+use millrace_rpc::v1::{PayProgress, PayRequest, Payment, PaymentStatus, pay_progress};
 use serde_json::{Value, json};
 
 use crate::amount::Amount;
 use crate::args::KeyArg;
+use crate::estimate;
 use crate::fault::Fault;
-use crate::output::{Output, facts};
+use crate::output::Output;
 use crate::payment;
 use crate::progress::Progress;
 use crate::session::{Order, Session, Step};
@@ -65,7 +66,7 @@ impl Pay {
     /// Pays and shows the outcome.
     pub(crate) async fn run(self, session: &Session, output: &mut Output) -> Result<(), Fault> {
         if self.dry_run {
-            return estimate(session, output, self.request(String::new())).await;
+            return estimate::run(session, output, self.request(String::new())).await;
         }
         let order = Order::new("pay", self.key.key.as_deref())?.decided_by_outcome();
         let request = self.request(order.key.clone());
@@ -106,36 +107,6 @@ impl Pay {
             max_cltv_expiry_blocks: self.max_blocks.unwrap_or_default(),
         }
     }
-}
-
-/// The ways that a payment would take.
-async fn estimate(session: &Session, output: &mut Output, payment: PayRequest) -> Result<(), Fault> {
-    let request = EstimateRouteRequest { payment: Some(payment) };
-    let found = session
-        .read(|link| {
-            let request = request.clone();
-            async move { PaymentsClient::new(link).estimate_route(request).await }
-        })
-        .await?;
-    let route = |route: &Route| {
-        json!({
-            "amount_msat": route.amount_msat,
-            "fee_msat": route.fee_msat,
-            "hops": route.hops.iter().map(payment::hop_json).collect::<Vec<_>>(),
-        })
-    };
-    let routes: Vec<Value> = found.routes.iter().map(route).collect();
-    let json = json!({ "amount_msat": found.amount_msat, "fee_msat": found.fee_msat, "routes": routes });
-    output.answer(&json, || {
-        let parts = words::count(found.routes.len(), "part");
-        let mut sections =
-            vec![facts([("Would pay", msat(found.amount_msat)), ("Fee", msat(found.fee_msat)), ("In", parts)])];
-        sections.extend(found.routes.iter().enumerate().map(|(index, route)| {
-            let (number, amount, fee) = (index + 1, msat(route.amount_msat), msat(route.fee_msat));
-            format!("Part {number}, {amount} for {fee}\n{}", payment::hops_table(&route.hops))
-        }));
-        sections.join("\n\n")
-    })
 }
 
 /// The answer, and the exit code, after the outcome.

@@ -146,6 +146,11 @@ mod graph {
     fn channel() {
         both("graph-channel", &["graph", "channel", "539268x845x1"]);
     }
+
+    #[test]
+    fn route() {
+        both("graph-route", &["graph", "route", NODE, "50000sat", "--fee-limit", "10sat", "--max-blocks", "500"]);
+    }
 }
 
 mod channel {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 44] = [
+const COMMANDS: [&[&str]; 45] = [
     &[],
     &["node"],
     &["node", "info"],
@@ -33,6 +33,7 @@ const COMMANDS: [&[&str]; 44] = [
     &["graph", "info"],
     &["graph", "node"],
     &["graph", "channel"],
+    &["graph", "route"],
     &["invoice"],
     &["invoice", "create"],
     &["invoice", "settle"],
