@@ -53,6 +53,8 @@ pub struct Parts {
     pub face: Face,
     /// What it asks for forwarding.
     pub policies: Policies,
+    /// The part of a channel that one incoming peer may hold, in percent.
+    pub peer_share_percent: u8,
     /// Where the peers' terms are put down.
     pub network: Network,
 }
@@ -63,6 +65,7 @@ pub struct Announcer {
     features: Features,
     usual: Face,
     policies: Policies,
+    peer_share_percent: u8,
     network: Network,
     book: Mutex<Book>,
     /// Something else is to be said.
@@ -95,6 +98,7 @@ impl Announcer {
             features: parts.features,
             usual: parts.face,
             policies: parts.policies,
+            peer_share_percent: parts.peer_share_percent,
             network: parts.network,
             book: Mutex::default(),
             nudges: Notify::new(),

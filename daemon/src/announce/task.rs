@@ -126,7 +126,7 @@ impl Task {
         let was_away = before.is_some_and(|(said, _)| said.is_disabled);
         // Only the network has to be told; the peer of a private channel knows that it is there.
         let is_away = presence.look(snapshot.is_online, was_away, now) && is_announced(snapshot);
-        let said = Said::of(snapshot, &announcer.policies.of(&channel_id), is_away)?;
+        let said = Said::of(snapshot, &announcer.policies.of(&channel_id), announcer.peer_share_percent, is_away)?;
         // Nobody has to be told that a channel is gone which they never heard of.
         if before.is_none() && snapshot.state != ChannelState::Normal {
             return None;

@@ -64,21 +64,26 @@ pub(super) struct Said {
 
 impl Said {
     /// What is to be said of a channel now; nothing before both are ready, nor once it is closed.
-    pub(super) fn of(snapshot: &ChannelSnapshot, policy: &ForwardPolicy, is_away: bool) -> Option<Self> {
+    pub(super) fn of(
+        snapshot: &ChannelSnapshot,
+        policy: &ForwardPolicy,
+        peer_share_percent: u8,
+        is_away: bool,
+    ) -> Option<Self> {
         let is_disabled = match snapshot.state {
             ChannelState::Opening | ChannelState::Closed => return None,
             ChannelState::Normal => is_away,
             ChannelState::ShuttingDown | ChannelState::Closing | ChannelState::OnChain => true,
         };
-        let carries = carries_at_most(snapshot);
+        let most = forwards_at_most(snapshot, peer_share_percent);
         let remote = snapshot.terms.party(Side::Remote);
         Some(Self {
             scid: name(snapshot)?,
             is_public: snapshot.announcement.is_some(),
             is_disabled,
             cltv_expiry_delta: policy.cltv_delta.0,
-            htlc_minimum: policy.htlc_minimum.max(remote.htlc_minimum).min(carries),
-            htlc_maximum: policy.htlc_maximum.unwrap_or(carries).min(carries),
+            htlc_minimum: policy.htlc_minimum.max(remote.htlc_minimum).min(most),
+            htlc_maximum: policy.htlc_maximum.unwrap_or(most).min(most),
             fee_base_msat: u32::try_from(policy.fee_base.0).unwrap_or(u32::MAX),
             fee_ppm: policy.fee_ppm,
         })
@@ -130,12 +135,15 @@ fn name(snapshot: &ChannelSnapshot) -> Option<ShortChannelId> {
     }
 }
 
-/// BOLT 7: no more than the peer lets be in flight, nor than the channel holds beside our reserve.
-fn carries_at_most(snapshot: &ChannelSnapshot) -> Msat {
+/// BOLT 7: no more than the peer lets be in flight, nor than the channel holds beside our reserve; and of that no more than
+/// one incoming peer may hold, or payers would learn it by failures.
+fn forwards_at_most(snapshot: &ChannelSnapshot, peer_share_percent: u8) -> Msat {
     let terms = &snapshot.terms;
     let spendable = terms.capacity.0.saturating_sub(terms.reserve_of(Side::Local).0);
     let spendable = Msat(spendable.saturating_mul(1_000));
-    terms.party(Side::Remote).max_htlc_value_in_flight.min(spendable)
+    let carries = terms.party(Side::Remote).max_htlc_value_in_flight.min(spendable);
+    let most = u128::from(carries.0) * u128::from(peer_share_percent) / 100;
+    Msat(u64::try_from(most).unwrap_or(carries.0))
 }
 
 /// An update by its stored bytes, which have no type.

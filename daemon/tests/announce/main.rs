@@ -166,7 +166,8 @@ async fn both_ends_of_a_public_channel_announce_the_same_and_it_holds() {
         assert_eq!(Direction::of_update(contents) == Direction::FromLesser, is_lesser);
         assert_eq!((contents.short_channel_id, contents.message_flags), (pair.scid().0, 1));
         let reserve = terms.reserve_of(millrace_channel::Side::Local).0;
-        assert_eq!(contents.htlc_maximum_msat, (1_000_000 - reserve) * 1_000);
+        // Half of it: one incoming peer may hold no more.
+        assert_eq!(contents.htlc_maximum_msat, (1_000_000 - reserve) * 500);
         let [said] = &nodes[..] else { panic!("{} node announcements", nodes.len()) };
         VerifiedNode::verify(said.clone()).unwrap();
         let said = &said.parsed().contents;
@@ -232,19 +233,19 @@ async fn another_policy_is_told_to_the_peer_and_to_the_network_with_a_later_time
         fee_ppm: 8,
         cltv_delta: CltvDelta(90),
         htlc_minimum: Msat(1_000),
-        htlc_maximum: Some(Msat(500_000_000)),
+        htlc_maximum: Some(Msat(400_000_000)),
     };
     pair.alice.policies.set(pair.id, policy);
     let told = wait_for_terms(&pair.bob, pair.id, "Bob hears of it", |policy| policy.fee_base_msat == 7).await;
     assert_eq!((told.fee_proportional_millionths, told.cltv_expiry_delta), (8, 90));
-    assert_eq!((told.htlc_minimum, told.htlc_maximum), (Msat(1_000), Msat(500_000_000)));
+    assert_eq!((told.htlc_minimum, told.htlc_maximum), (Msat(1_000), Msat(400_000_000)));
     let after = update(&pair.alice, pair.scid()).unwrap();
     assert!(timestamp(&after) > timestamp(&before));
     eventually("it is passed on", || heard(&pair.alice).updates.pop().filter(|last| *last == after)).await;
-    // More than the channel can carry is never promised.
+    // More than the channel can carry for one incoming peer is never promised.
     let all = ForwardPolicy { htlc_maximum: Some(Msat(u64::MAX)), ..policy };
     pair.alice.policies.set(pair.id, all);
-    let most = 990_000_000;
+    let most = 495_000_000;
     wait_for_terms(&pair.bob, pair.id, "it is bounded", |policy| policy.htlc_maximum == Msat(most)).await;
     pair.stop().await;
 }

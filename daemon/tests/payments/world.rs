@@ -126,6 +126,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         features: millrace_wire::Features::ours(false),
         face: Face::default(),
         policies: Policies::new(ForwardPolicy::default()),
+        peer_share_percent: 50,
         network: network.clone(),
     });
     let recovered = open(Origins {

@@ -423,6 +423,7 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
         features: Features::ours(false),
         face: setup.face.clone(),
         policies: policies.clone(),
+        peer_share_percent: 50,
         network: network.clone(),
     });
     let relayed = Relayed::default();
