@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_chain::{Auth, Bitcoind, ChainError, Timeouts};
+use millrace_chain::{Auth, Bitcoind, ChainError, SyncState, Timeouts};
 use millrace_channel::Policy;
 use millrace_channel::keys::Identity;
 use millrace_channel::phase::opening::OpeningLimits;
@@ -15,24 +15,23 @@ use tokio::sync::{mpsc, watch};
 
 use crate::announce::node::Face;
 use crate::announce::{Announcer, Parts};
-use crate::api::{self, Api};
+use crate::api::{self, Api, Serving};
 use crate::chain_source::BitcoindSource;
 use crate::channels::{ChannelRules, KeysOf};
 use crate::coins::{self, Coins, WalletRecords};
 use crate::config::Config;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, DataDirError};
 use crate::gauges::Watched;
 use crate::gossip::{BitcoindFunding, Gossip, GossipRules};
 use crate::keys::Keys;
 use crate::network::Network;
-use crate::node::{self, Node, Origins, Surroundings};
+use crate::node::{self, Node, Origins, RecoveredNode, StartError, Surroundings};
 use crate::payments::{ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use crate::peer::PeerRules;
 use crate::policy::Policies;
 use crate::prepare::Prepared;
 use crate::readiness::Readiness;
 use crate::shutdown::{Shutdown, Trigger};
-use crate::view::Past;
 use crate::wallet::{ReservePolicy, Wallet};
 use crate::{claims, metrics, wallet};
 
@@ -43,164 +42,215 @@ pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 const FIRST_CHECK: Duration = Duration::from_secs(10);
 /// How long the main task may take to say why it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Runs until `shutdown`, or until the node cannot go on.
 ///
 /// # Errors
 /// In words that say what to do.
 pub async fn run(prepared: Prepared, trigger: Trigger, mut shutdown: Shutdown) -> Result<(), Fault> {
-    let Prepared { config, data_dir, keys, tls, token, new_seed: _ } = prepared;
-    let metrics_address = start_metrics(&config)?;
-    let bitcoind = connect(&config).await?;
-    let source = BitcoindSource::new(bitcoind.clone()).beginning_at(data_dir.restore_from()?);
-    let (sync, fees, broadcaster) = (source.sync(), source.fees(), source.broadcaster());
-
-    let network = Network::default();
-    let payments = Payments::new(keys.clone(), payment_rules(&config));
-    let announcer = Announcer::new(announcing(&config, &keys, payments.policies().clone(), network.clone()));
-    let announced = Arc::clone(&announcer);
-    payments.announce_by(Box::new(move |scid| announced.update_of(scid)));
-    payments.find_ways(network.clone(), data_dir.liquidity());
-    let records = Arc::new(WalletRecords::default());
-    let journal_dir = data_dir.journal();
-    let recovered = node::open(Origins {
-        journal: &journal_dir,
-        options: journal_options(&config),
-        rules: channel_rules(&config),
-        keys_of: keys_of(&keys, &config),
-        folds: vec![Arc::clone(&records) as _, Arc::clone(&payments) as _, Arc::clone(&announcer) as _],
-        sync: sync.clone(),
-    })?;
-    payments.attach(recovered.journal());
-    let registry = recovered.registry();
-
-    let loaded = Wallet::load(records.take(), keys.wallet().clone(), reserve_policy(&config))?;
-    let (wallet, _wallet_task) = wallet::spawn(loaded, coins::sink(recovered.journal_handle()));
-    records.run_by(wallet.clone());
-    let (claimer, _claims_task) = claims::start(claims::ClaimParts {
-        bitcoind: bitcoind.clone(),
-        broadcaster: broadcaster.clone(),
-        wallet: wallet.clone(),
-        keys_of: keys_of(&keys, &config),
-        fees: fees.clone(),
-        sync: sync.clone(),
-    });
-    let coins = Coins::new(wallet.clone(), claimer.clone(), registry.clone(), broadcaster.clone());
-
-    let gossip = Gossip::start(
-        ChainHash::using_genesis_block_const(config.network),
-        gossip_rules(&config, &data_dir),
-        Arc::new(BitcoindFunding::new(bitcoind)),
-        network,
-    );
-    let passed_on = gossip.clone();
-    announcer.relay_by(Arc::new(move |messages| passed_on.put_own(messages)));
-
-    let (chain_failed, mut chain_failure) = mpsc::unbounded_channel::<ChainError>();
-    let coins_of_chain = Arc::clone(&coins);
-    let mut node = recovered.start(Surroundings {
-        node_key: *keys.node_key(),
-        peers: peer_rules(&config),
-        listen: Some(config.listen),
-        wallet: Arc::clone(&coins) as _,
-        announcer: Some(Arc::clone(&announcer)),
-        gossip: Some(gossip.clone()),
-        followers: vec![Arc::clone(&coins) as _],
-        chain: Box::new(move |trail| {
-            let mut source = source.follow(trail, chain_failed);
-            source.broadcasts = coins_of_chain.watch_broadcasts(source.broadcasts);
-            source
-        }),
-    })?;
-
-    let (readiness, served) = watch::channel(Readiness::Recovering);
-    let api = Api {
-        config: config.clone(),
-        keys: keys.clone(),
-        registry: registry.clone(),
-        peers: node.peers().clone(),
-        payments: Arc::clone(&payments),
-        announcer,
-        wallet: wallet.clone(),
-        gossip: gossip.clone(),
-        claimer,
-        broadcaster,
-        fees,
-        sync: sync.clone(),
-        journal: Arc::clone(node.journal()),
-        listening: node.listening(),
-        readiness: served,
-        trigger,
-    };
-    let rpc = api::serve(api, &tls, token, config.rpc_listen, data_dir.view()).await?;
-    data_dir.write_rpc_info(rpc.address, config.listen, metrics_address, config.network)?;
-    tracing::info!(address = %rpc.address, "serving gRPC");
-    if metrics_address.is_some() {
-        let (peers, journal, view) = (node.peers().clone(), Arc::clone(node.journal()), rpc.archive().view);
-        tokio::spawn(Watched { registry, peers, wallet, journal, view, gossip }.tell());
-    }
-
+    let mut running = Running::begin(prepared, trigger).await?;
     let ended = tokio::select! {
-        result = become_ready(&node, &payments, &coins, rpc.archive(), sync.clone(), &readiness, |lightning| {
-            data_dir.write_rpc_info(rpc.address, lightning, metrics_address, config.network).map(|_| ())
-        }) => match result {
-            Err(fault) => Err(fault),
-            Ok(()) => {
-                tracing::info!("ready");
-                tokio::select! {
-                    () = shutdown.wait() => Ok(()),
-                    failed = node.failed() => failed.map_err(Fault::from),
-                    error = chain_failure.recv() => Err(match error {
-                        Some(error) => error.into(),
-                        None => why_it_ended(&mut node).await,
-                    }),
-                }
-            }
-        },
+        result = running.until_it_fails() => result,
         () = shutdown.wait() => Ok(()),
-        error = chain_failure.recv() => Err(match error {
-            Some(error) => error.into(),
-            None => why_it_ended(&mut node).await,
-        }),
     };
-    readiness.send_replace(Readiness::Stopping);
-    tracing::info!("stopping");
-    data_dir.remove_rpc_info();
-    rpc.stop().await;
-    payments.remember().await;
-    node.stop().await;
+    running.stop().await;
     ended
 }
 
-/// Follows the node's start, and calls it ready only when the reserve is kept, payments run and clients can find it.
-async fn become_ready(
-    node: &Node,
-    payments: &Payments,
-    coins: &Coins,
-    past: Past,
-    sync: watch::Receiver<millrace_chain::SyncState>,
-    readiness: &watch::Sender<Readiness>,
-    write_rpc_info: impl Fn(SocketAddr) -> Result<(), crate::data_dir::DataDirError>,
-) -> Result<(), Fault> {
-    let mut seen = node.readiness();
-    loop {
-        let now = seen.borrow_and_update().clone();
-        if now.is_ready() {
-            break;
-        }
-        readiness.send_replace(now);
-        seen.changed().await?;
-    }
-    coins.keep_reserve().await;
-    if let Some(lightning) = *node.listening().borrow() {
-        write_rpc_info(lightning)?;
-    }
-    payments.start(node.registry().clone(), sync, past)?;
-    readiness.send_replace(Readiness::Ready);
-    Ok(())
+/// A daemon that runs, as far as its parts are needed until its end.
+struct Running {
+    doors: Doors,
+    node: Node,
+    payments: Arc<Payments>,
+    coins: Arc<Coins>,
+    sync: watch::Receiver<SyncState>,
+    rpc: Serving,
+    readiness: watch::Sender<Readiness>,
+    /// Hears why the chain cannot be followed.
+    chain_failure: mpsc::UnboundedReceiver<ChainError>,
 }
 
-/// The chain is not followed any more, and does not say why: then it went with the node's main task, which does.
-async fn why_it_ended(node: &mut Node) -> Fault {
+/// Where clients are served, and the file that says so.
+struct Doors {
+    data_dir: DataDir,
+    rpc: SocketAddr,
+    metrics: Option<SocketAddr>,
+    network: bitcoin::Network,
+}
+
+/// What has been read back, and what will be told of what happens next.
+struct Ledgers {
+    recovered: RecoveredNode,
+    payments: Arc<Payments>,
+    announcer: Arc<Announcer>,
+    records: Arc<WalletRecords>,
+    network: Network,
+}
+
+impl Ledgers {
+    fn read(
+        config: &Config,
+        data_dir: &DataDir,
+        keys: &Keys,
+        sync: watch::Receiver<SyncState>,
+    ) -> Result<Self, StartError> {
+        let network = Network::default();
+        let payments = Payments::new(keys.clone(), payment_rules(config));
+        let announcer = Announcer::new(announcing(config, keys, payments.policies().clone(), network.clone()));
+        let announced = Arc::clone(&announcer);
+        payments.announce_by(Box::new(move |scid| announced.update_of(scid)));
+        payments.find_ways(network.clone(), data_dir.liquidity());
+        let records = Arc::new(WalletRecords::default());
+        let recovered = node::open(Origins {
+            journal: &data_dir.journal(),
+            options: journal_options(config),
+            rules: channel_rules(config),
+            keys_of: keys_of(keys, config),
+            folds: vec![Arc::clone(&records) as _, Arc::clone(&payments) as _, Arc::clone(&announcer) as _],
+            sync,
+        })?;
+        payments.attach(recovered.journal());
+        Ok(Self { recovered, payments, announcer, records, network })
+    }
+}
+
+impl Running {
+    /// Puts everything together and serves clients; the node may still be catching up.
+    async fn begin(prepared: Prepared, trigger: Trigger) -> Result<Self, Fault> {
+        let Prepared { config, data_dir, keys, tls, token, new_seed: _ } = prepared;
+        let metrics = start_metrics(&config)?;
+        let bitcoind = connect(&config).await?;
+        let source = BitcoindSource::new(bitcoind.clone()).beginning_at(data_dir.restore_from()?);
+        let (sync, fees, broadcaster) = (source.sync(), source.fees(), source.broadcaster());
+        let Ledgers { recovered, payments, announcer, records, network } =
+            Ledgers::read(&config, &data_dir, &keys, sync.clone())?;
+        let registry = recovered.registry();
+
+        let loaded = Wallet::load(records.take(), keys.wallet().clone(), reserve_policy(&config))?;
+        let (wallet, _wallet_task) = wallet::spawn(loaded, coins::sink(recovered.journal_handle()));
+        records.run_by(wallet.clone());
+        let (claimer, _claims_task) = claims::start(claims::ClaimParts {
+            bitcoind: bitcoind.clone(),
+            broadcaster: broadcaster.clone(),
+            wallet: wallet.clone(),
+            keys_of: keys_of(&keys, &config),
+            fees: fees.clone(),
+            sync: sync.clone(),
+        });
+        let coins = Coins::new(wallet.clone(), claimer.clone(), registry.clone(), broadcaster.clone());
+
+        let gossip = Gossip::start(
+            ChainHash::using_genesis_block_const(config.network),
+            gossip_rules(&config, &data_dir),
+            Arc::new(BitcoindFunding::new(bitcoind)),
+            network,
+        );
+        let passed_on = gossip.clone();
+        announcer.relay_by(Arc::new(move |messages| passed_on.put_own(messages)));
+
+        let (chain_failed, chain_failure) = mpsc::unbounded_channel::<ChainError>();
+        let coins_of_chain = Arc::clone(&coins);
+        let node = recovered.start(Surroundings {
+            node_key: *keys.node_key(),
+            peers: peer_rules(&config),
+            listen: Some(config.listen),
+            wallet: Arc::clone(&coins) as _,
+            announcer: Some(Arc::clone(&announcer)),
+            gossip: Some(gossip.clone()),
+            followers: vec![Arc::clone(&coins) as _],
+            chain: Box::new(move |trail| {
+                let mut source = source.follow(trail, chain_failed);
+                source.broadcasts = coins_of_chain.watch_broadcasts(source.broadcasts);
+                source
+            }),
+        })?;
+
+        let (readiness, served) = watch::channel(Readiness::Recovering);
+        let (network, listen) = (config.network, config.listen);
+        let (peers, journal) = (node.peers().clone(), Arc::clone(node.journal()));
+        let api = Api {
+            config: config.clone(),
+            keys,
+            registry: registry.clone(),
+            peers: peers.clone(),
+            payments: Arc::clone(&payments),
+            announcer,
+            wallet: wallet.clone(),
+            gossip: gossip.clone(),
+            claimer,
+            broadcaster,
+            fees,
+            sync: sync.clone(),
+            journal: Arc::clone(&journal),
+            listening: node.listening(),
+            readiness: served,
+            trigger,
+        };
+        let rpc = api::serve(api, &tls, token, config.rpc_listen, data_dir.view()).await?;
+        let doors = Doors { data_dir, rpc: rpc.address, metrics, network };
+        doors.say(listen)?;
+        tracing::info!(address = %rpc.address, "serving gRPC");
+        if metrics.is_some() {
+            let view = rpc.archive().view;
+            tokio::spawn(Watched { registry, peers, wallet, journal, view, gossip }.tell());
+        }
+        Ok(Self { doors, node, payments, coins, sync, rpc, readiness, chain_failure })
+    }
+
+    /// A healthy daemon never returns from here.
+    async fn until_it_fails(&mut self) -> Result<(), Fault> {
+        tokio::select! {
+            ready = self.doors.open(&self.node, &self.coins, &self.readiness) => ready?,
+            error = self.chain_failure.recv() => return Err(why_it_ended(error, &mut self.node).await),
+        }
+        self.payments.start(self.node.registry().clone(), self.sync.clone(), self.rpc.archive())?;
+        self.readiness.send_replace(Readiness::Ready);
+        tracing::info!("ready");
+        tokio::select! {
+            failed = self.node.failed() => failed.map_err(Fault::from),
+            error = self.chain_failure.recv() => Err(why_it_ended(error, &mut self.node).await),
+        }
+    }
+
+    async fn stop(self) {
+        self.readiness.send_replace(Readiness::Stopping);
+        tracing::info!("stopping");
+        self.doors.data_dir.remove_rpc_info();
+        self.rpc.stop().await;
+        self.payments.remember().await;
+        self.node.stop().await;
+    }
+}
+
+impl Doors {
+    fn say(&self, lightning: SocketAddr) -> Result<(), DataDirError> {
+        self.data_dir.write_rpc_info(self.rpc, lightning, self.metrics, self.network).map(|_| ())
+    }
+
+    /// Follows the node's start until the reserve is kept and clients can find it.
+    async fn open(&self, node: &Node, coins: &Coins, readiness: &watch::Sender<Readiness>) -> Result<(), Fault> {
+        let mut seen = node.readiness();
+        loop {
+            let now = seen.borrow_and_update().clone();
+            if now.is_ready() {
+                break;
+            }
+            readiness.send_replace(now);
+            seen.changed().await?;
+        }
+        coins.keep_reserve().await;
+        if let Some(lightning) = *node.listening().borrow() {
+            self.say(lightning)?;
+        }
+        Ok(())
+    }
+}
+
+/// If the chain is not followed any more and does not say why, it went with the node's main task, which does.
+async fn why_it_ended(error: Option<ChainError>, node: &mut Node) -> Fault {
+    if let Some(error) = error {
+        return error.into();
+    }
     match tokio::time::timeout(LAST_WORDS, node.failed()).await {
         Ok(Err(error)) => error.into(),
         Ok(Ok(())) | Err(_) => "the chain is not followed any more".into(),
@@ -248,6 +298,7 @@ fn announcing(config: &Config, keys: &Keys, policies: Policies, network: Network
         features: Features::ours(!config.channel.zero_conf_peers.is_empty()),
         face: Face { alias: config.alias.clone(), color: config.color, addresses: config.announced_addresses.clone() },
         policies,
+        peer_share_percent: config.routing.peer_share_percent,
         network,
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use bitcoin::Network;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use strsim::levenshtein;
 use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -310,8 +311,8 @@ impl Given<'_> {
             name.starts_with("MILLRACE_") && !value.is_empty()
         });
         let Some((name, _)) = named.into_iter().find(|(name, _)| !is_known(name)) else { return Ok(()) };
-        let nearest = known.iter().min_by_key(|known| edit_distance(name, known));
-        let suggestion = nearest.filter(|known| edit_distance(name, known) <= SLIPS_MAX).cloned();
+        let nearest = known.iter().min_by_key(|known| levenshtein(name, known));
+        let suggestion = nearest.filter(|known| levenshtein(name, known) <= SLIPS_MAX).cloned();
         Err(ConfigError::UnknownVariable { name: name.clone(), suggestion })
     }
 }
@@ -522,24 +523,8 @@ fn suggest(fields: &[Field], key: &str) -> Option<String> {
 
 /// The candidate with the fewest edits, if they are few for its length.
 fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = candidates.map(|candidate| (edit_distance(word, candidate), candidate));
+    let scored = candidates.map(|candidate| (levenshtein(word, candidate), candidate));
     scored.filter(|(edits, candidate)| *edits <= 1 + candidate.len() / 4).min().map(|(_, candidate)| candidate)
-}
-
-/// Insertions, deletions and replacements that turn one word into the other.
-fn edit_distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (deleted, letter) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = deleted + 1;
-        for (column, other) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != *other);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use strsim::levenshtein;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -249,25 +250,9 @@ impl<'a, 'text> Entry<'a, 'text> {
 /// A hint at the word that was probably meant, if one is near.
 fn did_you_mean(word: &str, candidates: &[&str]) -> String {
     let begins = |candidate: &str| candidate.starts_with(word) || candidate.split('_').any(|part| part == word);
-    let scored = candidates.iter().map(|candidate| (!begins(candidate), edit_distance(word, candidate), *candidate));
+    let scored = candidates.iter().map(|candidate| (!begins(candidate), levenshtein(word, candidate), *candidate));
     let near = scored.filter(|(is_other, edits, candidate)| !is_other || *edits <= 1 + candidate.len() / 4).min();
     near.map_or_else(String::new, |(_, _, candidate)| format!(" (did you mean `{candidate}`?)"))
-}
-
-/// Insertions, deletions and replacements that turn one word into the other.
-fn edit_distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (deleted, letter) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = deleted + 1;
-        for (column, other) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != *other);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]

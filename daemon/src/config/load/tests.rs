@@ -229,10 +229,3 @@ fn actions() {
         assert_eq!(machine(&[flag]).load().unwrap().action, action);
     }
 }
-
-#[test]
-fn edits_are_counted() {
-    for (from, to, edits) in [("", "", 0), ("a", "", 1), ("", "ab", 2), ("kitten", "sitting", 3), ("abc", "abc", 0)] {
-        assert_eq!(edit_distance(from, to), edits, "{from} {to}");
-    }
-}
