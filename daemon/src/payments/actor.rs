@@ -421,6 +421,12 @@ impl Actor {
     fn decide(&mut self, received: Received, opened: Opened, out: &mut Consequences) {
         let place = (received.channel_id, received.id);
         match opened {
+            // Only what is downstream decides about it.
+            Opened::Refused(_) if self.core.forwarding.has_gone_on(&place) => {
+                let (channel_id, htlc_id) = place;
+                tracing::error!(%channel_id, htlc_id = htlc_id.0, "an HTLC that has gone on is not peeled again");
+                self.deciding.remove(&place);
+            }
             Opened::Refused(removing) => self.order(place, Decision::Remove(removing)),
             Opened::Final(secret, last) => self.receive(received, secret, &last, &mut out.receipts),
             Opened::Forward(secret, forward) => {

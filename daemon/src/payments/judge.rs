@@ -105,8 +105,8 @@ pub(crate) fn open(
     }
 }
 
-/// Peels an HTLC that was judged before and is held since: only the secret is wanted again, and neither the height nor the
-/// exposure is held against it any more.
+/// Peels an HTLC that was judged before, and is held or has gone on since: only the secret is wanted again, and neither the
+/// height nor the exposure is held against it any more.
 pub(crate) fn open_again(node_key: &SecretKey, received: &Received, onion: &ReceivedOnion) -> Opened {
     let received = Received { over_dust_exposure: false, ..received.clone() };
     open(node_key, &received, onion, Some(BlockHeight(0)))

@@ -31,18 +31,20 @@ impl Actor {
 
     /// What opens these HTLCs on a worker.
     pub(super) fn opener(&self, chunk: &[ToPeel], height: Option<BlockHeight>) -> Opener {
-        let is_held = |received: &Received| {
-            self.core.receiving.is_held(&received.payment_hash, (received.channel_id, received.id))
+        // Judged before, here or on its way on: however things stand now, it is not judged again.
+        let is_known = |received: &Received| {
+            let place = (received.channel_id, received.id);
+            self.core.receiving.is_held(&received.payment_hash, place) || self.core.forwarding.has_gone_on(&place)
         };
-        let held: Vec<(ChannelId, HtlcId)> = chunk
+        let known: Vec<(ChannelId, HtlcId)> = chunk
             .iter()
-            .filter(|(received, _)| is_held(received))
+            .filter(|(received, _)| is_known(received))
             .map(|(received, _)| (received.channel_id, received.id))
             .collect();
         let node_key = *self.around.keys.node_key();
-        let is_known = Arc::clone(&self.around.receiving.is_known);
+        let is_taken = Arc::clone(&self.around.receiving.is_known);
         Box::new(move |received, onion| {
-            if held.contains(&(received.channel_id, received.id)) {
+            if known.contains(&(received.channel_id, received.id)) {
                 return judge::open_again(&node_key, received, onion);
             }
             let opened = judge::open(&node_key, received, onion, height);
@@ -51,7 +53,7 @@ impl Actor {
                 (Opened::Final(secret, last), Some(height))
                     if keysend(received, last).is_some()
                         && last.payment_secret.is_none()
-                        && is_known(&received.payment_hash) =>
+                        && is_taken(&received.payment_hash) =>
                 {
                     Opened::Refused(judge::refuse_payment(received, secret, height))
                 }

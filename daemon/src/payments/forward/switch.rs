@@ -155,6 +155,11 @@ impl Forwarding {
 
     // --- what came in ---
 
+    /// Whether an HTLC is out downstream, or was: it must not be judged by itself any more.
+    pub(crate) fn has_gone_on(&self, key: &Key) -> bool {
+        self.circuits.circuits.get(key).is_some_and(|circuit| circuit.outgoing.is_some())
+    }
+
     /// Takes an onion for an HTLC before it is peeled. False if it was used before: it must be refused.
     pub(crate) fn take_onion(&mut self, key: Key) -> bool {
         match self.circuits.circuits.get(&key) {
