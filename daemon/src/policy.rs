@@ -19,6 +19,8 @@ pub const FEE_BASE_MAX: Msat = Msat(u32::MAX as u64);
 
 /// How long HTLCs that satisfy the policy before a change are still taken: senders learn of it by gossip.
 const GRACE_MS: u64 = 600_000;
+/// Earlier policies of a channel that are kept, at most.
+const PAST_MAX: usize = 32;
 /// The version that this build writes.
 const VERSION: u8 = 1;
 const LOCK: &str = "nothing panics while the policies are locked";
@@ -98,12 +100,33 @@ struct Inner {
 }
 
 /// What was set for a channel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Own {
     policy: ForwardPolicy,
-    /// What held before.
+    /// What held before, the newest last, as far as it was not long over at the last change.
+    past: Vec<Past>,
+}
+
+/// What held once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Past {
+    policy: ForwardPolicy,
+    /// As Unix time in milliseconds.
+    until_ms: u64,
+}
+
+impl Past {
+    const fn is_fresh(&self, unix_ms: u64) -> bool {
+        unix_ms < self.until_ms.saturating_add(GRACE_MS)
+    }
+}
+
+/// The same in a checkpoint: the last of what held before, and apart from it (and after all of these, which is how version 1
+/// began) what held before that.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    policy: ForwardPolicy,
     previous: ForwardPolicy,
-    /// When it changed, as Unix time in milliseconds.
     since_ms: u64,
 }
 
@@ -120,12 +143,12 @@ enum PolicyEntry {
 }
 
 /// What HTLCs over a channel may be held against: what holds, and what held until a short while ago.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Accepted {
     /// What holds.
     pub(crate) policy: ForwardPolicy,
     /// What senders may still know.
-    pub(crate) previous: Option<ForwardPolicy>,
+    pub(crate) earlier: Vec<ForwardPolicy>,
 }
 
 impl Policies {
@@ -144,17 +167,19 @@ impl Policies {
     /// What an HTLC may satisfy.
     pub(crate) fn accepted(&self, channel_id: &ChannelId, unix_ms: u64) -> Accepted {
         match self.read().get(channel_id) {
-            None => Accepted { policy: self.inner.usual, previous: None },
+            None => Accepted { policy: self.inner.usual, earlier: Vec::new() },
             Some(own) => {
-                let is_fresh = unix_ms < own.since_ms.saturating_add(GRACE_MS);
-                Accepted { policy: own.policy, previous: is_fresh.then_some(own.previous) }
+                let fresh = own.past.iter().filter(|past| past.is_fresh(unix_ms));
+                Accepted { policy: own.policy, earlier: fresh.map(|past| past.policy).collect() }
             }
         }
     }
 
-    /// Puts down what holds for a channel from now on. What is to outlive a restart goes through [`Policies::entry`].
+    /// Puts down what alone holds for a channel from now on: what held before is not taken any more. What is to outlive a
+    /// restart, and give senders time, goes through [`Policies::entry`].
     pub fn set(&self, channel_id: ChannelId, policy: ForwardPolicy) {
-        self.put(channel_id, policy, crate::clock::unix_ms());
+        self.inner.own.write().expect(LOCK).insert(channel_id, Own { policy, past: Vec::new() });
+        self.inner.changes.send_modify(|count| *count += 1);
     }
 
     /// What makes a policy durable; it holds once that is told.
@@ -187,21 +212,49 @@ impl Policies {
 
     /// For a checkpoint.
     pub(crate) fn section(&self) -> Vec<u8> {
-        let own: Vec<(ChannelId, Own)> = self.read().iter().map(|(id, own)| (*id, *own)).collect();
-        postcard::to_extend(&own, vec![VERSION]).expect("plain data into memory: nothing can fail")
+        let own = self.read();
+        let mut saved: Vec<(ChannelId, Saved)> = Vec::new();
+        let mut earlier: Vec<(ChannelId, Vec<Past>)> = Vec::new();
+        for (id, Own { policy, past }) in own.iter() {
+            let none = Past { policy: *policy, until_ms: 0 };
+            let (last, before) = past.split_last().unwrap_or((&none, &[]));
+            saved.push((*id, Saved { policy: *policy, previous: last.policy, since_ms: last.until_ms }));
+            if !before.is_empty() {
+                earlier.push((*id, before.to_vec()));
+            }
+        }
+        let bytes = postcard::to_extend(&saved, vec![VERSION]).expect("plain data into memory: nothing can fail");
+        postcard::to_extend(&earlier, bytes).expect("plain data into memory: nothing can fail")
     }
 
     /// Takes a section back.
     pub(crate) fn restore(&self, section: &[u8]) -> Result<(), String> {
-        let own: Vec<(ChannelId, Own)> = decode(section)?;
-        *self.inner.own.write().expect(LOCK) = own.into_iter().collect();
+        let (saved, rest): (Vec<(ChannelId, Saved)>, _) =
+            postcard::take_from_bytes(body(section)?).map_err(|error| error.to_string())?;
+        let earlier: Vec<(ChannelId, Vec<Past>)> = match rest {
+            [] => Vec::new(),
+            rest => postcard::from_bytes(rest).map_err(|error| error.to_string())?,
+        };
+        let mut earlier: BTreeMap<ChannelId, Vec<Past>> = earlier.into_iter().collect();
+        let own = saved.into_iter().map(|(id, Saved { policy, previous, since_ms })| {
+            let mut past = earlier.remove(&id).unwrap_or_default();
+            past.push(Past { policy: previous, until_ms: since_ms });
+            (id, Own { policy, past })
+        });
+        *self.inner.own.write().expect(LOCK) = own.collect();
         Ok(())
     }
 
     fn put(&self, channel_id: ChannelId, policy: ForwardPolicy, since_ms: u64) {
         let mut all = self.inner.own.write().expect(LOCK);
-        let previous = all.get(&channel_id).map_or(self.inner.usual, |own| own.policy);
-        all.insert(channel_id, Own { policy, previous, since_ms });
+        let usual = self.inner.usual;
+        let own = all.entry(channel_id).or_insert_with(|| Own { policy: usual, past: Vec::new() });
+        own.past.retain(|past| past.is_fresh(since_ms));
+        if own.past.len() == PAST_MAX {
+            own.past.remove(0);
+        }
+        own.past.push(Past { policy: own.policy, until_ms: since_ms });
+        own.policy = policy;
         drop(all);
         self.inner.changes.send_modify(|count| *count += 1);
     }
@@ -212,8 +265,12 @@ impl Policies {
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(body(bytes)?).map_err(|error| error.to_string())
+}
+
+fn body(bytes: &[u8]) -> Result<&[u8], String> {
     match bytes.split_first() {
-        Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|error| error.to_string()),
+        Some((&VERSION, body)) => Ok(body),
         Some((&version, _)) => Err(format!("version {version}: this build knows version {VERSION}")),
         None => Err("it is empty".to_owned()),
     }
@@ -262,16 +319,44 @@ mod tests {
         let (usual, id) = (ForwardPolicy::default(), ChannelId([1; 32]));
         let dear = ForwardPolicy { fee_ppm: 5_000, ..usual };
         let policies = Policies::new(usual);
-        assert_eq!(policies.accepted(&id, 0), Accepted { policy: usual, previous: None });
-        assert_eq!(policies.apply(&Policies::entry(id, dear).bytes, 1_000), Ok(()));
+        let slow = ForwardPolicy { cltv_delta: CltvDelta(200), ..dear };
+        assert_eq!(policies.accepted(&id, 0), Accepted { policy: usual, earlier: Vec::new() });
+        for (policy, time_ms) in [(dear, 1_000), (slow, 3_000), (slow, 5_000)] {
+            assert_eq!(policies.apply(&Policies::entry(id, policy).bytes, time_ms), Ok(()));
+        }
         let restarted = Policies::new(usual);
         assert_eq!(restarted.restore(&policies.section()), Ok(()));
         for policies in [policies, restarted] {
-            assert_eq!(policies.accepted(&id, 600_999), Accepted { policy: dear, previous: Some(usual) });
-            assert_eq!(policies.accepted(&id, 601_000), Accepted { policy: dear, previous: None });
+            let earlier = |unix_ms| policies.accepted(&id, unix_ms).earlier;
+            assert_eq!(policies.of(&id), slow);
+            assert_eq!(earlier(600_999), [usual, dear, slow], "each for its own ten minutes");
+            assert_eq!(earlier(601_000), [dear, slow]);
+            assert_eq!(earlier(603_000), [slow]);
+            assert_eq!(earlier(605_000), []);
             policies.forget(&id);
             assert_eq!(policies.of(&id), usual);
         }
+    }
+
+    /// As it was written before more than one earlier policy was kept.
+    #[test]
+    fn a_section_of_version_1() {
+        let (policy, dear) = (ForwardPolicy::default(), ForwardPolicy { fee_ppm: 5_000, ..ForwardPolicy::default() });
+        let id = ChannelId([1; 32]);
+        let saved = vec![(id, Saved { policy: dear, previous: policy, since_ms: 7 })];
+        let section = postcard::to_extend(&saved, vec![VERSION]).expect("it can be written");
+        let policies = Policies::new(policy);
+        assert_eq!(policies.restore(&section), Ok(()));
+        assert_eq!(policies.accepted(&id, 8), Accepted { policy: dear, earlier: vec![policy] });
+    }
+
+    #[test]
+    fn whoever_changes_a_policy_again_and_again_fills_no_memory() {
+        let policies = Policies::new(ForwardPolicy::default());
+        for _ in 0..1_000 {
+            policies.put(ChannelId([1; 32]), ForwardPolicy::default(), 5);
+        }
+        assert_eq!(policies.accepted(&ChannelId([1; 32]), 6).earlier.len(), PAST_MAX);
     }
 
     #[test]

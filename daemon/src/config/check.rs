@@ -4,11 +4,18 @@ use super::Config;
 use crate::announce::node::{ADDRESSES_MAX, ALIAS_BYTES_MAX};
 use crate::policy::CLTV_DELTA_MIN;
 use bitcoin::Network;
+use millrace_routing::onion::FINAL_EXPIRY_MARGIN;
 
 /// The most that BOLT 2 lets a side accept at once.
 const HTLCS_MAX: u16 = 483;
 /// Two weeks: an output locked for longer is as good as lost to its owner.
 const DELAY_BLOCKS_MAX: u16 = 2016;
+/// The most blocks before the expiry of a received HTLC with known preimage at which the node may close: held HTLCs are failed
+/// back 22 blocks before it, and one that is settled just before must not close its channel.
+const RECEIVED_MARGIN_MAX: u16 = FINAL_EXPIRY_MARGIN.0 - 4;
+/// Blocks in which our commitment, and the spend that takes an HTLC back or shows its preimage, are to be confirmed. BOLT 2,
+/// "`cltv_expiry_delta` Selection", counts on 12 for each.
+const CONFIRMING_BLOCKS: u16 = 24;
 /// The smallest final delta with which an onion can be peeled at its end.
 const FINAL_CLTV_DELTA_MIN: u16 = 42;
 /// What a channel must be able to carry: anchors, fee, reserve and dust.
@@ -74,7 +81,10 @@ fn channel(config: &Config) -> Result<(), (&'static str, String)> {
     within("channel.max_in_flight_percent", channel.max_in_flight_percent, 1, 100)?;
     within("channel.minimum_depth", channel.minimum_depth, 1, DELAY_BLOCKS_MAX)?;
     within("channel.minimum_depth_large", channel.minimum_depth_large, channel.minimum_depth, DELAY_BLOCKS_MAX)?;
-    within("channel.received_margin_blocks", channel.received_margin_blocks, 6, FINAL_CLTV_DELTA_MIN - 1)
+    within("channel.received_margin_blocks", channel.received_margin_blocks, 6, RECEIVED_MARGIN_MAX)?;
+    // What is left of the shortest delta between an outgoing HTLC's expiry and the incoming one's.
+    let grace_max = CLTV_DELTA_MIN.0 - CONFIRMING_BLOCKS - channel.received_margin_blocks;
+    within("channel.offered_grace_blocks", channel.offered_grace_blocks, 0, grace_max)
 }
 
 fn payments(config: &Config) -> Result<(), (&'static str, String)> {

@@ -192,10 +192,7 @@ async fn each_failure_is_read_by_the_sender() {
     assert_eq!((hop, message.code()), (0, code::TEMPORARY_NODE_FAILURE));
     tell_height(&line, &[&bob]);
 
-    let policies = bob.payments.policies();
-    for _ in 0..2 {
-        policies.set(second, millraced::policy::ForwardPolicy::default());
-    }
+    bob.payments.policies().set(second, millraced::policy::ForwardPolicy::default());
     let invoice = carol.invoice(50_000_000).await;
     carol.stop().await;
     eventually("Carol is gone", || {

@@ -157,6 +157,9 @@ fn a_broken_file_names_the_line_but_does_not_show_it() {
 fn senseless_values_say_why() {
     for (flags, expected) in [
         (vec!["--channel-max-accepted-htlcs=484"], "484 is not within 1 and 483"),
+        (vec!["--channel-received-margin-blocks=19"], "19 is not within 6 and 18"),
+        (vec!["--channel-offered-grace-blocks=7"], "7 is not within 0 and 6"),
+        (vec!["--channel-offered-grace-blocks=19", "--channel-received-margin-blocks=6"], "19 is not within 0 and 18"),
         (vec!["--bitcoind-user=bob"], "needs bitcoind.password"),
         (vec!["--metrics-listen=127.0.0.1:0"], "needs a port other than 0"),
         (vec!["--bitcoind-url=https://x"], "must begin with http://"),

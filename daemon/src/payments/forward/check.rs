@@ -55,13 +55,16 @@ impl Unfit {
     }
 }
 
-/// Holds it against what is asked for now, and against what was until a short while ago.
-pub(super) fn check(asked: Asked, accepted: &Accepted, height: BlockHeight) -> Result<(), Unfit> {
-    let terms = match (against(asked, &accepted.policy), &accepted.previous) {
-        (Err(unfit), Some(previous)) => against(asked, previous).map_err(|_| unfit),
-        (result, _) => result,
-    };
-    terms?;
+/// Holds it against what is asked for now, or what was until a short while ago; and against the least that the peer takes,
+/// which is announced too.
+pub(super) fn check(asked: Asked, accepted: &Accepted, least: Msat, height: BlockHeight) -> Result<(), Unfit> {
+    if asked.amount_out < least {
+        return Err(Unfit::BelowMinimum { amount: asked.amount_out });
+    }
+    against(asked, &accepted.policy).or_else(|unfit| {
+        let fits = accepted.earlier.iter().any(|policy| against(asked, policy).is_ok());
+        if fits { Ok(()) } else { Err(unfit) }
+    })?;
     if asked.expiry_out.0 <= height.0.saturating_add(EXPIRY_MARGIN) {
         return Err(Unfit::TooSoon { expiry_out: asked.expiry_out });
     }
@@ -110,7 +113,7 @@ mod tests {
             htlc_maximum: Some(Msat(10_000_000)),
             ..ForwardPolicy::default()
         };
-        check(asked, &Accepted { policy, previous }, HEIGHT)
+        check(asked, &Accepted { policy, earlier: previous.into_iter().collect() }, Msat(1), HEIGHT)
     }
 
     #[test]
@@ -140,10 +143,10 @@ mod tests {
     fn numbers_without_end() {
         let asked = Asked { amount_out: Msat(u64::MAX), amount_in: Msat(u64::MAX), ..JUST };
         let policy = ForwardPolicy::default();
-        let endless = Accepted { policy, previous: None };
-        assert!(matches!(check(asked, &endless, HEIGHT), Err(Unfit::Fee { .. })));
+        let endless = Accepted { policy, earlier: Vec::new() };
+        assert!(matches!(check(asked, &endless, Msat(1), HEIGHT), Err(Unfit::Fee { .. })));
         let late = Asked { expiry_out: CltvExpiry(u32::MAX), expiry_in: CltvExpiry(u32::MAX), ..JUST };
-        assert!(matches!(check(late, &endless, HEIGHT), Err(Unfit::Delta { .. })));
+        assert!(matches!(check(late, &endless, Msat(1), HEIGHT), Err(Unfit::Delta { .. })));
     }
 
     #[test]

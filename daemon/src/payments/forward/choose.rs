@@ -88,14 +88,15 @@ pub(super) fn choose(
             ChannelState::Normal => NoWay::ForNow,
         });
     }
-    let fits =
-        |channel: &ChannelSnapshot| check(asked, &sight.policies.accepted(&channel.channel_id, sight.unix_ms), height);
+    let fits = |channel: &ChannelSnapshot| {
+        let least = channel.terms.party(Side::Remote).htlc_minimum;
+        check(asked, &sight.policies.accepted(&channel.channel_id, sight.unix_ms), least, height)
+    };
     fits(&named)?;
     let carries = |channel: &&Arc<ChannelSnapshot>| {
         channel.is_usable()
             && !tried.contains(&channel.channel_id)
             && asked.amount_out <= channel.available_to_send
-            && asked.amount_out >= channel.terms.party(Side::Remote).htlc_minimum
             && (channel.channel_id == named.channel_id || fits(channel).is_ok())
             && has_share(circuits, incoming, channel, asked.amount_out, sight)
     };

@@ -397,7 +397,7 @@ fn each_reason_not_to_pass_it_on() {
         ("too large", |stand, _| bounds(stand, Msat(1), Some(Msat(9_999_999))), code::TEMPORARY_CHANNEL_FAILURE),
         ("no chain", |stand, _| stand.height = None, code::TEMPORARY_NODE_FAILURE),
         ("the disk is full", |stand, _| stand.new_work = Err(disk_low()), code::TEMPORARY_NODE_FAILURE),
-        ("the peer takes no such small ones", |stand, _| picky(stand), code::TEMPORARY_CHANNEL_FAILURE),
+        ("the peer takes no such small ones", |stand, _| picky(stand), code::AMOUNT_BELOW_MINIMUM),
         (
             "its own channel is on chain",
             |stand, _| stand.table.0[0].state = ChannelState::OnChain,
