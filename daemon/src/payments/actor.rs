@@ -470,7 +470,7 @@ impl Actor {
                 registry.fulfill(channel_id, id, fulfilment.preimage.clone(), None, entries)
             }
             Decision::Remove(Removing::Fail(reason, attribution)) => {
-                registry.fail(channel_id, id, reason, attribution, Vec::new())
+                registry.fail(channel_id, id, reason, Some(attribution), Vec::new())
             }
             Decision::Remove(Removing::Malformed { sha256_of_onion, failure_code }) => {
                 registry.fail_malformed(channel_id, id, sha256_of_onion, failure_code)

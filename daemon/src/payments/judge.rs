@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bitcoin::hashes::{Hash as _, sha256};
 use millrace_routing::SharedSecret;
-use millrace_routing::failure::{Failure, FailureMessage, HoldTime, code, encrypt, fail};
+use millrace_routing::failure::{Failure, FailureMessage, HoldTime, code, fail};
 use millrace_routing::onion::{Final, Forward, Incoming, PeelFault, PeeledHop, peel};
 use millrace_wire::{AttributionData, BlockHeight, ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, PaymentSecret};
 use secp256k1::SecretKey;
@@ -45,8 +45,8 @@ pub(crate) enum Opened {
 /// How an HTLC is removed without its preimage.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Removing {
-    /// By `update_fail_htlc`, with this packet; and for how long it was held, if it was decided at once.
-    Fail(Vec<u8>, Option<Box<AttributionData>>),
+    /// By `update_fail_htlc`, with this packet; and for how long it was held.
+    Fail(Vec<u8>, Box<AttributionData>),
     /// By `update_fail_malformed_htlc`.
     Malformed {
         /// Of the onion.
@@ -58,13 +58,12 @@ pub(crate) enum Removing {
 
 impl Removing {
     fn fail(secret: &SharedSecret, message: &FailureMessage) -> Self {
-        let Failure { reason, attribution } = fail(secret, message, HoldTime::floor(Duration::ZERO));
-        Self::Fail(reason, Some(attribution))
+        Self::fail_held(secret, message, Duration::ZERO)
     }
 
-    /// Of one that was held: for how long is not kept, and not guessed.
-    fn fail_held(secret: &SharedSecret, message: &FailureMessage) -> Self {
-        Self::Fail(encrypt(secret, message), None)
+    fn fail_held(secret: &SharedSecret, message: &FailureMessage, held: Duration) -> Self {
+        let Failure { reason, attribution } = fail(secret, message, HoldTime::floor(held));
+        Self::Fail(reason, attribution)
     }
 }
 
@@ -181,14 +180,14 @@ pub(crate) fn refuse_payment(received: &Received, secret: &SharedSecret, height:
 }
 
 /// The same of one that was held.
-pub(crate) fn refuse_held(received: &Received, secret: &SharedSecret, height: BlockHeight) -> Removing {
+pub(crate) fn refuse_held(received: &Received, secret: &SharedSecret, height: BlockHeight, held: Duration) -> Removing {
     let message = FailureMessage::IncorrectOrUnknownPaymentDetails { amount: received.amount, height };
-    Removing::fail_held(secret, &message)
+    Removing::fail_held(secret, &message, held)
 }
 
 /// How an HTLC is failed whose payment did not become whole in time.
-pub(crate) fn refuse_alone(secret: &SharedSecret) -> Removing {
-    Removing::fail_held(secret, &FailureMessage::MppTimeout)
+pub(crate) fn refuse_alone(secret: &SharedSecret, held: Duration) -> Removing {
+    Removing::fail_held(secret, &FailureMessage::MppTimeout, held)
 }
 
 /// How an HTLC is failed that cannot be taken just now.

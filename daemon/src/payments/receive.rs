@@ -71,8 +71,10 @@ pub(crate) struct Moment {
 pub(crate) struct Receiving {
     pub(crate) invoices: Invoices,
     assembly: Assembly,
-    /// The last block that was looked at.
+    /// The last block that was looked at...
     height: BlockHeight,
+    /// ...and when something was.
+    now: Millis,
     /// Who wants to know how an invoice is decided.
     waiting: HashMap<PaymentHash, Vec<Waiter>>,
 }
@@ -83,6 +85,7 @@ impl Default for Receiving {
             invoices: Invoices::default(),
             assembly: Assembly::default(),
             height: BlockHeight(0),
+            now: Millis(0),
             waiting: HashMap::new(),
         }
     }
@@ -112,7 +115,7 @@ impl Receiving {
         moment: Moment,
         out: &mut Vec<Receipt>,
     ) -> Result<(), Unpaid> {
-        self.height = moment.height;
+        (self.height, self.now) = (moment.height, moment.now);
         let (payment_hash, place) = (part.received.payment_hash, part.place());
         if self.is_held(&payment_hash, place) {
             // The owner, or the deadline, decides about it with the others.
@@ -136,11 +139,11 @@ impl Receiving {
             }
             Added::Contradicts(parts) => {
                 tracing::info!(%payment_hash, parts = parts.len(), "parts of a payment name different totals");
-                fail_all(&parts, moment.height, out);
+                fail_all(&parts, moment.height, moment.now, out);
                 Ok(())
             }
             Added::TooMuch(part) => {
-                fail_all(&[part], moment.height, out);
+                fail_all(&[part], moment.height, moment.now, out);
                 Ok(())
             }
             Added::Full(part) => {
@@ -246,10 +249,11 @@ impl Receiving {
         height: Option<BlockHeight>,
         out: &mut Vec<Receipt>,
     ) {
+        self.now = now;
         for part in self.assembly.overdue(now, timeout_ms, height) {
             let Received { channel_id, id, payment_hash, .. } = part.received;
             tracing::info!(%channel_id, htlc_id = id.0, %payment_hash, "the other parts of a payment did not come");
-            out.push(Receipt::Fail(part.place(), judge::refuse_alone(&part.secret)));
+            out.push(Receipt::Fail(part.place(), judge::refuse_alone(&part.secret, part.held(now))));
         }
         let Some(height) = height else { return };
         self.height = height;
@@ -281,7 +285,7 @@ impl Receiving {
             }
             Became::Cancelled(payment_hash) => {
                 let parts = self.assembly.take(&payment_hash);
-                fail_all(&parts, self.height, out);
+                fail_all(&parts, self.height, self.now, out);
                 let why = self.invoices.get(&payment_hash).and_then(Invoice::cancelled);
                 let why = why.unwrap_or(CancelReason::Asked);
                 self.answer(payment_hash, Err(HoldRefusal::Cancelled { payment_hash, why }), Ok(()));
@@ -295,9 +299,9 @@ pub(crate) fn keysend<'a>(received: &Received, last: &'a Final) -> Option<&'a Pr
     last.keysend_preimage.as_ref().filter(|preimage| preimage.hash() == received.payment_hash)
 }
 
-fn fail_all(parts: &[HeldPart], height: BlockHeight, out: &mut Vec<Receipt>) {
-    let fail = |part: &HeldPart| Receipt::Fail(part.place(), judge::refuse_held(&part.received, &part.secret, height));
-    out.extend(parts.iter().map(fail));
+fn fail_all(parts: &[HeldPart], height: BlockHeight, now: Millis, out: &mut Vec<Receipt>) {
+    let refuse = |part: &HeldPart| judge::refuse_held(&part.received, &part.secret, height, part.held(now));
+    out.extend(parts.iter().map(|part| Receipt::Fail(part.place(), refuse(part))));
 }
 
 #[cfg(test)]

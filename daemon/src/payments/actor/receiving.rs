@@ -81,7 +81,7 @@ impl Actor {
         let moment = Moment { now: clock::now(), unix_ms: clock::unix_ms(), height };
         let expected = PaymentSecret::new(*self.around.keys.payment_secret(&received.payment_hash.0));
         let accepts_keysend = self.around.receiving.accepts_keysend;
-        let part = HeldPart { counts: last.amount_to_forward, secret: secret.clone(), received };
+        let part = HeldPart { counts: last.amount_to_forward, secret: secret.clone(), since: moment.now, received };
         let refused = part.received.clone();
         let receiving = &mut self.core.receiving;
         if let Err(unpaid) = receiving.on_htlc(part, last, &expected, accepts_keysend, moment, receipts) {

@@ -5,6 +5,7 @@
 //! together anew. No HTLC is decided here either; a set says only what it lacks.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use millrace_channel::Millis;
 use millrace_routing::SharedSecret;
@@ -29,11 +30,17 @@ pub(crate) struct HeldPart {
     pub(crate) counts: Msat,
     /// What its failure is encrypted with.
     pub(crate) secret: SharedSecret,
+    /// When it came, or was told again after a start.
+    pub(crate) since: Millis,
 }
 
 impl HeldPart {
     pub(super) const fn place(&self) -> Place {
         (self.received.channel_id, self.received.id)
+    }
+
+    pub(super) fn held(&self, now: Millis) -> Duration {
+        Duration::from_millis(now.0.saturating_sub(self.since.0))
     }
 
     /// The last block at which it may still be held: after it, it could not be settled in peace.

@@ -6,6 +6,7 @@ mod property;
 mod story;
 
 use millrace_routing::SharedSecret;
+use millrace_routing::failure::{HoldTime, decode_attributed};
 use millrace_wire::CltvExpiry;
 use tokio::sync::oneshot;
 
@@ -59,7 +60,7 @@ fn part(n: u8, place: Place, amount: u64) -> HeldPart {
         cltv_expiry: EXPIRY,
         over_dust_exposure: false,
     };
-    HeldPart { received, counts: Msat(amount), secret: SharedSecret::new([7; 32]) }
+    HeldPart { received, counts: Msat(amount), secret: SharedSecret::new([7; 32]), since: Millis(0) }
 }
 
 fn last(amount: u64, total: u64) -> Final {
@@ -104,6 +105,7 @@ impl Payee {
     }
 
     fn htlc(&mut self, part: HeldPart, last: &Final) -> Result<(), Unpaid> {
+        let part = HeldPart { since: self.now, ..part };
         let moment = Moment { now: self.now, unix_ms: 1_000, height: self.height };
         self.receiving.on_htlc(part, last, &secret(), true, moment, &mut self.out)
     }
@@ -140,11 +142,20 @@ impl Payee {
     }
 
     fn failed(&mut self) -> Vec<Place> {
-        let place = |receipt: Receipt| match receipt {
-            Receipt::Fail(place, _) => place,
+        self.failed_after().into_iter().map(|(place, _)| place).collect()
+    }
+
+    /// What fails, and for how long the sender is told that it was held.
+    fn failed_after(&mut self) -> Vec<(Place, HoldTime)> {
+        let told = |receipt: Receipt| match receipt {
+            Receipt::Fail(place, Removing::Fail(reason, attribution)) => {
+                let read = decode_attributed(&[SharedSecret::new([7; 32])], &reason, Some(&attribution));
+                assert!(read.failure.is_ok(), "the sender reads it");
+                (place, read.hold_times.hops[0])
+            }
             other => panic!("{other:?}"),
         };
-        self.take().into_iter().map(place).collect()
+        self.take().into_iter().map(told).collect()
     }
 
     fn fulfilled(&mut self) -> Vec<Place> {

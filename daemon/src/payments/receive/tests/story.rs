@@ -110,7 +110,8 @@ mod parts {
         assert!(payee.take().is_empty());
         payee.now = Millis(5 + MPP_TIMEOUT_MS);
         payee.time();
-        assert_eq!(payee.failed(), [P1, P2], "counted from the first");
+        // Counted from the first; the sender is told for how long each was held, in tenths of a second.
+        assert_eq!(payee.failed_after(), [(P1, HoldTime(600)), (P2, HoldTime(300))]);
         payee.part(1, P3, 1_000, 100_000).unwrap();
         assert!(payee.take().is_empty(), "what was failed does not count");
     }
@@ -229,10 +230,12 @@ mod hold_invoice {
     #[test]
     fn cancelled_open_or_held() {
         let mut payee = held(true);
+        payee.now = Millis(4_005);
+        payee.time();
         let mut answer = payee.cancel(1);
         assert!(matches!(payee.written(), InvoiceEntry::Cancelled { why: CancelReason::Asked, .. }));
         assert_eq!(answer.try_recv().unwrap(), Ok(()));
-        assert_eq!(payee.failed(), [P1, P2]);
+        assert_eq!(payee.failed_after(), [(P1, HoldTime(40)), (P2, HoldTime(40))]);
         assert_eq!(payee.cancel(1).try_recv().unwrap(), Ok(()), "again");
         let cancelled = HoldRefusal::Cancelled { payment_hash: hash(1), why: CancelReason::Asked };
         assert_eq!(payee.settle(1, None).try_recv().unwrap(), Err(cancelled));
