@@ -40,6 +40,8 @@ pub mod route;
 pub mod run;
 pub mod seed;
 pub mod shutdown;
+#[cfg(test)]
+mod sim;
 pub mod steps;
 pub mod tls;
 pub mod token;

@@ -153,7 +153,7 @@ pub fn open(origins: Origins<'_>) -> Result<RecoveredNode, StartError> {
     let (journal, recovered) = Journal::open(journal, options)?;
     let journal = Arc::new(journal);
     let folds = Folds::new(folds, journal.durable_up_to());
-    let recovery = recover(recovered, rules.policy, &keys_of, &folds)?;
+    let recovery = recover(recovered.checkpoint, recovered.tail, rules.policy, &keys_of, &folds)?;
     let log: Arc<dyn StepLog> = Arc::clone(&journal) as Arc<dyn StepLog>;
     let mailboxes: Vec<_> = (0..rules.shards.max(1)).map(|_| Mailbox::new()).collect();
     let directory = Arc::new(Directory::new(rules.openings_per_peer_max, rules.openings_max));

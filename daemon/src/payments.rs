@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use millrace_chain::SyncState;
 use millrace_journal::{Journal, Position};
-use millrace_wire::ShortChannelId;
+use millrace_wire::{PaymentHash, ShortChannelId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use hold::HoldError;
@@ -38,7 +38,11 @@ pub use receive::{HoldRefusal, InvoiceRefusal, MPP_TIMEOUT_MS};
 pub use refusal::PayRefusal;
 pub use row::{AttemptRow, HeldRow, InvoiceKind, InvoiceRow, PaidRow, PaymentRow, PaymentStatus};
 
-use self::actor::{Actor, Input, ReceivingRules, Surroundings};
+pub(crate) use self::actor::Actor as Task;
+#[cfg(test)]
+pub(crate) use self::actor::by_hand::Heard;
+use self::actor::workers::{RuntimeWorkers, Workers};
+use self::actor::{Input, ReceivingRules, Surroundings};
 use self::core::Core;
 use self::prepare::Moment;
 use self::send::LookUp;
@@ -186,22 +190,11 @@ impl Payments {
     /// # Errors
     /// [`PaymentsError`].
     pub fn start(&self, registry: Registry, sync: watch::Receiver<SyncState>, past: Past) -> Result<(), PaymentsError> {
-        let journal = registry.journal();
-        let core = self.core.lock().expect(LOCK).take().ok_or(PaymentsError::Started)?;
-        if let Some(fault) = core.fault() {
-            return Err(PaymentsError::Unreadable(fault.to_owned()));
-        }
-        let receiver = self.receiver.lock().expect(LOCK).take().ok_or(PaymentsError::Started)?;
-        let running = Running { sync: sync.clone(), registry: registry.clone(), journal: journal.clone() };
-        self.running.set(running).map_err(|_| PaymentsError::Started)?;
-        let receiving = self.receiving_rules(past.clone());
-        let archive = archive_of(past);
-        let (keys, rules) = (self.keys.clone(), self.payer.clone());
-        let (forwards, updates) = (self.rules.forwards, Arc::clone(&self.updates));
-        let network = self.network.get().cloned().unwrap_or_default();
-        let around =
-            Surroundings { registry, journal, sync, keys, rules, archive, receiving, forwards, updates, network };
-        let actor = Actor::new(core, around, receiver, self.inputs.downgrade());
+        let is_known = {
+            let past = past.clone();
+            Arc::new(move |payment_hash: &PaymentHash| is_known(&past, payment_hash))
+        };
+        let actor = self.task(registry, sync, archive_of(past), is_known, Arc::new(RuntimeWorkers::new()))?;
         let task = tokio::spawn(actor.run());
         self.log.nudge();
         tokio::spawn(async move {
@@ -216,21 +209,42 @@ impl Payments {
         Ok(())
     }
 
-    fn receiving_rules(&self, past: Past) -> ReceivingRules {
-        ReceivingRules {
+    /// The task, which does not run yet; there is only one.
+    pub(crate) fn task(
+        &self,
+        registry: Registry,
+        sync: watch::Receiver<SyncState>,
+        archive: actor::Archive,
+        is_known: actor::IsKnown,
+        workers: Arc<dyn Workers>,
+    ) -> Result<Task, PaymentsError> {
+        let journal = registry.journal();
+        let core = self.core.lock().expect(LOCK).take().ok_or(PaymentsError::Started)?;
+        if let Some(fault) = core.fault() {
+            return Err(PaymentsError::Unreadable(fault.to_owned()));
+        }
+        let receiver = self.receiver.lock().expect(LOCK).take().ok_or(PaymentsError::Started)?;
+        let running = Running { sync: sync.clone(), registry: registry.clone(), journal: journal.clone() };
+        self.running.set(running).map_err(|_| PaymentsError::Started)?;
+        let receiving = ReceivingRules {
             accepts_keysend: self.rules.accepts_keysend,
             mpp_timeout_ms: self.rules.mpp_timeout_ms,
-            is_known: Arc::new(move |payment_hash| {
-                let found = past.view.invoice(payment_hash);
-                found.map_or_else(
-                    |error| {
-                        tracing::error!(%error, "the view cannot be asked: a spontaneous payment is not taken");
-                        true
-                    },
-                    |row| row.is_some(),
-                )
-            }),
-        }
+            is_known,
+        };
+        let around = Surroundings {
+            registry,
+            journal,
+            sync,
+            keys: self.keys.clone(),
+            rules: self.payer.clone(),
+            archive,
+            receiving,
+            forwards: self.rules.forwards,
+            updates: Arc::clone(&self.updates),
+            network: self.network.get().cloned().unwrap_or_default(),
+            workers,
+        };
+        Ok(Task::new(core, around, receiver, self.inputs.downgrade()))
     }
 
     /// Makes payments. Each listener is told what becomes of its own; nothing here waits, but the curve work of all of
@@ -342,6 +356,18 @@ fn archive_of(past: Past) -> actor::Archive {
             }
         });
     })
+}
+
+/// Whether there ever was an invoice or a spontaneous payment with this hash.
+fn is_known(past: &Past, payment_hash: &PaymentHash) -> bool {
+    let found = past.view.invoice(payment_hash);
+    found.map_or_else(
+        |error| {
+            tracing::error!(%error, "the view cannot be asked: a spontaneous payment is not taken");
+            true
+        },
+        |row| row.is_some(),
+    )
 }
 
 fn find(past: &Past, look_up: &LookUp) -> Result<PaymentRow, PayRefusal> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use millrace_chain::Cursor;
 use millrace_channel::record::RecordError;
 use millrace_channel::{Channel, Effect, Effects, Fact, Policy, Record, ReplayError};
-use millrace_journal::{Position, ReadError, Recovered};
+use millrace_journal::{Checkpoint, DurableStep, Position, ReadError};
 use millrace_wire::{ChannelId, PublicKey};
 
 use crate::chain_feed::{Blocks, CursorEntry};
@@ -106,7 +106,8 @@ pub enum RecoveryError {
 
 /// Reads everything back, and tells the folds.
 pub(crate) fn recover(
-    recovered: Recovered,
+    checkpoint: Option<Checkpoint>,
+    tail: impl Iterator<Item = Result<DurableStep, ReadError>>,
     policy: Policy,
     keys_of: &KeysOf,
     folds: &Folds,
@@ -122,7 +123,7 @@ pub(crate) fn recover(
         addresses: BTreeMap::new(),
         fx: Effects::default(),
     };
-    if let Some(checkpoint) = recovered.checkpoint {
+    if let Some(checkpoint) = checkpoint {
         for section in &checkpoint.sections {
             replay.take_section(&section.name, &section.bytes)?;
         }
@@ -131,7 +132,7 @@ pub(crate) fn recover(
         closed.retain(|id| !channels.contains_key(id));
     }
     let mut tail_bytes = 0;
-    for step in recovered.tail {
+    for step in tail {
         let step = step?;
         tail_bytes += step.bytes.len() as u64;
         replay.step(step.position, &step.bytes)?;

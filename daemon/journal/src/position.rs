@@ -63,6 +63,12 @@ pub struct Flush {
 }
 
 impl Flush {
+    /// A flush of another log than this crate's: so many steps, at least one, of which this is the first.
+    #[must_use]
+    pub const fn new(frame: u64, first: Ticket, steps: u32) -> Self {
+        Self { frame, first, steps }
+    }
+
     /// The first ticket of this flush.
     #[must_use]
     pub fn first(&self) -> Ticket {

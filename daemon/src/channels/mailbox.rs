@@ -101,6 +101,12 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// Whether nothing has arrived, for those who do not wait.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Mail<T>> {
         self.0.mail.lock().expect(LOCK)
     }

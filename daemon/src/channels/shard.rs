@@ -92,6 +92,11 @@ impl Shard {
     fn turn(&mut self, mail: &mut Mail<Input>) -> bool {
         let mailbox = self.mailbox.clone();
         mailbox.take(TURN_MAX, self.patience(), mail);
+        self.act(mail)
+    }
+
+    /// Takes in what has arrived, and does what is due. Waits for nothing.
+    fn act(&mut self, mail: &mut Mail<Input>) -> bool {
         for flush in mail.flushes.drain(..) {
             self.on_flush(&flush);
         }
@@ -592,5 +597,7 @@ pub(crate) fn is_over(channel: &Channel) -> bool {
     *channel.phase() == millrace_channel::phase::Phase::Closed
 }
 
+#[cfg(test)]
+mod by_hand;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,10 @@
 //! done before (`prepare`) and beside it (peeling, in chunks on the runtime's workers). Its queue is not bounded here:
 //! clients are bounded by what they may have under way, and news by what channels may have in flight.
 
+#[cfg(test)]
+pub(crate) mod by_hand;
 mod receiving;
+pub(super) mod workers;
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -16,9 +19,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use millrace_chain::SyncState;
 use millrace_journal::Position;
 use millrace_wire::{BlockHeight, ChannelId, HtlcId, PaymentHash, Preimage};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
+use self::workers::{Finder, Workers};
 use super::core::{Consequences, Core, ToPeel};
 use super::entry::InvoiceEntry;
 use super::forward::{Answered, Hand, Sight};
@@ -84,6 +88,9 @@ pub(crate) enum Input {
 /// Answers those who ask again for what is no longer in memory.
 pub(crate) type Archive = Arc<dyn Fn(LookUp, Listener) + Send + Sync>;
 
+/// Whether an invoice or a spontaneous payment with this hash was ever there. May read files.
+pub(crate) type IsKnown = Arc<dyn Fn(&PaymentHash) -> bool + Send + Sync>;
+
 /// What the task works with.
 pub(crate) struct Surroundings {
     pub(crate) registry: Registry,
@@ -96,6 +103,7 @@ pub(crate) struct Surroundings {
     pub(crate) forwards: ForwardRules,
     pub(crate) updates: Updates,
     pub(crate) network: Network,
+    pub(crate) workers: Arc<dyn Workers>,
 }
 
 /// What the owner decides about receiving.
@@ -103,8 +111,7 @@ pub(crate) struct Surroundings {
 pub(crate) struct ReceivingRules {
     pub(crate) accepts_keysend: bool,
     pub(crate) mpp_timeout_ms: u64,
-    /// Whether an invoice or a spontaneous payment with this hash was ever there. May read files.
-    pub(crate) is_known: Arc<dyn Fn(&PaymentHash) -> bool + Send + Sync>,
+    pub(crate) is_known: IsKnown,
 }
 
 /// The task.
@@ -124,8 +131,17 @@ pub(crate) struct Actor {
     hand: Hand,
     pruned_ms: u64,
     remembered_ms: u64,
-    /// Searches that are done at the same time: one for each core. The others wait; each payment has one at most.
-    searches: Arc<Semaphore>,
+}
+
+/// What the task wakes up for.
+enum Call<'a> {
+    Inputs(std::vec::Drain<'a, Input>),
+    Offered((crate::happened::PaymentId, u32), CommandResult),
+    Decided((ChannelId, HtlcId), CommandResult),
+    Forwarded(Option<Answered>),
+    /// Something that was to be written by itself is.
+    Written,
+    Tick,
 }
 
 /// What was decided about an HTLC of a peer.
@@ -170,7 +186,6 @@ impl Actor {
             hand: Hand::default(),
             pruned_ms: 0,
             remembered_ms: clock::unix_ms(),
-            searches: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
         }
     }
 
@@ -181,35 +196,43 @@ impl Actor {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let mut out = Consequences::default();
-            let mut is_tick = false;
-            tokio::select! {
+            let call = tokio::select! {
                 count = self.inputs.recv_many(&mut batch, TURN_MAX) => {
                     if count == 0 {
                         return;
                     }
-                    for input in batch.drain(..) {
-                        self.on_input(input, &mut out);
-                    }
+                    Call::Inputs(batch.drain(..))
                 }
-                Some((tag, result)) = self.offers.next(), if !self.offers.is_empty() => {
-                    self.on_offered(tag, result, &mut out);
-                }
+                Some((tag, result)) = self.offers.next(), if !self.offers.is_empty() => Call::Offered(tag, result),
                 Some((tag, result)) = self.decisions.next(), if !self.decisions.is_empty() => {
-                    self.on_decided(tag, result, &mut out);
+                    Call::Decided(tag, result)
                 }
-                Some(answered) = self.hand.next(), if !self.hand.is_idle() => self.on_forwarded(answered),
-                Some(()) = self.writes.next(), if !self.writes.is_empty() => {}
-                _ = tick.tick() => is_tick = true,
-            }
-            if is_tick {
+                Some(answered) = self.hand.next(), if !self.hand.is_idle() => Call::Forwarded(answered),
+                Some(()) = self.writes.next(), if !self.writes.is_empty() => Call::Written,
+                _ = tick.tick() => Call::Tick,
+            };
+            self.turn(call);
+        }
+    }
+
+    /// Takes it in, and does what follows. Waits for nothing.
+    fn turn(&mut self, call: Call<'_>) {
+        let mut out = Consequences::default();
+        let is_tick = matches!(call, Call::Tick);
+        match call {
+            Call::Inputs(inputs) => inputs.for_each(|input| self.on_input(input, &mut out)),
+            Call::Offered(tag, result) => self.on_offered(tag, result, &mut out),
+            Call::Decided(tag, result) => self.on_decided(tag, result, &mut out),
+            Call::Forwarded(answered) => self.on_forwarded(answered),
+            Call::Written => {}
+            Call::Tick => {
                 self.on_tick();
                 self.look_at_held(&mut out);
             }
-            self.with_world(|core, world| core.sending.retry(world, is_tick, &mut out.orders));
-            self.forward_on(is_tick, &mut out);
-            self.carry_out(out);
         }
+        self.with_world(|core, world| core.sending.retry(world, is_tick, &mut out.orders));
+        self.forward_on(is_tick, &mut out);
+        self.carry_out(out);
     }
 
     /// After everything owed was told, before anything new.
@@ -238,7 +261,7 @@ impl Actor {
             Input::Estimate(prepared, reply) => {
                 let job = self.with_world(|core, world| core.sending.estimate(&prepared, world));
                 // Whoever asked and is gone needs no answer.
-                self.search(job, move |result| drop(reply.send(result)));
+                self.around.workers.search(job, Box::new(move |result| drop(reply.send(result))));
             }
             Input::Remember(reply) => self.remember(move || {
                 let _gone = reply.send(());
@@ -297,12 +320,13 @@ impl Actor {
                 Order::Write(entries) => self.write(entries),
                 Order::Search(job) => {
                     let (id, this) = (job.id, self.this.clone());
-                    self.search(*job, move |result| {
+                    let then: Finder = Box::new(move |result| {
                         if let Some(this) = this.upgrade() {
                             // Fails only when the node has stopped.
                             let _gone = this.send(Input::Found(id, result));
                         }
                     });
+                    self.around.workers.search(*job, then);
                 }
                 Order::LookUp(look_up, listener) => (self.around.archive)(look_up, listener),
             }
@@ -312,28 +336,17 @@ impl Actor {
         self.peel(to_peel);
     }
 
-    /// Looks for ways on a thread where that holds up nobody.
-    fn search(&self, job: Job, then: impl FnOnce(Result<Vec<Part>, PayRefusal>) + Send + 'static) {
-        let searches = Arc::clone(&self.searches);
-        tokio::spawn(async move {
-            let turn = searches.acquire_owned().await;
-            let found = tokio::task::spawn_blocking(move || job.run()).await;
-            drop(turn);
-            then(found.unwrap_or_else(|error| Err(PayRefusal::Internal(error.to_string()))));
-        });
-    }
-
     /// Writes what payments have taught, on another thread.
     fn remember(&mut self, then: impl FnOnce() + Send + 'static) {
         self.remembered_ms = clock::unix_ms();
         let now_s = u32::try_from(self.remembered_ms / 1_000).unwrap_or(u32::MAX);
         let saved = self.core.sending.memory.unsaved(now_s);
-        tokio::task::spawn_blocking(move || {
+        self.around.workers.write(Box::new(move || {
             if let Some(saved) = saved {
                 saved.write();
             }
             then();
-        });
+        }));
     }
 
     fn write(&self, entries: Vec<Entry>) {
@@ -402,14 +415,14 @@ impl Actor {
             let chunk: Vec<ToPeel> = fresh.drain(..fresh.len().min(PEEL_CHUNK)).collect();
             let open = self.opener(&chunk, height);
             let Some(this) = self.this.upgrade() else { return };
-            tokio::spawn(async move {
+            self.around.workers.peel(Box::new(move || {
                 let opened = chunk.into_iter().map(|(received, onion)| {
                     let opened = open(&received, &onion);
                     (received, opened)
                 });
                 // Fails only when the node has stopped.
                 let _gone = this.send(Input::Peeled(opened.collect()));
-            });
+            }));
         }
     }
 

@@ -220,7 +220,7 @@ impl Forwarding {
 
     /// How many HTLCs are on their way through this node.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.circuits.circuits.len()
     }
 
