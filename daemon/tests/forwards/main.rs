@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
 mod line;
 #[path = "../support/mod.rs"]
 mod support;
