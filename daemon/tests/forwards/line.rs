@@ -121,6 +121,16 @@ impl Plan {
         self.with(built.packet, built.shared_secrets)
     }
 
+    /// To Bob himself.
+    pub(crate) fn build_direct(&self) -> Sent {
+        let session = SecretKey::from_slice(&[rand_bytes(), rand_bytes()].concat()).unwrap();
+        let secret = PaymentSecret::new(*self.secret.as_bytes());
+        let last = FinalPayload::new(Msat(self.amount_in), CltvExpiry(self.expiry_in), secret, None);
+        let built =
+            build(&session, &[Hop { node_id: self.hops[0], payload: Payload::Final(last) }], &self.hash).unwrap();
+        self.with(built.packet, built.shared_secrets)
+    }
+
     /// With this onion.
     pub(crate) fn with(&self, onion: Box<OnionPacket>, secrets: Vec<SharedSecret>) -> Sent {
         let id = [rand_bytes(), rand_bytes()].concat().try_into().unwrap();

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
 mod line;
 #[path = "../support/mod.rs"]
 mod support;
-#[allow(dead_code, reason = "each test file uses its part of it")]
 #[path = "../payments/world.rs"]
 mod world;
 
@@ -18,11 +18,11 @@ use millrace_channel::ledger::htlc::Removal;
 use millrace_routing::failure::{FailureMessage, code};
 use millrace_rpc::v1::{self, event};
 use millrace_wire::{Msat, PaymentSecret, ShortChannelId};
-use support::{FakeChain, TestNode, copy_as_after_a_crash, eventually, preimage};
+use support::{FakeChain, Homes, TestNode, copy_as_after_a_crash, eventually, preimage};
 use world::{World, start, start_unready};
 
 /// Alice, Bob and Carol, with a channel between each two neighbours; the second one's id.
-async fn line_to_carol(homes: &[tempfile::TempDir; 3]) -> (Line, World, World, millrace_wire::ChannelId) {
+async fn line_to_carol(homes: &Homes<3>) -> (Line, World, World, millrace_wire::ChannelId) {
     let chain = FakeChain::new();
     let alice = plain(1, &chain, homes[0].path()).await;
     let (bob, carol) = (start(homes[1].path(), &chain).await, start(homes[2].path(), &chain).await);
@@ -34,7 +34,7 @@ async fn line_to_carol(homes: &[tempfile::TempDir; 3]) -> (Line, World, World, m
 }
 
 /// Alice and Bob, and Charlie, who only has channels.
-async fn line_to_charlie(homes: &[tempfile::TempDir; 3]) -> (Line, World, TestNode, millrace_wire::ChannelId) {
+async fn line_to_charlie(homes: &Homes<3>) -> (Line, World, TestNode, millrace_wire::ChannelId) {
     let chain = FakeChain::new();
     let (alice, charlie) = (plain(1, &chain, homes[0].path()).await, plain(3, &chain, homes[2].path()).await);
     let bob = start(homes[1].path(), &chain).await;
@@ -54,8 +54,8 @@ fn tell_height(line: &Line, worlds: &[&World]) {
     }
 }
 
-fn homes() -> [tempfile::TempDir; 3] {
-    std::array::from_fn(|_| tempfile::tempdir().unwrap())
+fn homes() -> Homes<3> {
+    Homes::new()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,8 +184,7 @@ async fn each_failure_is_read_by_the_sender() {
     bob.payments.policies().set(second, bob.payments.policies().of(&second));
     let small = usual.clone().of(&carol.invoice(50_000_000).await).build();
     let (hop, message) = line.failure(&small).await;
-    let wanted = FailureMessage::AmountBelowMinimum { amount: Msat(50_000_000), channel_update: Vec::new() };
-    assert_eq!((hop, message), (0, wanted));
+    assert!(matches!(message, FailureMessage::AmountBelowMinimum { amount: Msat(50_000_000), .. }) && hop == 0);
 
     bob.sync.send_replace(SyncState::Away { reason: "gone".to_owned() });
     let (hop, message) = line.failure(&usual.clone().of(&carol.invoice(50_000_000).await).build()).await;

@@ -1,5 +1,7 @@
 //! Whole nodes with their API in one process: real journals, sockets and certificates; a chain and coins that are made up.
 
+#![allow(dead_code, reason = "each test file uses its part of it")]
+
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,11 +32,11 @@ use millraced::network::Network;
 use millraced::node::{Node, Origins, Surroundings, open};
 use millraced::payments::{ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use millraced::peer::PeerRules;
-use millraced::policy::{ForwardPolicy, Policies};
 use millraced::prepare::prepare;
 use millraced::readiness::Readiness;
 use millraced::shutdown::Shutdown;
 use millraced::wallet::{self, ReservePolicy, Wallet};
+use secp256k1::SecretKey;
 use tokio::sync::watch;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -68,6 +70,9 @@ pub(crate) struct World {
     pub(crate) readiness: watch::Sender<Readiness>,
     pub(crate) sync: watch::Sender<SyncState>,
     pub(crate) node_id: PublicKey,
+    pub(crate) node_key: SecretKey,
+    pub(crate) announcer: Arc<Announcer>,
+    pub(crate) coins: Arc<FakeWallet>,
     pub(crate) lightning: SocketAddr,
     pub(crate) shutdown: Shutdown,
     pub(crate) certificate: String,
@@ -125,10 +130,12 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         chain_hash: ChainHash::REGTEST,
         features: millrace_wire::Features::ours(false),
         face: Face::default(),
-        policies: Policies::new(ForwardPolicy::default()),
+        policies: payments.policies().clone(),
         peer_share_percent: 50,
         network: network.clone(),
     });
+    let announced = Arc::clone(&announcer);
+    payments.announce_by(Box::new(move |scid| announced.update_of(scid)));
     let recovered = open(Origins {
         journal: &data_dir.journal(),
         options: Options { segment_bytes: 4 << 20, reserve_bytes: 4 << 20, ..Options::default() },
@@ -140,7 +147,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
     .unwrap();
     payments.attach(recovered.journal());
     let follow = chain.clone();
-    let coins: Arc<dyn ChannelWallet> = Arc::new(FakeWallet::default());
+    let coins = Arc::new(FakeWallet::default());
     let node = recovered
         .start(Surroundings {
             node_key: *keys.node_key(),
@@ -150,7 +157,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
                 ..PeerRules::default()
             },
             listen: Some("127.0.0.1:0".parse().unwrap()),
-            wallet: coins,
+            wallet: Arc::clone(&coins) as Arc<dyn ChannelWallet>,
             announcer: Some(Arc::clone(&announcer)),
             gossip: None,
             followers: Vec::new(),
@@ -192,7 +199,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         registry: node.registry().clone(),
         peers: node.peers().clone(),
         payments: Arc::clone(&payments),
-        announcer,
+        announcer: Arc::clone(&announcer),
         wallet,
         claimer,
         broadcaster,
@@ -213,6 +220,9 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         readiness,
         sync,
         node_id: keys.node_id(),
+        node_key: *keys.node_key(),
+        announcer,
+        coins,
         lightning,
         shutdown,
         certificate: prepared.tls.certificate_pem,
@@ -225,10 +235,10 @@ impl World {
     /// Stops it, and waits until its last task has let go of the journal: a process would simply have ended.
     pub(crate) async fn stop(self) {
         self.readiness.send_replace(Readiness::Stopping);
-        let Self { node, serving, payments, data_dir, .. } = self;
+        let Self { node, serving, payments, announcer, data_dir, .. } = self;
         node.stop().await;
         serving.stop().await;
-        drop(payments);
+        drop((payments, announcer));
         let lock = File::open(data_dir.journal().join("lock")).unwrap();
         eventually("the journal is free", || lock.try_lock().ok()).await;
     }

@@ -77,7 +77,7 @@ pub fn secret(salt: u8, number: u32) -> SecretKey {
     SecretKey::from_slice(&sha256::Hash::hash(&[&[salt][..], &number.to_be_bytes()].concat()).to_byte_array()).unwrap()
 }
 
-fn node_secret(number: u32) -> SecretKey {
+pub fn node_secret(number: u32) -> SecretKey {
     secret(1, number)
 }
 
@@ -163,10 +163,15 @@ fn no_signature() -> Signature {
 impl Announced {
     /// Its announcement, with something behind that nobody understands.
     pub fn announcement(&self) -> Message {
+        self.announcement_on(ChainHash::REGTEST)
+    }
+
+    /// The same, as if it were in another chain.
+    pub fn announcement_on(&self, chain_hash: ChainHash) -> Message {
         let [one, other] = self.nodes;
         let contents = UnsignedChannelAnnouncement {
             features: ChannelFeatures::empty(),
-            chain_hash: ChainHash::REGTEST,
+            chain_hash,
             short_channel_id: self.id.0,
             node_id_1: id(&node_secret(one)),
             node_id_2: id(&node_secret(other)),
@@ -197,8 +202,13 @@ impl Announced {
 
     /// The same, signed by whoever has this key.
     pub fn update_by(&self, secret: &SecretKey, side: u8, timestamp: u32) -> Message {
+        self.update_on(ChainHash::REGTEST, secret, side, timestamp)
+    }
+
+    /// The same, as if it were in another chain.
+    pub fn update_on(&self, chain_hash: ChainHash, secret: &SecretKey, side: u8, timestamp: u32) -> Message {
         let contents = UnsignedChannelUpdate {
-            chain_hash: ChainHash::REGTEST,
+            chain_hash,
             short_channel_id: self.id.0,
             timestamp,
             message_flags: 1 | 0x80,

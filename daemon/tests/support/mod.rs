@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part of it")]
 
 pub mod announced;
+pub mod tap;
 pub mod wild;
 
 use std::collections::{HashMap, HashSet};
@@ -50,6 +51,34 @@ use announced::FakeFunding;
 
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+// --- folders ---
+
+/// Folders of nodes. After a panic they stay: a node whose journal vanishes under it would end the process before the panic
+/// is told.
+pub struct Homes<const N: usize>([tempfile::TempDir; N]);
+
+impl<const N: usize> Homes<N> {
+    pub fn new() -> Self {
+        Self(std::array::from_fn(|_| tempfile::tempdir().unwrap()))
+    }
+}
+
+impl<const N: usize> std::ops::Deref for Homes<N> {
+    type Target = [tempfile::TempDir; N];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<const N: usize> Drop for Homes<N> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.iter_mut().for_each(|home| home.disable_cleanup(true));
+        }
+    }
+}
 
 // --- a chain ---
 

@@ -1,10 +1,12 @@
 //! A peer that is played by hand, on the wire itself.
 
+use std::net::SocketAddr;
+
 use millrace_wire::noise::{
     ACT_ONE_BYTES, ACT_THREE_BYTES, ACT_TWO_BYTES, BODY_TAG_BYTES, Decryptor, Encryptor, Initiator,
     LENGTH_HEADER_BYTES, Responder,
 };
-use millrace_wire::{ChainHash, Decoded, Features, Init, Message, Ping};
+use millrace_wire::{ChainHash, Decoded, Features, Init, Message, Ping, PublicKey};
 use secp256k1::SecretKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,7 +18,7 @@ use super::{PATIENCE, TestNode};
 pub struct Wild {
     pub socket: TcpStream,
     pub encryptor: Encryptor,
-    decryptor: Decryptor,
+    pub decryptor: Decryptor,
 }
 
 pub fn key(n: u8) -> SecretKey {
@@ -34,14 +36,24 @@ pub fn good_init() -> Message {
 impl Wild {
     /// As far as the end of the handshake.
     pub async fn call(node: &TestNode, as_key: SecretKey) -> Self {
-        let mut socket = TcpStream::connect(node.address).await.unwrap();
-        let (initiator, act_one) = Initiator::new(as_key, node.id(), key(0x55));
-        socket.write_all(&act_one).await.unwrap();
+        Self::call_at(node.address, node.id(), as_key).await
+    }
+
+    /// The same, of any node.
+    pub async fn call_at(address: SocketAddr, node_id: PublicKey, as_key: SecretKey) -> Self {
+        Self::try_call(address, node_id, as_key).await.unwrap()
+    }
+
+    /// The same, of one that may turn it away.
+    pub async fn try_call(address: SocketAddr, node_id: PublicKey, as_key: SecretKey) -> std::io::Result<Self> {
+        let mut socket = TcpStream::connect(address).await?;
+        let (initiator, act_one) = Initiator::new(as_key, node_id, key(0x55));
+        socket.write_all(&act_one).await?;
         let mut act_two = [0; ACT_TWO_BYTES];
-        socket.read_exact(&mut act_two).await.unwrap();
+        socket.read_exact(&mut act_two).await?;
         let (act_three, transport) = initiator.act_two(&act_two).unwrap();
-        socket.write_all(&act_three).await.unwrap();
-        Self { socket, encryptor: transport.encryptor, decryptor: transport.decryptor }
+        socket.write_all(&act_three).await?;
+        Ok(Self { socket, encryptor: transport.encryptor, decryptor: transport.decryptor })
     }
 
     /// Called by a node: as far as the end of the handshake.

@@ -9,6 +9,8 @@ pub const NODE: u16 = 0x2000;
 /// A channel's conditions were not met.
 pub const UPDATE: u16 = 0x1000;
 
+/// `invalid_realm`: of the payloads before there were TLVs. Nothing raises it any more.
+pub const INVALID_REALM: u16 = PERM | 1;
 /// `temporary_node_failure`.
 pub const TEMPORARY_NODE_FAILURE: u16 = NODE | 2;
 /// `permanent_node_failure`.
@@ -58,6 +60,7 @@ pub const INVALID_ONION_BLINDING: u16 = BADONION | PERM | 24;
 #[must_use]
 pub const fn name(code: u16) -> &'static str {
     match code {
+        INVALID_REALM => "invalid_realm",
         TEMPORARY_NODE_FAILURE => "temporary_node_failure",
         PERMANENT_NODE_FAILURE => "permanent_node_failure",
         REQUIRED_NODE_FEATURE_MISSING => "required_node_feature_missing",

@@ -44,6 +44,8 @@ pub(crate) struct Lesson<'a> {
     pub(crate) route: &'a Route,
     /// The channel of ours.
     pub(crate) channel_id: ChannelId,
+    /// What all parts of the payment are to bring.
+    pub(crate) all: Msat,
     pub(crate) map: &'a Map,
     pub(crate) now_s: u32,
 }
@@ -67,7 +69,7 @@ impl Lessons {
 
     /// Takes in why an attempt failed. Whether another one may succeed.
     pub(crate) fn learn(&mut self, read: &Read, at: &Lesson<'_>, memory: &mut Memory) -> bool {
-        let Lesson { route, channel_id, map, now_s } = *at;
+        let Lesson { route, map, now_s, .. } = *at;
         let last = route.hops.len().saturating_sub(1);
         let (Some(hop), Some(message)) = (read.hop, &read.message) else {
             return self.learn_of_nobody(route);
@@ -76,7 +78,7 @@ impl Lessons {
             memory.passed(route, passed, map, now_s);
         }
         if hop >= last {
-            return self.learn_of_payee(message, route, channel_id);
+            return self.learn_of_payee(message, at);
         }
         let next = way_of(route, hop + 1);
         match message {
@@ -121,14 +123,16 @@ impl Lessons {
         route.hops.len() > 1
     }
 
-    fn learn_of_payee(&mut self, message: &FailureMessage, route: &Route, channel_id: ChannelId) -> bool {
+    fn learn_of_payee(&mut self, message: &FailureMessage, at: &Lesson<'_>) -> bool {
+        let Lesson { route, channel_id, all, .. } = *at;
         let code = message.code();
         let is_last_hops_fault = matches!(
             message,
             FailureMessage::FinalIncorrectCltvExpiry { .. } | FailureMessage::FinalIncorrectHtlcAmount { .. }
         );
-        if code == code::MPP_TIMEOUT {
-            // The other parts did not come in time: it takes all of them at another try.
+        if code == code::MPP_TIMEOUT && route.received() < all {
+            // The other parts did not come in time: it takes all of them at another try. What brought all of it waited for
+            // none, and would be sent in vain for as long as the payment may take.
             return true;
         }
         match route.hops.len() {

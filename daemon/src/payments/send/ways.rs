@@ -374,7 +374,8 @@ impl Sending {
             }
             FailureReason::ChannelClosed => false,
             _ => {
-                let at = Lesson { route: &route, channel_id, map: &world.map, now_s: seconds(world.unix_ms) };
+                let now_s = seconds(world.unix_ms);
+                let at = Lesson { route: &route, channel_id, all: amount, map: &world.map, now_s };
                 payment.lessons.learn(read, &at, memory)
             }
         }

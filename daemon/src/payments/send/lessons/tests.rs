@@ -19,9 +19,14 @@ fn read(hop: usize, message: FailureMessage) -> Read {
 }
 
 fn learned(route: &Route, hop: usize, message: FailureMessage) -> (Lessons, Memory, bool) {
+    learned_of(route.received(), route, hop, message)
+}
+
+/// Of a part of a payment.
+fn learned_of(all: Msat, route: &Route, hop: usize, message: FailureMessage) -> (Lessons, Memory, bool) {
     let (mut lessons, mut memory) = (Lessons::none(), Memory::default());
     let map = map();
-    let at = Lesson { route, channel_id: OWN, map: &map, now_s: NOW };
+    let at = Lesson { route, channel_id: OWN, all, map: &map, now_s: NOW };
     let may_succeed = lessons.learn(&read(hop, message), &at, &mut memory);
     (lessons, memory, may_succeed)
 }
@@ -74,6 +79,17 @@ fn a_hint_takes_less_after_it_has_refused_and_nothing_once_it_is_shut() {
     assert!(lessons.hints(&[hint], to).is_empty());
     let (lessons, ..) = learned(&route, 0, FailureMessage::TemporaryNodeFailure);
     assert!(lessons.hints(&[hint], to).is_empty());
+}
+
+#[test]
+fn parts_that_waited_in_vain_are_sent_again_and_what_was_all_of_it_is_not_by_the_same_way() {
+    let route = over(&[3, 4], 500_000);
+    let (lessons, _, may_succeed) = learned_of(Msat(500_001), &route, 1, FailureMessage::MppTimeout);
+    assert!(may_succeed && lessons.shut.is_empty());
+    let (lessons, _, may_succeed) = learned_of(Msat(500_000), &route, 1, FailureMessage::MppTimeout);
+    assert!(may_succeed && lessons.shut.contains(&way_of(&route, 1)), "another way may be tried");
+    let (_, _, may_succeed) = learned_of(Msat(500_000), &over(&[4], 500_000), 0, FailureMessage::MppTimeout);
+    assert!(!may_succeed, "a payee that is a peer is not asked again");
 }
 
 mod terms {
@@ -146,7 +162,7 @@ mod terms {
         let scid = over(&[3, 4], 1).hops[1].scid;
         let (mut lessons, mut memory) = (Lessons::none(), Memory::default());
         let (map, route) = (map(), over(&[3, 4], 500_000));
-        let at = Lesson { route: &route, channel_id: OWN, map: &map, now_s: NOW };
+        let at = Lesson { route: &route, channel_id: OWN, all: route.received(), map: &map, now_s: NOW };
         for base in [7_000, 8_000] {
             let channel_update = update(3, scid, base, 40);
             let message = FailureMessage::FeeInsufficient { amount: Msat(501_000), channel_update };
