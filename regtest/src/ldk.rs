@@ -4,6 +4,7 @@
 //! workspace; `protocol` is what both ends say. This module knows nothing of the daemon.
 
 pub(crate) mod build;
+mod failures;
 mod process;
 pub mod protocol;
 
@@ -15,6 +16,7 @@ use bitcoin::{Address, Network as Chain};
 
 use crate::bitcoind::Bitcoind;
 use crate::network::{Error, SOON, wait_for};
+pub use failures::Decoded;
 use process::{CallError, Process};
 use protocol::{Balances, Channel, Command, Event, Graph, LogLevel, Payment, PaymentStatus, Reply, Start, Store};
 
@@ -40,12 +42,14 @@ pub struct Options {
     pub store: Store,
     /// What its log holds.
     pub log_level: LogLevel,
+    /// It passes HTLCs on into channels that are not announced.
+    pub forwards_to_private: bool,
 }
 
 impl Default for Options {
     /// ldk-node's own defaults.
     fn default() -> Self {
-        Self { store: Store::Sqlite, log_level: LogLevel::Debug }
+        Self { store: Store::Sqlite, log_level: LogLevel::Debug, forwards_to_private: false }
     }
 }
 
@@ -201,6 +205,7 @@ impl LdkNode {
             store: self.options.store,
             log_level: self.options.log_level,
             alias: Some(self.alias.clone()),
+            forwards_to_private: self.options.forwards_to_private,
         };
         Ok(Command::Start(Box::new(start)))
     }
@@ -282,6 +287,18 @@ impl LdkNode {
             matches!(level, Some("ERROR" | "WARN")) && !line.contains(NO_ESTIMATE)
         };
         log.lines().filter(is_complaint).map(str::to_owned).collect()
+    }
+
+    /// The failures of its own payments that it could read, in their order, those of earlier processes included.
+    #[must_use]
+    pub fn decoded_failures(&self) -> Vec<Decoded> {
+        failures::decoded(&std::fs::read_to_string(self.log_path()).unwrap_or_default())
+    }
+
+    /// What it says of answers to its own payments that it could not read, or whose attribution data it found wrong.
+    #[must_use]
+    pub fn unread_failures(&self) -> Vec<String> {
+        failures::unread(&std::fs::read_to_string(self.log_path()).unwrap_or_default())
     }
 
     // --- calls ---

@@ -87,8 +87,9 @@ impl Mesh {
                     places.push(Place::Ours(index));
                 }
                 Kind::Ldk => {
-                    let mut one =
-                        LdkNode::new(&node.name, network.folder(), &network.bitcoind, ldk::Options::default());
+                    let forwards_to_private = plan.forwards_to_private(places.len());
+                    let options = ldk::Options { forwards_to_private, ..ldk::Options::default() };
+                    let mut one = LdkNode::new(&node.name, network.folder(), &network.bitcoind, options);
                     one.set_alias(&node.alias);
                     one.start().await?;
                     ldk.push(one);

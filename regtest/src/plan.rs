@@ -183,6 +183,13 @@ impl Plan {
         self.nodes.iter().position(|node| node.name == name)
     }
 
+    /// Whether payments may come to a node that are to go on over a channel of it which is not announced.
+    pub(crate) fn forwards_to_private(&self, node: usize) -> bool {
+        let own = self.channels.iter().filter(|channel| channel.from == node || channel.to == node);
+        let (public, private): (Vec<&ChannelPlan>, _) = own.partition(|channel| channel.public);
+        !public.is_empty() && !private.is_empty()
+    }
+
     /// Whether a network that is `self` can become `wanted` by adding to it; else, what stands against it.
     ///
     /// # Errors
@@ -253,6 +260,14 @@ mod tests {
         assert_eq!(ends(&Plan::topology(Topology::Ring, 4, 0)), [(0, 1), (1, 2), (2, 3), (3, 0)]);
         assert_eq!(ends(&Plan::topology(Topology::Ring, 2, 0)), [(0, 1)]);
         assert_eq!(ends(&Plan::diamond()), [(0, 1), (0, 2), (1, 3), (2, 3)]);
+    }
+
+    #[test]
+    fn whoever_has_channels_of_both_kinds_forwards_to_private_ones() {
+        let mut plan = Plan::line(3);
+        plan.channels[1].public = false;
+        let forwards: Vec<bool> = (0..3).map(|node| plan.forwards_to_private(node)).collect();
+        assert_eq!(forwards, [false, true, false]);
     }
 
     #[test]

@@ -4,12 +4,20 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "network/failures.rs"]
+mod failures;
 #[path = "network/help.rs"]
 mod help;
 #[path = "network/ldk.rs"]
 mod ldk;
+#[path = "network/lines.rs"]
+mod lines;
 #[path = "network/mesh.rs"]
 mod mesh;
+#[path = "network/parts.rs"]
+mod parts;
+#[path = "network/private.rs"]
+mod private;
 #[path = "network/refusals.rs"]
 mod refusals;
 #[path = "network/routes.rs"]
@@ -18,3 +26,5 @@ mod routes;
 mod story;
 #[path = "network/support.rs"]
 mod support;
+#[path = "network/tried.rs"]
+mod tried;

@@ -66,6 +66,8 @@ pub(super) struct Seated {
     pub(super) link: Link,
     /// It answers questions.
     pub(super) has_queries: bool,
+    /// When it came.
+    pub(super) since: Instant,
     /// It was asked for something.
     pub(super) is_asked: AtomicBool,
     /// It was asked for what is new.
@@ -127,6 +129,7 @@ impl Gossip {
             peer,
             link,
             has_queries: theirs.supports(Feature::GossipQueries),
+            since: Instant::now(),
             is_asked: AtomicBool::new(false),
             flows: AtomicBool::new(false),
             asked_at: Mutex::new(None),

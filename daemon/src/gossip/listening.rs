@@ -144,6 +144,9 @@ impl Listening {
                 (asked, next)
             })
             .await;
+        if next != Ok(Next::Wait) && !asked.asking.tells_times() {
+            self.inner.ask_for_news(&self.seated, false);
+        }
         self.go_on(asked, next);
     }
 
@@ -177,6 +180,8 @@ impl Listening {
 
     fn end(&mut self, asked: Asked, is_whole: bool) {
         self.seated.is_asking.store(false, Ordering::Relaxed);
+        // Not before, or what is new would come twice. One that does not answer may still tell it.
+        self.inner.ask_for_news(&self.seated, true);
         let is_whole = is_whole && !self.seated.has_dropped.load(Ordering::Relaxed);
         tracing::debug!(peer = %self.seated.peer, is_whole, "no longer asking for the graph");
         if is_whole {

@@ -11,6 +11,7 @@ use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::lightning::types::payment::{PaymentHash, PaymentPreimage};
 use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description};
+use ldk_node::liquidity::LSPS2ServiceConfig;
 use ldk_node::payment::PaymentKind;
 use ldk_node::{Builder, Node, UserChannelId};
 
@@ -162,6 +163,9 @@ impl Driver {
         if let Some(alias) = &start.alias {
             builder.set_node_alias(alias.clone()).map_err(|error| format!("`{alias}` is no alias: {error}"))?;
         }
+        if start.forwards_to_private {
+            builder.set_liquidity_provider_lsps2(lsp());
+        }
         let built = match start.store {
             Store::Sqlite => builder.build(),
             Store::Fs => builder.build_with_fs_store(),
@@ -212,6 +216,22 @@ fn tell_events(node: &Node) {
         if let Err(error) = node.event_handled() {
             eprintln!("event not ticked off: {error}");
         }
+    }
+}
+
+/// The only way to have ldk-node forward into private channels: as an LSP. Nobody asks it for channels here.
+fn lsp() -> LSPS2ServiceConfig {
+    LSPS2ServiceConfig {
+        require_token: None,
+        advertise_service: false,
+        channel_opening_fee_ppm: 0,
+        channel_over_provisioning_ppm: 0,
+        min_channel_opening_fee_msat: 0,
+        min_channel_lifetime: 144,
+        max_client_to_self_delay: 2016,
+        min_payment_size_msat: 1,
+        max_payment_size_msat: u64::MAX,
+        client_trusts_lsp: false,
     }
 }
 

@@ -36,6 +36,7 @@ fn payment_id(id: Option<PaymentId>) -> String {
 
 pub(crate) fn log_level(level: protocol::LogLevel) -> LogLevel {
     match level {
+        protocol::LogLevel::Gossip => LogLevel::Gossip,
         protocol::LogLevel::Trace => LogLevel::Trace,
         protocol::LogLevel::Debug => LogLevel::Debug,
         protocol::LogLevel::Info => LogLevel::Info,

@@ -86,7 +86,7 @@ impl Pair {
 
     /// Their best: a file per datum, and no log but of errors.
     pub(super) async fn best(arguments: Arguments, turns: usize) -> Result<Self, Error> {
-        let options = Options { store: Store::Fs, log_level: LogLevel::Error };
+        let options = Options { store: Store::Fs, log_level: LogLevel::Error, ..Options::default() };
         Self::start("best", options, arguments, turns).await
     }
 

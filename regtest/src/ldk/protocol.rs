@@ -167,6 +167,8 @@ pub enum Store {
 pub enum LogLevel {
     /// Every message and step.
     Trace,
+    /// And all gossip.
+    Gossip,
     /// ldk-node's default.
     Debug,
     /// Facts.
@@ -199,6 +201,9 @@ pub struct Start {
     /// What it calls itself. ldk-node takes no part in announced channels without one.
     #[serde(default)]
     pub alias: Option<String>,
+    /// It passes HTLCs on into channels that are not announced. ldk-node does so only as an LSP.
+    #[serde(default)]
+    pub forwards_to_private: bool,
 }
 
 /// A line that the driver writes.

@@ -101,7 +101,10 @@ impl Stay {
     }
 
     pub(super) fn ldk_node(&self, name: &str, alias: &str, bitcoind: &Bitcoind) -> LdkNode {
-        let mut node = LdkNode::new(name, &self.folder, bitcoind, ldk::Options::default());
+        let plan = &self.state.plan;
+        let forwards_to_private = plan.node_named(name).is_some_and(|node| plan.forwards_to_private(node));
+        let options = ldk::Options { forwards_to_private, ..ldk::Options::default() };
+        let mut node = LdkNode::new(name, &self.folder, bitcoind, options);
         node.set_alias(alias);
         node.listen_on(&format!("127.0.0.1:{}", self.state.nodes[name].port));
         node

@@ -22,7 +22,7 @@ fn signed(msat: u64) -> i64 {
     i64::try_from(msat).unwrap()
 }
 
-async fn started(plan: Plan) -> Mesh {
+pub(crate) async fn started(plan: Plan) -> Mesh {
     let mesh = Mesh::start(plan).await.unwrap();
     mesh.wait_for_graphs().await.unwrap();
     mesh
@@ -30,10 +30,15 @@ async fn started(plan: Plan) -> Mesh {
 
 /// Pays and shows that the payee has it, that every other node has at least what it had, and that the payer has paid no more
 /// than one per cent above it.
-async fn check_paid(mesh: &Mesh, from: usize, to: usize, amount_msat: u64) {
-    let before = mesh.sums_msat().await.unwrap();
+pub(crate) async fn check_paid(mesh: &Mesh, from: usize, to: usize, amount_msat: u64) {
     let invoice = mesh.invoice(to, amount_msat).await.unwrap();
-    assert_eq!(mesh.pay(from, &invoice).await.unwrap(), Outcome::Paid, "{from} to {to}");
+    check_paid_by(mesh, from, to, amount_msat, &invoice).await;
+}
+
+/// The same with an invoice that is there.
+pub(crate) async fn check_paid_by(mesh: &Mesh, from: usize, to: usize, amount_msat: u64, invoice: &str) {
+    let before = mesh.sums_msat().await.unwrap();
+    assert_eq!(mesh.pay(from, invoice).await.unwrap(), Outcome::Paid, "{from} to {to}");
     mesh.check_conserved().await.unwrap();
     let after = mesh.sums_msat().await.unwrap();
     assert_eq!(before.iter().sum::<u64>(), after.iter().sum::<u64>(), "nothing appears or disappears");

@@ -76,6 +76,8 @@ pub struct Asking {
     named: Option<ShortChannelId>,
     /// Channels that are to be asked for, and what of each.
     wanted: BTreeMap<ShortChannelId, u64>,
+    /// Every channel was named with the times of its terms.
+    tells_times: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,13 +102,21 @@ impl Asking {
             number_of_blocks: u32::MAX,
             query_options: Some(QUERY_OPTIONS),
         };
-        (Self { chain_hash, stage: Stage::Ranges { next: first_block }, named: None, wanted: BTreeMap::new() }, query)
+        let stage = Stage::Ranges { next: first_block };
+        (Self { chain_hash, stage, named: None, wanted: BTreeMap::new(), tells_times: true }, query)
     }
 
     /// Whether nothing more will be asked.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         matches!(self.stage, Stage::Done)
+    }
+
+    /// Whether the peer has told of every channel when its terms were last said, as it was asked to. One that has not leaves
+    /// open what is newer there, and may not answer for single channels either (LDK does not).
+    #[must_use]
+    pub const fn tells_times(&self) -> bool {
+        self.tells_times
     }
 
     /// The peer tells which channels there are. `now` in seconds of Unix time.
@@ -128,6 +138,7 @@ impl Asking {
         }
         check(reply, next, self.named)?;
         self.named = self.named.max(reply.short_channel_ids.last().copied());
+        self.tells_times &= reply.timestamps.is_some() || reply.short_channel_ids.is_empty();
         for (place, id) in reply.short_channel_ids.iter().enumerate() {
             let of = |numbers: &Option<Vec<PerDirection>>| numbers.as_ref().map(|numbers| numbers[place]);
             let flags = wanted_of(*id, of(&reply.timestamps), of(&reply.checksums), graph, now);

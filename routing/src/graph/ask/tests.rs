@@ -96,6 +96,20 @@ fn reply(first: u32, blocks: u32, ids: &[u32]) -> ReplyChannelRange {
 }
 
 /// What the second of two replies leads to, after one about the blocks 0 to 99.
+#[test]
+fn whoever_names_channels_without_times_leaves_open_what_is_new() {
+    let empty = graph([]);
+    let (mut asking, _) = Asking::begin(ChainHash::REGTEST);
+    asking.on_range(&reply(0, 100, &[]), &empty, NOW).unwrap();
+    assert!(asking.tells_times());
+    asking.on_range(&reply(100, u32::MAX - 100, &[100]), &empty, NOW).unwrap();
+    assert!(!asking.tells_times());
+    let (mut asking, query) = Asking::begin(ChainHash::REGTEST);
+    let told = RangeAnswer::new(query).next(&graph([(1, [(NOW, 5), (NOW, 6)])])).unwrap();
+    asking.on_range(&told, &empty, NOW).unwrap();
+    assert!(asking.tells_times());
+}
+
 fn second(reply_two: &ReplyChannelRange) -> Result<Next, AskFault> {
     let (mut asking, _) = Asking::begin(ChainHash::REGTEST);
     let empty = graph([]);
