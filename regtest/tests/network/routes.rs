@@ -56,7 +56,7 @@ pub(crate) async fn check_paid_by(mesh: &Mesh, from: usize, to: usize, amount_ms
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_three_hops_each_earns_its_fee() {
-    let mesh = started(Plan::line(4)).await;
+    let mut mesh = started(Plan::line(4)).await;
     let before = mesh.sums_msat().await.unwrap();
     let invoice = mesh.invoice(3, AMOUNT_MSAT).await.unwrap();
     assert_eq!(mesh.pay(0, &invoice).await.unwrap(), Outcome::Paid);
@@ -72,6 +72,12 @@ async fn over_three_hops_each_earns_its_fee() {
     }
     // And back.
     check_paid(&mesh, 3, 0, AMOUNT_MSAT).await;
+    // What that has taught is kept over a stop.
+    let payer = &mut mesh.network.nodes[0];
+    let taught = payer.data_dir().join("liquidity");
+    assert!(!taught.exists(), "it is written now and then, and in the end");
+    payer.stop().await.unwrap();
+    assert!(taught.metadata().unwrap().len() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
