@@ -8,6 +8,8 @@
 mod help;
 #[path = "network/ldk.rs"]
 mod ldk;
+#[path = "network/load.rs"]
+mod load;
 #[path = "network/mesh.rs"]
 mod mesh;
 #[path = "network/refusals.rs"]
