@@ -12,6 +12,8 @@ mod help;
 mod ldk;
 #[path = "network/lines.rs"]
 mod lines;
+#[path = "network/load.rs"]
+mod load;
 #[path = "network/mesh.rs"]
 mod mesh;
 #[path = "network/parts.rs"]

@@ -1,15 +1,16 @@
 //! Payments between random nodes, so many a second, with a live count of what comes of them.
 //!
-//! Nodes may be killed and started while it runs: what they were asked for counts as failed, and they are asked again
-//! once they are back.
+//! Nodes may be killed and started while it runs. Payments are drawn between those that run at that moment, also such as did
+//! not when it began; what a node was asked for when it went away counts as failed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::Stay;
 use super::payer::{Answer, Ask, Reach, invoice, payer};
@@ -62,6 +63,8 @@ pub struct Outcomes {
     pub unanswered: u64,
     /// Not asked for, because too many were under way.
     pub held_back: u64,
+    /// Not asked for, because fewer than two nodes ran.
+    pub without_nodes: u64,
     /// Paid per second.
     pub paid_per_s: f64,
     /// Of the paid ones, from the request to the answer.
@@ -89,11 +92,10 @@ impl Stay {
         if nodes.len() < 2 {
             return Err(Error::Wrong(format!("{} of the nodes run, and it takes two to pay: `up`", nodes.len())));
         }
-        let count = mesh.all().len();
         drop(mesh);
-        let reach = Arc::new(Reach::new(self, count));
+        let reach = Arc::new(Reach::new(self, &nodes));
         report.begin("pay");
-        let outcomes = Load::start(reach, nodes, order).run(report).await;
+        let outcomes = Load::start(reach, order).run(report).await;
         report.end(&Ok::<String, String>(outcomes.line()));
         Ok(outcomes)
     }
@@ -101,10 +103,12 @@ impl Stay {
 
 struct Load {
     reach: Arc<Reach>,
-    nodes: Vec<usize>,
+    /// Who looks after the nodes, as long as it lasts.
+    _lookers: JoinSet<()>,
     order: Order,
     random: Random,
-    queues: HashMap<usize, mpsc::Sender<Ask>>,
+    /// Of each node.
+    queues: Vec<mpsc::Sender<Ask>>,
     to: mpsc::UnboundedSender<Answer>,
     answers: mpsc::UnboundedReceiver<Answer>,
     took: Vec<Duration>,
@@ -112,13 +116,14 @@ struct Load {
 }
 
 impl Load {
-    fn start(reach: Arc<Reach>, nodes: Vec<usize>, order: Order) -> Self {
+    fn start(reach: Arc<Reach>, order: Order) -> Self {
         let (to, answers) = mpsc::unbounded_channel();
-        let mut queues = HashMap::new();
-        for node in &nodes {
+        let (mut queues, mut lookers) = (Vec::new(), JoinSet::new());
+        for node in 0..reach.count() {
             let (queue, asks) = mpsc::channel(QUEUE);
-            queues.insert(*node, queue);
-            tokio::spawn(payer(reach.clone(), *node, asks, to.clone()));
+            queues.push(queue);
+            tokio::spawn(payer(reach.clone(), node, asks, to.clone()));
+            lookers.spawn(reach.clone().look_after(node));
         }
         let outcomes = Outcomes {
             ok: false,
@@ -129,13 +134,15 @@ impl Load {
             failed: 0,
             unanswered: 0,
             held_back: 0,
+            without_nodes: 0,
             paid_per_s: 0.0,
             latency_ms: Latency { p50: 0.0, p95: 0.0, p99: 0.0 },
             amount_msat: 0,
             fees_msat: 0,
             failures: BTreeMap::new(),
         };
-        Self { reach, nodes, random: Random(order.seed), order, queues, to, answers, took: Vec::new(), outcomes }
+        let (random, took) = (Random(order.seed), Vec::new());
+        Self { reach, _lookers: lookers, order, random, queues, to, answers, took, outcomes }
     }
 
     async fn run(mut self, report: &Report) -> Outcomes {
@@ -182,20 +189,25 @@ impl Load {
         self.outcomes
     }
 
-    /// One payment more, between two of the nodes.
+    /// One payment more, between two of the nodes that run now.
     fn ask(&mut self) {
+        let nodes = self.reach.answering();
+        if nodes.len() < 2 {
+            self.outcomes.without_nodes += 1;
+            return;
+        }
         if self.outcomes.outstanding() >= OUTSTANDING_MAX {
             self.outcomes.held_back += 1;
             return;
         }
         self.outcomes.asked += 1;
-        let count = self.nodes.len() as u64;
+        let count = nodes.len() as u64;
         let from = self.random.below(count);
         let to = (from + 1 + self.random.below(count - 1)) % count;
-        let [from, to] = [from, to].map(|index| self.nodes[usize::try_from(index).expect("it is below a usize")]);
+        let [from, to] = [from, to].map(|index| nodes[usize::try_from(index).expect("it is below a usize")]);
         let (least, most) = (*self.order.amount_sat.start(), *self.order.amount_sat.end());
         let amount_msat = (least + self.random.below(most - least + 1)) * 1000;
-        let (reach, queue, answers) = (self.reach.clone(), self.queues[&from].clone(), self.to.clone());
+        let (reach, queue, answers) = (self.reach.clone(), self.queues[from].clone(), self.to.clone());
         tokio::spawn(async move {
             let asked = match invoice(&reach, to, amount_msat).await {
                 Ok(bolt11) => {
@@ -234,7 +246,12 @@ impl Outcomes {
     fn line(&self) -> String {
         let rate = self.paid as f64 / self.seconds.max(0.001);
         let under_way = self.outstanding();
-        format!("{} paid ({rate:.1} per second), {} failed, {under_way} under way", self.paid, self.failed)
+        let mut line =
+            format!("{} paid ({rate:.1} per second), {} failed, {under_way} under way", self.paid, self.failed);
+        if self.without_nodes > 0 {
+            line += &format!(", {} not asked for: fewer than two nodes ran", self.without_nodes);
+        }
+        line
     }
 
     /// For a person.
@@ -257,6 +274,9 @@ impl Outcomes {
         );
         if self.held_back > 0 {
             text += &format!("\n{} more were not asked for: too many were under way", self.held_back);
+        }
+        if self.without_nodes > 0 {
+            text += &format!("\n{} more were not asked for: fewer than two nodes ran", self.without_nodes);
         }
         for (why, count) in &self.failures {
             text += &format!("\n  failed {count} times: {why}");

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use millrace_rpc::v1::{ErrorDetail, PaymentFailure, StreamPayResponse, stream_pay_response};
@@ -45,16 +46,51 @@ enum Reached {
 /// The way to each node, found again when it comes back.
 pub(super) struct Reach {
     stay: Stay,
-    nodes: Vec<Mutex<(Option<Reached>, Option<Instant>)>>,
+    nodes: Vec<Way>,
+}
+
+/// The way to one node.
+#[derive(Default)]
+struct Way {
+    /// And when it was last looked for.
+    reached: Mutex<(Option<Reached>, Option<Instant>)>,
+    /// Whether it ran and answered when it was last looked at.
+    does_answer: AtomicBool,
 }
 
 impl Reach {
-    pub(super) fn new(stay: Stay, count: usize) -> Self {
-        Self { stay, nodes: (0..count).map(|_| Mutex::default()).collect() }
+    /// To all nodes of the network. These answer now.
+    pub(super) fn new(stay: Stay, answering: &[usize]) -> Self {
+        let way = |node| Way { does_answer: AtomicBool::new(answering.contains(&node)), ..Way::default() };
+        let nodes = (0..stay.state.plan.nodes.len()).map(way).collect();
+        Self { stay, nodes }
+    }
+
+    /// How many nodes the network has, whether they run or not.
+    pub(super) const fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The nodes that run and answer, as of the last look.
+    pub(super) fn answering(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|node| self.nodes[*node].does_answer.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Looks at a node again and again: it may be killed, stopped and started by others.
+    pub(super) async fn look_after(self: Arc<Self>, node: usize) {
+        loop {
+            let is_running = self.stay.running(&self.stay.state.plan.nodes[node].name).is_some();
+            if !is_running {
+                self.lose(node).await;
+            }
+            let does_answer = is_running && self.get(node).await.is_some();
+            self.nodes[node].does_answer.store(does_answer, Ordering::Relaxed);
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     async fn get(&self, node: usize) -> Option<Reached> {
-        let mut slot = self.nodes[node].lock().await;
+        let mut slot = self.nodes[node].reached.lock().await;
         let (reached, looked) = &mut *slot;
         let is_early = looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN);
         if reached.is_none() && !is_early {
@@ -66,7 +102,7 @@ impl Reach {
 
     /// It did not answer: it is looked for again.
     async fn lose(&self, node: usize) {
-        self.nodes[node].lock().await.0 = None;
+        self.nodes[node].reached.lock().await.0 = None;
     }
 }
 
@@ -78,7 +114,10 @@ impl Stay {
         match planned.kind {
             Kind::Millrace => {
                 let mut daemon = self.daemon(&planned.name, &planned.alias, &bitcoind);
-                daemon.attach(process.pid).await.ok()?;
+                let is_ready = daemon.attach(process.pid).await.ok()?;
+                if !is_ready {
+                    return None;
+                }
                 daemon.client().ok().map(|client| Reached::Ours(Box::new(client)))
             }
             Kind::Ldk => {
