@@ -59,9 +59,19 @@ impl NoWay {
             Self::Gone => FailureMessage::PermanentChannelFailure,
             Self::Disabled => FailureMessage::ChannelDisabled { flags: 0, channel_update },
             Self::Unfit(unfit) => unfit.message(channel_update),
+            // What is announced as disabled is said to be so, too.
+            Self::ForNow if is_disabled(&channel_update) => {
+                FailureMessage::ChannelDisabled { flags: 0, channel_update }
+            }
             Self::ForNow => FailureMessage::TemporaryChannelFailure { channel_update },
         }
     }
+}
+
+/// BOLT 7: the second bit of `channel_flags`, which stand behind the type, the signature, the chain, the channel, the time and
+/// one byte more.
+fn is_disabled(channel_update: &[u8]) -> bool {
+    channel_update.get(2 + 64 + 32 + 8 + 4 + 1).is_some_and(|flags| flags & 2 != 0)
 }
 
 /// Chooses. Channels in `tried` have refused.

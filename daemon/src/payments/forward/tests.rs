@@ -4,6 +4,7 @@ mod model;
 
 use std::sync::Arc;
 
+use lightning::ln::msgs::{self, UnsignedChannelUpdate};
 use millrace_channel::keys::ChannelKeys;
 use millrace_channel::ledger::htlc::Removal;
 use millrace_channel::phase::on_chain::ending::LastState;
@@ -12,8 +13,8 @@ use millrace_routing::SharedSecret;
 use millrace_routing::failure::{Failure, FailureMessage, code, decode_attributed, encrypt};
 use millrace_routing::onion::Forward;
 use millrace_wire::{
-    BlockHeight, ChannelId, CltvDelta, CltvExpiry, CommitmentNumber, FeeratePerKw, HtlcId, Msat, OnionPacket, Preimage,
-    PublicKey, Sat, ShortChannelId,
+    BlockHeight, ChainHash, ChannelId, ChannelUpdate, CltvDelta, CltvExpiry, CommitmentNumber, FeeratePerKw, HtlcId,
+    Msat, OnionPacket, Preimage, PublicKey, Sat, ShortChannelId,
 };
 use secp256k1::{SECP256K1, SecretKey};
 
@@ -126,6 +127,7 @@ struct Stand {
     new_work: Result<(), NoNewWork>,
     height: Option<BlockHeight>,
     now_ms: u64,
+    update: Vec<u8>,
     acts: Vec<Act>,
     happened: Vec<Happened>,
 }
@@ -139,6 +141,7 @@ impl Stand {
             new_work: Ok(()),
             height: Some(BlockHeight(1_000)),
             now_ms: 50_000,
+            update: UPDATE.to_vec(),
             acts: Vec::new(),
             happened: Vec::new(),
         }
@@ -160,11 +163,11 @@ impl Stand {
     }
 
     fn go_on_at(&mut self, is_tick: bool) -> Vec<Act> {
-        let Self { forwarding, table, policies, new_work, height, now_ms, acts, .. } = self;
+        let Self { forwarding, table, policies, new_work, height, now_ms, acts, update, .. } = self;
         let sight = Sight {
             channels: table,
             policies,
-            update_of: &|_| Some(UPDATE.to_vec()),
+            update_of: &|_| Some(update.clone()),
             new_work: new_work.clone(),
             height: *height,
             peer_share_percent: 50,
@@ -382,12 +385,13 @@ fn a_channel_that_is_closed_ends_what_was_in_it() {
 fn each_reason_not_to_pass_it_on() {
     let with = |code| (code, UPDATE.to_vec());
     type Change = fn(&mut Stand, &mut Forward);
-    let table: [(&str, Change, u16); 17] = [
+    let table: [(&str, Change, u16); 18] = [
         ("no such channel", |_, asked| asked.next = ShortChannelId(99), code::UNKNOWN_NEXT_PEER),
         ("not open yet", |stand, _| both(stand, ChannelState::Opening), code::UNKNOWN_NEXT_PEER),
         ("closing", |stand, _| both(stand, ChannelState::ShuttingDown), code::CHANNEL_DISABLED),
         ("on chain", |stand, _| both(stand, ChannelState::OnChain), code::PERMANENT_CHANNEL_FAILURE),
         ("the peer is away", |stand, _| away(stand), code::TEMPORARY_CHANNEL_FAILURE),
+        ("it is announced as disabled", |stand, _| announced_as_disabled(stand), code::CHANNEL_DISABLED),
         ("no balance", |stand, _| poor(stand), code::TEMPORARY_CHANNEL_FAILURE),
         ("too little fee", |_, asked| asked.amount = Msat(10_000_001), code::FEE_INSUFFICIENT),
         ("more out than in", |_, asked| asked.amount = Msat(10_002_001), code::FEE_INSUFFICIENT),
@@ -434,6 +438,26 @@ fn away(stand: &mut Stand) {
 fn poor(stand: &mut Stand) {
     stand.table.0[1].available_to_send = Msat(9_999_999);
     stand.table.0[2].available_to_send = Msat(9_999_999);
+}
+
+fn announced_as_disabled(stand: &mut Stand) {
+    away(stand);
+    let contents = UnsignedChannelUpdate {
+        chain_hash: ChainHash::REGTEST,
+        short_channel_id: 1,
+        timestamp: 5,
+        message_flags: 1,
+        channel_flags: 2,
+        cltv_expiry_delta: 80,
+        htlc_minimum_msat: 1,
+        htlc_maximum_msat: 2,
+        fee_base_msat: 3,
+        fee_proportional_millionths: 4,
+        excess_data: Vec::new(),
+    };
+    let signature = secp256k1::ecdsa::Signature::from_compact(&[1; 64]).unwrap();
+    let update = ChannelUpdate::new(msgs::ChannelUpdate { signature, contents });
+    stand.update = [&258_u16.to_be_bytes()[..], update.bytes()].concat();
 }
 
 fn picky(stand: &mut Stand) {
