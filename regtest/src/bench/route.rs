@@ -80,7 +80,7 @@ pub struct Measured {
     pub channels: usize,
     /// Nodes.
     pub nodes: usize,
-    /// Searches that were made.
+    /// Searches that were made: those that were asked for, and more until gossip had made a map. These do not count otherwise.
     pub searches: usize,
     /// How long all of it took.
     pub seconds: f64,

@@ -1,6 +1,8 @@
 //! `millrace-regtest bench` on small loads: every field that it promises is there, and sums and ways are right. What the
 //! figures are is not judged: this is no measurement.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::process::Command;
 
 use millrace_regtest::bench::forward;
@@ -50,10 +52,12 @@ async fn payments_over_a_node_in_the_middle_are_measured_and_it_earns_of_each() 
     let told: Value = serde_json::to_value(&outcomes).unwrap();
     let asked = ["outstanding", "payments", "amount_sat", "hops"].map(|field| told[field].as_u64().unwrap());
     assert_eq!(asked, [20, 60, 10_000, 2]);
-    for field in FIGURES.iter().chain(&["added_latency_ms_per_hop", "cores"]) {
+    for field in FIGURES.iter().chain(&["cores"]) {
         assert!(told[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}: {told}");
     }
     assert_eq!((&told["target_per_s"], told["target_not_judged"].is_string()), (&json!(500.0), cfg!(debug_assertions)));
+    // Of so few payments on a busy machine, a hop more may seem to take less time.
+    assert!(told["added_latency_ms_per_hop"].is_f64(), "{told}");
     // These, and those that went alone over two hops: the same fee of each.
     let forwarded = 60 + 100;
     assert!(outcomes.fees_msat > 0 && outcomes.fees_msat % forwarded == 0, "{told}");
