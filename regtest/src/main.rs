@@ -69,7 +69,14 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
-    /// Ways through the public graph of 2021, while gossip goes on.
+    /// Ways through the public graph of 2021, while gossip goes on
+    ///
+    /// ok: half of the searches within 30 ms, 99 of 100 within 120 ms, loaded within 2 s, no more than 350 MiB; most found a
+    /// way, and gossip was taken meanwhile. In a build without optimisation, or with --channels, only the last two are judged.
+    ///
+    /// Not in it: the funding outputs that a daemon looks up in the chain, its peers, its channels and their payments, and what
+    /// all that takes of memory and cores. What the searches find is "paid" against balances that are drawn, and teaches the
+    /// next searches.
     Route {
         #[command(flatten)]
         arguments: route::Arguments,
@@ -78,6 +85,9 @@ enum Bench {
         json: bool,
     },
     /// BOLT 11 payments over a node in the middle
+    ///
+    /// ok: 500 a second or more, and after a kill -9 of all three the sums are right. The daemons are kept on two cores, if
+    /// the machine has more. Only a release build is judged by its speed.
     Forward {
         #[command(flatten)]
         arguments: forward::Arguments,

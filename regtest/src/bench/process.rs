@@ -1,4 +1,4 @@
-//! What a process has used: CPU time and memory, by the system's own account.
+//! What a process has used and may use: CPU time, memory and cores, by the system's own account.
 
 use std::fs;
 
@@ -21,4 +21,38 @@ pub fn rss_mib_peak(pid: u32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) / 1024
+}
+
+/// The cores that a process may run on, by their numbers; none if it cannot be read.
+#[must_use]
+pub fn cores(pid: u32) -> Vec<usize> {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return Vec::new() };
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.map(|list| numbers(list.trim())).unwrap_or_default()
+}
+
+/// The numbers of a list such as `0-2,7`.
+fn numbers(list: &str) -> Vec<usize> {
+    let ends = list.split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    });
+    ends.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cores, numbers};
+
+    #[test]
+    fn lists_of_cores() {
+        assert_eq!(numbers("0-2,7"), [0, 1, 2, 7]);
+        assert_eq!(numbers("5"), [5]);
+        assert!(numbers("").is_empty());
+    }
+
+    #[test]
+    fn this_process_may_run_somewhere() {
+        assert!(!cores(std::process::id()).is_empty());
+    }
 }

@@ -34,10 +34,12 @@ pub(super) async fn status(stay: &Stay) -> Result<Answer, Error> {
 pub(super) fn what_now(stay: &Stay) -> String {
     let first = stay.state.plan.nodes.iter().find(|node| node.kind == plan::Kind::Millrace);
     let name = first.map_or("NODE", |node| node.name.as_str());
+    // Whoever runs it from a checkout need not have it on the PATH.
+    let program = if std::env::var_os("CARGO").is_some() { "cargo regtest" } else { "millrace-regtest" };
     format!(
         "It goes on running. Next:\n  \
-         eval \"$(millrace-regtest env {name})\"   then `millrace` talks to {name}\n  \
-         millrace-regtest status | mine 6 | load --rate 5 | kill {name} | start {name} | down"
+         eval \"$({program} env {name})\"   then `millrace` talks to {name}\n  \
+         {program} status | mine 6 | load --rate 5 | kill {name} | start {name} | down"
     )
 }
 

@@ -279,7 +279,7 @@ impl Outcomes {
             text += &format!("\n{} more were not asked for: fewer than two nodes ran", self.without_nodes);
         }
         for (why, count) in &self.failures {
-            text += &format!("\n  failed {count} times: {why}");
+            text += &format!("\n  {count} failed: {why}");
         }
         text
     }

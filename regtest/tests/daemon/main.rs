@@ -5,7 +5,6 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod bench;
 mod chain_away;
 mod cli;
 mod closed;

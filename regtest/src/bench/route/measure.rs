@@ -7,11 +7,11 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use millrace_routing::graph::{Graph, NodeId, VerifiedUpdate};
-use millrace_routing::liquidity::Liquidity;
 use millrace_routing::map::{Edge, Map};
 use millrace_routing::path::{DELTA_MAX, FirstHop, HOPS_MAX, InFlight, Request, Search, Weights};
 use millrace_wire::{ChainHash, Message, Msat};
 
+use super::payer::Payer;
 use super::signed::{TIMESTAMP, read_updates};
 use super::{Arguments, Measured};
 use crate::bench::payments::Latency;
@@ -27,12 +27,15 @@ const MAP_EVERY: Duration = Duration::from_secs(1);
 const FINAL_DELTA: u32 = 42;
 /// The default fee limit: the larger of this and 1 %.
 const FEE_LIMIT_MIN: Msat = Msat(5_000);
+/// As long as gossip has not made a map that could be searched on, searches go on for so long, also beyond those that were
+/// asked for. These count for nothing else: how many they are depends on the machine.
+const GOSSIP_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Numbers from a seed (SplitMix64).
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -66,27 +69,36 @@ pub(super) fn measure(arguments: &Arguments, folder: &Path) -> std::io::Result<M
     let map = Arc::new(Map::new(&graph));
     let load_s = begun.elapsed().as_secs_f64();
     let (channels, nodes) = (graph.channels().len(), graph.nodes().len());
-    let updates = read_updates(&std::fs::read(folder.join("updates"))?);
+    let messages = read_updates(&std::fs::read(folder.join("updates"))?);
+    let updates = messages.len();
     let held = Held { graph: RwLock::new(graph), map: RwLock::new(map) };
     let (is_over, taken, maps) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-    let (mut times_ms, found) = std::thread::scope(|scope| {
-        scope.spawn(|| gossip(&held, updates, &is_over, &taken, &maps));
+    let mut searched = std::thread::scope(|scope| {
+        scope.spawn(|| gossip(&held, messages, &is_over, &taken, &maps));
         let searched = search(arguments, &held);
         is_over.store(true, Ordering::Relaxed);
         searched
     });
+    let times_ms = &mut searched.times_ms;
     times_ms.sort_by(f64::total_cmp);
     let at = |share: f64| times_ms.get((times_ms.len() as f64 * share) as usize).copied().unwrap_or_default();
+    let latency_ms = Latency { p50: at(0.50), p95: at(0.95), p99: at(0.99) };
     Ok(Measured {
         channels,
         nodes,
-        latency_ms: Latency { p50: at(0.50), p95: at(0.95), p99: at(0.99) },
-        success_share: found as f64 / times_ms.len().max(1) as f64,
+        searches: searched.searches,
+        seconds: searched.seconds,
+        latency_ms,
+        success_share: searched.found as f64 / searched.times_ms.len().max(1) as f64,
+        arrived_share: searched.arrived as f64 / searched.found.max(1) as f64,
+        ways_learned: searched.ways_learned,
         rss_mib: rss_mib_peak(std::process::id()),
         load_s,
         file_mib,
+        updates,
         updates_taken: taken.into_inner(),
         maps_made: maps.into_inner(),
+        searches_on_new_maps: searched.on_new_maps,
     })
 }
 
@@ -115,9 +127,27 @@ fn gossip(held: &Held, updates: Vec<Message>, is_over: &AtomicBool, taken: &Atom
     }
 }
 
+/// What came of the searches.
+#[derive(Default)]
+struct Searched {
+    /// Of those that were asked for.
+    times_ms: Vec<f64>,
+    /// How many of these found a way.
+    found: usize,
+    /// All that were made.
+    searches: usize,
+    /// How many of all were made on a map that gossip has made.
+    on_new_maps: usize,
+    /// Payments over these ways that arrived.
+    arrived: usize,
+    /// Directions of channels that the payments have taught something of.
+    ways_learned: usize,
+    seconds: f64,
+}
+
 /// Searches between nodes that are drawn from the seed: from one that could send the amount to one that could get it, since
-/// everything else is known without a search. Gives the time of each, in ms, and how many found a way.
-fn search(arguments: &Arguments, held: &Held) -> (Vec<f64>, usize) {
+/// everything else is known without a search. What is found is paid, which teaches the next ones; that is not in their time.
+fn search(arguments: &Arguments, held: &Held) -> Searched {
     let mut dice = Dice(arguments.seed);
     let newest = || Arc::clone(&held.map.read().expect(LOCK));
     let first = newest();
@@ -127,11 +157,17 @@ fn search(arguments: &Arguments, held: &Held) -> (Vec<f64>, usize) {
     let can_send = |hops: &[FirstHop]| hops.iter().any(|hop| hop.most.0 >= amount.0 + fee_limit.0);
     let sources: Vec<NodeId> = own.iter().filter(|(_, hops)| can_send(hops)).map(|(node, _)| *node).collect();
     let payees = who_could_get(&first, amount);
-    let (liquidity, in_flight) = (Liquidity::default(), InFlight::new());
-    let weights = Weights { liquidity: &liquidity, in_flight: &in_flight, now: TIMESTAMP };
-    let mut search = Search::default();
-    let (mut times_ms, mut found) = (Vec::new(), 0);
-    while times_ms.len() < arguments.pairs {
+    let mut searched = Searched::default();
+    if sources.is_empty() || payees.len() < 2 {
+        return searched;
+    }
+    let (mut payer, in_flight, mut search) = (Payer::default(), InFlight::new(), Search::default());
+    let begun = Instant::now();
+    let is_enough = |searched: &Searched| {
+        let waits = searched.on_new_maps == 0 && begun.elapsed() < GOSSIP_WAIT_MAX;
+        searched.times_ms.len() >= arguments.pairs && !waits
+    };
+    while !is_enough(&searched) {
         let (source, payee) = (sources[dice.below(sources.len())], payees[dice.below(payees.len())]);
         if source == payee {
             continue;
@@ -147,13 +183,25 @@ fn search(arguments: &Arguments, held: &Held) -> (Vec<f64>, usize) {
             first_hops: &own[&source],
             hints: &[],
         };
+        let weights = Weights { liquidity: &payer.liquidity, in_flight: &in_flight, now: TIMESTAMP };
         let begun = Instant::now();
         let map = newest();
         let way = search.find(&map, &request, &weights);
-        times_ms.push(begun.elapsed().as_secs_f64() * 1_000.0);
-        found += usize::from(way.is_ok());
+        let took = begun.elapsed();
+        searched.searches += 1;
+        searched.on_new_maps += usize::from(!Arc::ptr_eq(&map, &first));
+        if searched.times_ms.len() >= arguments.pairs {
+            continue;
+        }
+        searched.times_ms.push(took.as_secs_f64() * 1_000.0);
+        if let Ok(path) = way {
+            searched.found += 1;
+            payer.pay(&map, &path, TIMESTAMP);
+        }
     }
-    (times_ms, found)
+    searched.seconds = begun.elapsed().as_secs_f64();
+    (searched.arrived, searched.ways_learned) = (payer.arrived, payer.liquidity.len());
+    searched
 }
 
 /// The nodes that a channel leads to which forwards the amount.

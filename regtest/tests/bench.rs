@@ -1,0 +1,95 @@
+//! `millrace-regtest bench` on small loads: every field that it promises is there, and sums and ways are right. What the
+//! figures are is not judged: this is no measurement.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::process::Command;
+
+use millrace_regtest::bench::forward;
+use millrace_regtest::bench::payments::{Arguments, run};
+use millrace_regtest::report::Report;
+use serde_json::{Value, json};
+
+/// The fields of the benchmark, besides those that say what was asked for.
+const FIGURES: &[&str] = &[
+    "payments_per_s",
+    "cpu_us_per_payment",
+    "htlc_signatures_per_payment",
+    "flushes_per_payment",
+    "journal_bytes_per_payment",
+    "rss_mib_peak",
+    "floor_per_s",
+    "share_of_floor",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_are_measured_and_their_sums_hold_after_a_restart() {
+    let arguments = Arguments { channels: 2, outstanding: 40, payments: 200, amount: 10_000, implementation: None };
+    let mut report = Report::new();
+    let outcomes = run(arguments, &mut report).await.unwrap();
+    assert!(report.is_ok() && outcomes.ok, "{:#?}", report.steps());
+    let told: Value = serde_json::to_value(&outcomes).unwrap();
+    let asked = ["channels", "outstanding", "payments", "amount_sat"].map(|field| told[field].as_u64().unwrap());
+    assert_eq!(asked, [2, 40, 200, 10_000]);
+    for field in FIGURES {
+        assert!(told[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}: {told}");
+    }
+    // In ticks of the system's clock: on so small a load it may be none.
+    assert!(told["driver_cpu_share"].as_f64().is_some_and(|share| (0.0..1.0).contains(&share)), "{told}");
+    let latency = ["p50", "p95", "p99"].map(|field| told["latency_ms"][field].as_f64().unwrap());
+    assert!(latency[0] > 0.0 && latency.is_sorted(), "{latency:?}");
+    // Each is offered and taken away again on two commitments, and signed for on each side's: never less.
+    assert!(told["htlc_signatures_per_payment"].as_f64().unwrap() >= 1.0, "{told}");
+    assert!(told["unary"]["payments_per_s"].as_f64().is_some_and(|figure| figure > 0.0), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_over_a_node_in_the_middle_are_measured_and_it_earns_of_each() {
+    let arguments = forward::Arguments { outstanding: 20, payments: 60, amount: 10_000 };
+    let mut report = Report::new();
+    let outcomes = forward::run(arguments, &mut report).await.unwrap();
+    assert!(report.is_ok() && outcomes.payments.ok, "{outcomes:#?} {:#?}", report.steps());
+    let told: Value = serde_json::to_value(&outcomes).unwrap();
+    let asked = ["outstanding", "payments", "amount_sat", "hops"].map(|field| told[field].as_u64().unwrap());
+    assert_eq!(asked, [20, 60, 10_000, 2]);
+    for field in FIGURES.iter().chain(&["cores"]) {
+        assert!(told[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}: {told}");
+    }
+    assert_eq!((&told["target_per_s"], told["target_not_judged"].is_string()), (&json!(500.0), cfg!(debug_assertions)));
+    // Of so few payments on a busy machine, a hop more may seem to take less time.
+    assert!(told["added_latency_ms_per_hop"].is_f64(), "{told}");
+    // These, and those that went alone over two hops: the same fee of each.
+    let forwarded = 60 + 100;
+    assert!(outcomes.fees_msat > 0 && outcomes.fees_msat % forwarded == 0, "{told}");
+}
+
+/// What the program prints as its last line, and whether it calls that a success.
+fn bench_route(words: &[&str]) -> (Value, bool) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-regtest"));
+    let output = command.args(["bench", "route", "--json"]).args(words).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let told = serde_json::from_str(text.lines().last().unwrap_or_default());
+    let told = told.unwrap_or_else(|error| panic!("{error}: {text} {}", String::from_utf8_lossy(&output.stderr)));
+    (told, output.status.success())
+}
+
+#[test]
+fn ways_through_a_part_of_the_public_graph_are_found_while_gossip_goes_on() {
+    let (told, is_success) = bench_route(&["--channels", "2000", "--pairs", "300", "--seed", "3"]);
+    assert!(is_success && told["ok"] == true && told["missed"].is_null(), "{told:#}");
+    let count = |field: &str| told[field].as_u64().unwrap();
+    assert_eq!((count("pairs"), count("amount_sat"), count("channels")), (300, 100_000, 2_000));
+    assert!(count("searches") >= 300 && count("updates_taken") > 0 && count("maps_made") > 0, "{told:#}");
+    assert!(count("searches_on_new_maps") > 0 && count("ways_learned") > 0, "{told:#}");
+    // Balances are drawn: some carry it, some do not.
+    assert!(told["arrived_share"].as_f64().is_some_and(|share| share > 0.0 && share < 1.0), "{told:#}");
+    assert!(told["targets_not_judged"].is_string() && told["left_out"].is_string(), "{told:#}");
+}
+
+/// More than any of its channels holds: nothing is found, and that is no success.
+#[test]
+fn searches_that_find_nothing_are_no_success() {
+    let (told, is_success) = bench_route(&["--channels", "500", "--pairs", "10", "--amount", "2000000000"]);
+    assert!(!is_success && told["ok"] == false, "{told:#}");
+    assert!(told["missed"].as_array().is_some_and(|missed| !missed.is_empty()), "{told:#}");
+}
