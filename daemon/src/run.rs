@@ -249,6 +249,7 @@ fn announcing(config: &Config, keys: &Keys, policies: Policies, network: Network
         face: Face { alias: config.alias.clone(), color: config.color, addresses: config.announced_addresses.clone() },
         policies,
         network,
+        peer_share_percent: config.routing.peer_share_percent,
     }
 }
 
