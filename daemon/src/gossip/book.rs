@@ -104,9 +104,13 @@ impl Book {
         &mut self,
         node: &VerifiedNode,
         from: From,
+        now: u32,
         out: &mut Vec<Passed>,
     ) -> Result<(), Unwanted> {
-        self.graph.apply_node(node)?;
+        match from {
+            From::Own => self.graph.apply_own_node(node, now)?,
+            From::Peer(_) => self.graph.apply_node(node, now)?,
+        }
         self.changes += 1;
         let announcement = node.announcement();
         out.push(passed(NODE_ANNOUNCEMENT, announcement.bytes(), announcement.parsed().contents.timestamp, from));

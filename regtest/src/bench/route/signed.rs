@@ -144,7 +144,7 @@ pub(super) fn prepare() -> Prepared {
         }
     }
     for number in nodes {
-        graph.apply_node(&node_announcement(number)).expect("it has a channel");
+        graph.apply_node(&node_announcement(number), TIMESTAMP).expect("it has a channel");
     }
     let mut saved = Vec::new();
     graph.save(&mut saved);
