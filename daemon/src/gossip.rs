@@ -33,11 +33,11 @@ mod verify;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use millrace_routing::map::Map;
-use millrace_wire::{ChainHash, ChannelUpdate, PublicKey};
+use millrace_wire::ChainHash;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
@@ -48,7 +48,7 @@ pub use shown::{GraphInfo, ShownChannel, ShownNode, ShownTerms};
 use crate::network::Network;
 use book::Book;
 use intake::Seated;
-use relay::Passed;
+use relay::Waiting;
 
 const LOCK: &str = "nothing panics while gossip is locked";
 /// The graph is looked through for what is stale so often, beside at each block.
@@ -59,7 +59,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 pub struct GossipRules {
     /// How often new messages are passed on.
     pub relay_every: Duration,
-    /// How often a changed graph is saved.
+    /// How often a changed graph is saved, beside at the end of each sync and at a stop.
     pub save_every: Duration,
     /// How often a changed graph is given to searches.
     pub publish_every: Duration,
@@ -87,13 +87,6 @@ impl Default for GossipRules {
     }
 }
 
-/// Who wants to know what peers say of channels with us, announced or not.
-pub trait PeerUpdates: Send + Sync {
-    /// A peer has sent a `channel_update`, over the connection with us. Nothing of it is verified: neither that its channel
-    /// is one of ours, nor the signature. Called for every update there is: must only look up, and hand on.
-    fn on_peer_update(&self, peer: &PublicKey, update: &ChannelUpdate);
-}
-
 /// The handle of the public graph. Clones are the same.
 #[derive(Clone)]
 pub struct Gossip {
@@ -115,9 +108,10 @@ struct Inner {
     /// Bytes that peers have said and nobody has handled.
     waiting: AtomicUsize,
     /// What is to be passed on.
-    passed: Mutex<Vec<Passed>>,
+    passed: Mutex<Waiting>,
     own: mpsc::UnboundedSender<Vec<Vec<u8>>>,
-    peer_updates: OnceLock<Arc<dyn PeerUpdates>>,
+    /// Held while the graph is written down.
+    saving: Mutex<()>,
     changed: Notify,
     /// When a peer was last asked to the end, as Unix time in milliseconds; 0 if never.
     synced_ms: AtomicU64,
@@ -147,7 +141,7 @@ impl Gossip {
             waiting: AtomicUsize::new(0),
             passed: Mutex::default(),
             own,
-            peer_updates: OnceLock::new(),
+            saving: Mutex::default(),
             changed: Notify::new(),
             synced_ms: AtomicU64::new(0),
             tasks: Mutex::default(),
@@ -173,11 +167,6 @@ impl Gossip {
     pub fn put_own(&self, messages: Vec<Vec<u8>>) {
         // Fails only after `stop`.
         let _stopped = self.inner.own.send(messages);
-    }
-
-    /// Names who is told of peers' updates. Once: a second one is not heard.
-    pub fn tell_peer_updates(&self, listener: Arc<dyn PeerUpdates>) {
-        let _second = self.inner.peer_updates.set(listener);
     }
 
     /// Ends all of it, and saves the graph.

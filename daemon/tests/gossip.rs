@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -13,11 +12,11 @@ use millrace_chain::{Auth, Bitcoind, Config, Timeouts};
 use millrace_regtest::bitcoind::{Bitcoind as Regtest, Options};
 use millrace_routing::graph::NodeId;
 use millrace_wire::{
-    BlockHeight, ChainHash, ChannelUpdate, GossipTimestampFilter, Message, PublicKey, QueryChannelRange,
-    QueryShortChannelIds, ReplyChannelRange, ReplyShortChannelIdsEnd, Sat, ShortChannelId,
+    BlockHeight, ChainHash, GossipTimestampFilter, Message, QueryChannelRange, QueryShortChannelIds, ReplyChannelRange,
+    ReplyShortChannelIdsEnd, Sat, ShortChannelId,
 };
 use millraced::channels::ChannelSnapshot;
-use millraced::gossip::{BitcoindFunding, Funding, FundingSource, GossipRules, PeerUpdates};
+use millraced::gossip::{BitcoindFunding, Funding, FundingSource, GossipRules};
 use secp256k1::SECP256K1;
 use support::announced::{
     Announced, CAPACITY, bytes, fund, node as node_announcement, node_key, now, secret, spending,
@@ -187,6 +186,36 @@ async fn a_flood_of_invalid_signatures_and_then_a_valid_update() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_says_a_thousand_times_what_it_is_is_passed_on_a_few_times() {
+    let (node, chain, _dir) = node().await;
+    let channel = fund(&chain, &[(1, 2)])[0];
+    let mut alice = Wild::connect(&node, key(5)).await;
+    // From now on there is room for all that she says.
+    asked_range(&mut alice).await;
+    let mut bob = Wild::connect(&node, key(6)).await;
+    bob.say(&filter(0)).await;
+    bob.hear_until_pong().await;
+    let when = now() - 5_000;
+    say_all(&mut alice, &channel.all(when)).await;
+    hear_announcements(&mut bob, 5).await;
+    // If this were taken, nothing that node 2 says later would be.
+    alice.say(&node_announcement(2, u32::MAX)).await;
+    for n in 1..=1_000 {
+        alice.say(&node_announcement(1, when + n)).await;
+    }
+    let last = node_announcement(2, when + 1);
+    say_all(&mut alice, std::slice::from_ref(&last)).await;
+    let mut heard = Vec::new();
+    while heard.last() != Some(&bytes(&last)) {
+        heard.extend(hear_announcements(&mut bob, 1).await);
+    }
+    // Twelve at once, of which the first has come before.
+    assert_eq!(heard.len(), 11 + 1, "and node 2's own");
+    let known = node.graph().node(NodeId::from(node_key(1)), 0).await.unwrap().announcement.unwrap();
+    assert_eq!(known.parsed().contents.timestamp, when + 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn announcements_of_outputs_that_do_not_exist() {
     let (node, chain, _dir) = node().await;
     let channels = fund(&chain, &[(1, 2), (3, 4), (5, 6)]);
@@ -314,6 +343,89 @@ async fn the_graph_is_there_after_a_restart_without_any_peer() {
     }
 }
 
+/// Spent while the journal had seen the blocks and the graph's file had not: as after a crash before it was saved.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_was_spent_unseen_leaves_72_blocks_after_that_is_noticed() {
+    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
+    let channels = fund(&chain, &[(1, 2), (3, 4)]);
+    let node = start_in(1, &chain, &dir).await;
+    let mut wild = Wild::connect(&node, key(5)).await;
+    for channel in &channels {
+        say_all(&mut wild, &channel.all(now())).await;
+    }
+    node.wait_for_graph("both", 2, 4).await;
+    node.node.stop().await;
+    let file = dir.path().join("graph");
+    let saved = std::fs::read(&file).unwrap();
+    let spend = |channel: &Announced| {
+        let output = TxOut { value: Amount::ONE_SAT, script_pubkey: ScriptBuf::new() };
+        chain.submit(spending(channel.outpoint, vec![output]));
+    };
+    spend(&channels[0]);
+    chain.mine(100);
+    let node = start_in(1, &chain, &dir).await;
+    node.wait_for_graph("it was seen, and has left", 1, 2).await;
+    node.node.stop().await;
+    std::fs::write(&file, &saved).unwrap();
+    let node = start_in(1, &chain, &dir).await;
+    eventually("it is noticed", || (node.network.map().edge_count() == 2).then_some(())).await;
+    let spent_at = node.graph().channel(channels[0].id).await.unwrap().spent_at;
+    assert_eq!(spent_at, Some(BlockHeight(chain.height())));
+    chain.mine(70);
+    spend(&channels[1]);
+    chain.mine(1);
+    eventually("71 blocks are seen", || (node.network.map().edge_count() == 0).then_some(())).await;
+    assert!(node.has(channels[0].id).await);
+    chain.mine(1);
+    node.wait_for_graph("72 blocks", 1, 2).await;
+    assert!(node.has(channels[1].id).await);
+}
+
+/// Starts anew, and again, on copies of the file that a running node has in its folder, until one shows the channel: as if the
+/// node had been killed then.
+async fn wait_for_file(dir: &tempfile::TempDir, chain: &FakeChain) {
+    let started = Instant::now();
+    loop {
+        let copied = tempfile::tempdir().unwrap();
+        let is_there = std::fs::copy(dir.path().join("graph"), copied.path().join("graph")).is_ok();
+        if is_there {
+            let again = start_in(1, chain, &copied).await;
+            let edges = again.network.map().edge_count();
+            again.node.stop().await;
+            if edges == 2 {
+                return;
+            }
+        }
+        assert!(started.elapsed() < PATIENCE, "the file has not come: {is_there}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_killed_has_what_was_saved_a_while_ago() {
+    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
+    let channel = fund(&chain, &[(1, 2)])[0];
+    let mut setup = setup(1, &dir);
+    setup.gossip.as_mut().unwrap().save_every = Duration::from_millis(20);
+    let node = start(&setup, &chain, &dir.path().join("journal")).await;
+    let mut wild = Wild::connect(&node, key(5)).await;
+    say_all(&mut wild, &channel.all(now())).await;
+    wait_for_file(&dir, &chain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_killed_has_what_a_sync_has_brought() {
+    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
+    let channel = fund(&chain, &[(1, 2)])[0];
+    let mut setup = setup(1, &dir);
+    setup.gossip.as_mut().unwrap().save_every = Duration::from_secs(3600);
+    let node = start(&setup, &chain, &dir.path().join("journal")).await;
+    let mut wild = Wild::connect(&node, key(5)).await;
+    asked_range(&mut wild).await;
+    tell_graph(&mut wild, &channel).await;
+    wait_for_file(&dir, &chain).await;
+}
+
 fn range(first_block: u32, number_of_blocks: u32) -> Message {
     let first_block = BlockHeight(first_block);
     let chain_hash = ChainHash::REGTEST;
@@ -405,7 +517,7 @@ async fn questions_are_answered_in_full_whatever_they_ask() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spam_of_questions_is_answered_in_turn_and_fills_no_memory() {
+async fn a_spam_of_questions_is_answered_in_turn_and_holds_up_nobody() {
     let (node, chain, _dir) = node().await;
     let channel = fund(&chain, &[(1, 2)])[0];
     let mut wild = Wild::connect(&node, key(5)).await;
@@ -448,6 +560,22 @@ fn reply(first: u32, blocks: u32, ids: Vec<ShortChannelId>) -> Message {
     })
 }
 
+/// Answers the node's question with one channel, to the end.
+async fn tell_graph(wild: &mut Wild, channel: &Announced) {
+    wild.say(&reply(0, u32::MAX, vec![channel.id])).await;
+    loop {
+        if let Message::QueryShortChannelIds(query) = wild.hear().await.unwrap() {
+            assert_eq!(query.short_channel_ids, [channel.id]);
+            break;
+        }
+    }
+    for message in channel.all(now()) {
+        wild.say(&message).await;
+    }
+    let end = ReplyShortChannelIdsEnd { chain_hash: ChainHash::REGTEST, full_information: true };
+    wild.say(&Message::ReplyShortChannelIdsEnd(end)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_replies_end_the_question_and_nothing_else() {
     let (node, chain, _dir) = node().await;
@@ -469,18 +597,7 @@ async fn endless_replies_end_the_question_and_nothing_else() {
     let mut honest = Wild::connect(&node, key(6)).await;
     asked_range(&mut honest).await;
     assert_eq!(node.graph().info().await.syncing, [key(6).public_key(SECP256K1)]);
-    honest.say(&reply(0, u32::MAX, vec![channel.id])).await;
-    loop {
-        if let Message::QueryShortChannelIds(query) = honest.hear().await.unwrap() {
-            assert_eq!(query.short_channel_ids, [channel.id]);
-            break;
-        }
-    }
-    for message in channel.all(now()) {
-        honest.say(&message).await;
-    }
-    let end = ReplyShortChannelIdsEnd { chain_hash: ChainHash::REGTEST, full_information: true };
-    honest.say(&Message::ReplyShortChannelIdsEnd(end)).await;
+    tell_graph(&mut honest, &channel).await;
     node.wait_for_graph("from the honest one", 1, 2).await;
     let started = Instant::now();
     while node.graph().info().await.synced_ms.is_none() {
@@ -589,16 +706,6 @@ async fn ten_thousand_channels_go_from_node_to_node_while_payments_go_on() {
     assert!(a.snapshot(own).is_usable() && b.snapshot(own).is_usable());
 }
 
-/// Remembers what it is told.
-#[derive(Default)]
-struct Heard(std::sync::Mutex<Vec<(PublicKey, u64)>>);
-
-impl PeerUpdates for Heard {
-    fn on_peer_update(&self, peer: &PublicKey, update: &ChannelUpdate) {
-        self.0.lock().unwrap().push((*peer, update.parsed().contents.short_channel_id));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_messages_are_checked_as_others_are_and_passed_on_however_many() {
     let (node, chain, _dir) = node().await;
@@ -620,19 +727,6 @@ async fn our_own_messages_are_checked_as_others_are_and_passed_on_however_many()
     assert!(node.has(own.id).await && !node.has(absent.id).await);
     node.graph().put_own(vec![bytes(&node_announcement(1, now()))]);
     assert_eq!(hear_announcements(&mut wild, 1).await, [bytes(&node_announcement(1, now()))]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_wants_to_know_is_told_of_peers_updates_announced_or_not() {
-    let (node, chain, _dir) = node().await;
-    let private = fund(&chain, &[(1, 2)])[0];
-    let heard = Arc::new(Heard::default());
-    node.graph().tell_peer_updates(Arc::clone(&heard) as Arc<dyn PeerUpdates>);
-    let mut wild = Wild::connect(&node, key(5)).await;
-    say_all(&mut wild, &[private.update(1, now())]).await;
-    let told = (key(5).public_key(SECP256K1), private.id.0);
-    eventually("it is told", || (*heard.0.lock().unwrap() == [told]).then_some(())).await;
-    node.wait_for_graph("and the graph has nothing of it", 0, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

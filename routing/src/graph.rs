@@ -4,6 +4,7 @@
 //! outputs. Messages are kept as they came, and that is how they are relayed: their signatures cover bytes that this node
 //! may not understand. Path finding reads none of this: it has a copy of its own ([`crate::map`]).
 
+mod allowance;
 mod answer;
 mod ask;
 mod channel;
@@ -29,7 +30,7 @@ pub use node::{Announced, Node, NodeId};
 pub use saved::LoadError;
 pub use verify::{GossipFault, VerifiedChannel, VerifiedNode, VerifiedUpdate};
 
-use channel::Allowance;
+use allowance::Allowance;
 
 /// BOLT 7, "Pruning the Network View": terms that were not repeated for so long may be forgotten.
 pub const STALE_AFTER_SECONDS: u32 = 14 * 24 * 3600;
@@ -134,12 +135,30 @@ impl Graph {
     /// Takes what a node says of itself.
     ///
     /// # Errors
-    /// [`Unwanted`] if it is not news, or the node has no channel.
-    pub fn apply_node(&mut self, announcement: &VerifiedNode) -> Result<(), Unwanted> {
-        self.check_node(&announcement.0)?;
+    /// [`Unwanted`] if it is not news, or too often, or the node has no channel.
+    pub fn apply_node(&mut self, announcement: &VerifiedNode, now: u32) -> Result<(), Unwanted> {
+        self.take_node(announcement, now, |before| before.after_change(now).ok_or(Unwanted::TooOften))
+    }
+
+    /// Takes what this node says of itself: never too often, as with [`Graph::apply_own_update`].
+    ///
+    /// # Errors
+    /// [`Unwanted`] if it is not news, or this node has no channel.
+    pub fn apply_own_node(&mut self, announcement: &VerifiedNode, now: u32) -> Result<(), Unwanted> {
+        self.take_node(announcement, now, Ok)
+    }
+
+    fn take_node(
+        &mut self,
+        announcement: &VerifiedNode,
+        now: u32,
+        after: impl FnOnce(Allowance) -> Result<Allowance, Unwanted>,
+    ) -> Result<(), Unwanted> {
+        self.check_node(&announcement.0, now)?;
         let id = NodeId(*announcement.0.parsed().contents.node_id.as_array());
         let node = self.nodes.get_mut(&id).ok_or(Unwanted::UnknownNode)?;
-        node.announcement = Some(Announced::new(&announcement.0));
+        let before = node.announcement.as_ref().map_or(Allowance::full(now), |announced| announced.allowance);
+        node.announcement = Some(Announced::new(&announcement.0, after(before)?));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use millrace_wire::{Msat, ShortChannelId};
 
-use crate::graph::{Direction, Graph, NodeId, Policy};
+use crate::graph::{Announced, Direction, Graph, NodeId, Policy};
 
 /// A node of a [`Map`], by its place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -35,6 +35,8 @@ pub struct Map {
     /// For each node, where its edges begin in `edges`; and the end of all.
     first: Vec<u32>,
     edges: Vec<Edge>,
+    /// Nodes that demand what is unknown here, in ascending order.
+    demanding: Vec<NodeId>,
 }
 
 impl Map {
@@ -55,12 +57,23 @@ impl Map {
                 })
             })
         });
-        Self::of_channels(channels.collect())
+        let demands = |announced: &Announced| !announced.is_understood;
+        let demanding = graph.nodes().iter().filter(|(_, node)| node.announcement.as_ref().is_some_and(demands));
+        Self::of(channels.collect(), demanding.map(|(id, _)| *id).collect())
     }
 
     /// Of channels that are usable, in any order.
     #[must_use]
-    pub fn of_channels(mut channels: Vec<Usable>) -> Self {
+    pub fn of_channels(channels: Vec<Usable>) -> Self {
+        Self::of(channels, Vec::new())
+    }
+
+    /// The same, where some nodes demand what is unknown here. BOLT 7, "The `node_announcement` Message": nothing is forwarded
+    /// by them. They can be paid: their invoices say what that needs.
+    #[must_use]
+    pub fn of(mut channels: Vec<Usable>, mut demanding: Vec<NodeId>) -> Self {
+        demanding.sort_unstable();
+        channels.retain(|channel| demanding.binary_search(&channel.from).is_err());
         let mut nodes: Vec<NodeId> = channels.iter().flat_map(|channel| [channel.from, channel.to]).collect();
         nodes.sort_unstable();
         nodes.dedup();
@@ -80,7 +93,7 @@ impl Map {
             edges.push(Edge { short_channel_id, direction, from: NodeIndex(places[&channel.from]), policy, capacity });
         }
         first.resize(nodes.len() + 1, edges.len() as u32);
-        Self { nodes, first, edges }
+        Self { nodes, first, edges, demanding }
     }
 
     /// How many nodes there are.
@@ -111,6 +124,12 @@ impl Map {
     #[must_use]
     pub fn nodes(&self) -> &[NodeId] {
         &self.nodes
+    }
+
+    /// Whether a node may forward, and may be paid without an invoice: it demands nothing that is unknown here.
+    #[must_use]
+    pub fn is_understood(&self, node: &NodeId) -> bool {
+        self.demanding.binary_search(node).is_err()
     }
 
     /// What leads to a node.

@@ -1,6 +1,8 @@
 //! Finding ways to a payee (BOLT 7, "Recommendations for Routing"): over our own channels, whose balances are known; over the
 //! public graph; and over the private channels that an invoice tells of.
 
+mod field;
+mod frontier;
 mod parts;
 mod search;
 #[cfg(test)]

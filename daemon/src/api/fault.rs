@@ -188,6 +188,10 @@ pub(super) fn pay(refusal: &PayRefusal) -> Status {
             "Open a channel with the payee, or with a node that has a way to it.",
         ),
         PayRefusal::NoRoute { payee, why } => no_route(payee, why),
+        PayRefusal::PayeeDemands { payee } => (
+            ErrorDetail::new(ErrorReason::NoRoute).fact("payee_node_id", payee),
+            "Ask the payee for an invoice, or update this node.",
+        ),
         PayRefusal::TimedOut => (ErrorDetail::new(ErrorReason::NoRoute), "Call again, and grant more time."),
         PayRefusal::PeerAway { payee } => (
             ErrorDetail::new(ErrorReason::PeerNotConnected).fact("payee_node_id", payee),
@@ -530,6 +534,7 @@ mod tests {
             PayRefusal::NoRoute { payee: peer, why: NoPath::Balance { most: amount } },
             PayRefusal::NoRoute { payee: peer, why: NoPath::NoWay },
             PayRefusal::NoRoute { payee: peer, why: NoPath::FeeLimit { fee_limit: amount } },
+            PayRefusal::PayeeDemands { payee: peer },
             PayRefusal::TimedOut,
             PayRefusal::PeerAway { payee: peer },
             PayRefusal::NotUsable { state: "x".to_owned() },

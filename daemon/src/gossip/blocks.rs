@@ -6,7 +6,7 @@ use std::time::Duration;
 use bitcoin::{Block, BlockHash, OutPoint};
 use millrace_wire::{BlockHeight, ShortChannelId};
 
-use super::funding::Later;
+use super::funding::{Later, Looking};
 use super::{Gossip, Inner};
 use crate::chain_feed::{BlockFollower, Following, MempoolNews};
 
@@ -55,20 +55,29 @@ pub(super) async fn check_all(inner: Arc<Inner>) {
     let mut spent = 0;
     for part in all.chunks(CHECKED_MAX) {
         let outpoints: Vec<OutPoint> = part.iter().map(|(outpoint, _)| *outpoint).collect();
-        let are_unspent = loop {
-            match inner.funding.are_unspent(outpoints.clone()).await {
-                Ok(are_unspent) => break are_unspent,
-                Err(Later(reason)) => {
-                    tracing::debug!(reason, "the graph's outputs cannot be looked up now");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        };
+        let are_unspent = insist(|| inner.funding.are_unspent(outpoints.clone())).await;
         let gone: Vec<ShortChannelId> =
             part.iter().zip(are_unspent).filter(|(_, is_unspent)| !is_unspent).map(|((_, id), _)| *id).collect();
+        if gone.is_empty() {
+            continue;
+        }
         spent += gone.len();
-        inner.work(move |inner| inner.write().mark_spent_unseen(&gone)).await;
+        let height = insist(|| inner.funding.height()).await;
+        inner.work(move |inner| inner.write().mark_spent_unseen(&gone, height)).await;
     }
     inner.changed.notify_one();
     tracing::info!(channels = all.len(), spent, "the graph's outputs were looked up");
+}
+
+/// Asks until there is an answer.
+async fn insist<'a, T>(ask: impl Fn() -> Looking<'a, T>) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(Later(reason)) => {
+                tracing::debug!(reason, "the graph's outputs cannot be looked up now");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
 }

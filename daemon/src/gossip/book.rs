@@ -104,9 +104,13 @@ impl Book {
         &mut self,
         node: &VerifiedNode,
         from: From,
+        now: u32,
         out: &mut Vec<Passed>,
     ) -> Result<(), Unwanted> {
-        self.graph.apply_node(node)?;
+        match from {
+            From::Own => self.graph.apply_own_node(node, now)?,
+            From::Peer(_) => self.graph.apply_node(node, now)?,
+        }
         self.changes += 1;
         let announcement = node.announcement();
         out.push(passed(NODE_ANNOUNCEMENT, announcement.bytes(), announcement.parsed().contents.timestamp, from));
@@ -126,9 +130,9 @@ impl Book {
         self.prune(now);
     }
 
-    /// These were spent while nobody watched.
-    pub(super) fn mark_spent_unseen(&mut self, spent: &[ShortChannelId]) {
-        let height = self.height.unwrap_or_default();
+    /// These were spent while nobody watched, and the chain has this height now. Which block spent them is not known, and the
+    /// last one that was seen here may be from long before: counted from there, they could leave at once.
+    pub(super) fn mark_spent_unseen(&mut self, spent: &[ShortChannelId], height: BlockHeight) {
         for id in spent {
             let is_known = self.graph.channels().get(id).is_some_and(|channel| channel.spent_at.is_some());
             if !is_known && self.graph.mark_spent(*id, height) {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use bitcoin::{BlockHash, OutPoint, ScriptBuf, Txid};
 use futures::StreamExt;
 use millrace_chain::{Bitcoind, ChainError};
-use millrace_wire::{Sat, ShortChannelId};
+use millrace_wire::{BlockHeight, Sat, ShortChannelId};
 use tokio::sync::Semaphore;
 
 use super::LOCK;
@@ -48,6 +48,9 @@ pub trait FundingSource: Send + Sync {
 
     /// Which of these outputs are unspent, in their order.
     fn are_unspent(&self, outpoints: Vec<OutPoint>) -> Looking<'_, Vec<bool>>;
+
+    /// The height of the last block.
+    fn height(&self) -> Looking<'_, BlockHeight>;
 
     /// Blocks from this height on are no longer what they were.
     fn on_disconnected(&self, height: u32);
@@ -173,6 +176,13 @@ impl FundingSource for BitcoindFunding {
 
     fn are_unspent(&self, outpoints: Vec<OutPoint>) -> Looking<'_, Vec<bool>> {
         Box::pin(async move { self.unspent(&outpoints).await.map_err(|error| Later(error.to_string())) })
+    }
+
+    fn height(&self) -> Looking<'_, BlockHeight> {
+        Box::pin(async move {
+            let info = self.bitcoind.check_synced().await.map_err(|error| Later(error.to_string()))?;
+            Ok(BlockHeight(info.blocks))
+        })
     }
 
     fn on_disconnected(&self, height: u32) {

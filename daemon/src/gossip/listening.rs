@@ -90,13 +90,6 @@ impl Listening {
     }
 
     async fn on_announcements(&mut self, batch: Vec<Announcement>) {
-        if let Some(listener) = self.inner.peer_updates.get() {
-            for announcement in &batch {
-                if let Announcement::Update(update) = announcement {
-                    listener.on_peer_update(&self.seated.peer, update);
-                }
-            }
-        }
         let refused = take(&self.inner, batch, From::Peer(self.seated.peer)).await;
         if let Some(fault) = refused.faults.first() {
             self.on_fault(fault);

@@ -1,4 +1,4 @@
-//! The graph's file: written whole and put in its place at once, now and then and at a stop. It is no money: one that is
+//! The graph's file: written whole and put in its place at once, now and then, after each sync and at a stop. It is no money: one that is
 //! damaged or missing is begun anew, and peers are asked.
 //!
 //! `mr-gossip` and a version; the last block's height; the length of the graph and the graph (`millrace-routing` says how);
@@ -15,8 +15,8 @@ use bitcoin::hashes::{Hash, HashEngine, sha256};
 use millrace_routing::graph::Graph;
 use millrace_wire::{BlockHeight, ChainHash, ShortChannelId};
 
-use super::Inner;
 use super::book::{Book, outpoint_of};
+use super::{Inner, LOCK};
 use crate::data_dir::replace_public;
 
 const HEAD: &[u8; 10] = b"mr-gossip\x01";
@@ -53,6 +53,7 @@ pub(super) fn load(file: Option<&Path>, chain_hash: ChainHash) -> Book {
 /// Writes the graph down, if it has changed since it was.
 pub(super) fn save(inner: &Inner) {
     let Some(path) = &inner.rules.file else { return };
+    let _saving = inner.saving.lock().expect(LOCK);
     if inner.is_saved() {
         return;
     }

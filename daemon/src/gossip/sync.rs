@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::intake::{Said, Seated};
-use super::{Inner, LOCK};
+use super::{Inner, LOCK, store};
 
 /// Peers that are asked for what is new: enough that something honest is among them, few enough to be read.
 const FLOWS_MAX: usize = 8;
@@ -46,6 +46,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
         };
         if inner.ask(&seated).await {
             asked_to_the_end.push_back(Instant::now());
+            // What a sync has brought is not to be asked for again after a crash.
+            inner.work(store::save).await;
         }
     }
 }

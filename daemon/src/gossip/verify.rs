@@ -184,7 +184,7 @@ fn take_rest(inner: &Inner, updates: Vec<ChannelUpdate>, nodes: Vec<NodeAnnounce
             }
         }
         for node in nodes {
-            match book.graph.check_node(&node) {
+            match book.graph.check_node(&node, now) {
                 Ok(()) => wanted_nodes.push(node),
                 Err(why) => refused.unwanted(why),
             }
@@ -210,7 +210,7 @@ fn take_rest(inner: &Inner, updates: Vec<ChannelUpdate>, nodes: Vec<NodeAnnounce
             refused.taken(book.apply_update(update, from, now, &mut news));
         }
         for node in &good_nodes {
-            refused.taken(book.apply_node(node, from, &mut news));
+            refused.taken(book.apply_node(node, from, now, &mut news));
         }
     }
     inner.pass_on(news);

@@ -68,6 +68,14 @@ pub enum PayRefusal {
         /// Why not.
         why: NoPath,
     },
+    /// Its announcement demands what this node does not know (BOLT 7), and no invoice says that it is not needed.
+    #[error(
+        "the node {payee} demands features that this node does not know: only an invoice of its own can say how it is paid"
+    )]
+    PayeeDemands {
+        /// Who was to be paid.
+        payee: PublicKey,
+    },
     /// No way was found before its time was over.
     #[error("no way was found in the time that the request grants")]
     TimedOut,
@@ -181,9 +189,9 @@ pub(super) fn failure_of(refusal: &PayRefusal) -> Failure {
         PayRefusal::NoRoute { why: NoPath::Balance { .. } | NoPath::NoChannel, .. } => {
             FailureReason::InsufficientBalance
         }
-        PayRefusal::NoChannel { .. } | PayRefusal::NoRoute { why: NoPath::NoWay | NoPath::Ourselves, .. } => {
-            FailureReason::NoRoute
-        }
+        PayRefusal::NoChannel { .. }
+        | PayRefusal::PayeeDemands { .. }
+        | PayRefusal::NoRoute { why: NoPath::NoWay | NoPath::Ourselves, .. } => FailureReason::NoRoute,
         PayRefusal::InsufficientBalance { .. } => FailureReason::InsufficientBalance,
         PayRefusal::TooManyHtlcs { .. } | PayRefusal::TimedOut => FailureReason::Timeout,
         PayRefusal::PeerAway { .. } => FailureReason::PeerDisconnected,

@@ -35,6 +35,7 @@ use millrace_wire::{BlockHeight, ChannelId, HtlcId, PaymentHash, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use self::payment::{Payment, Saved};
+use self::search::check_payee;
 use super::listener::Listener;
 use super::pick::Load;
 use super::prepare::{PayKey, PayerRules, Prepared};
@@ -178,6 +179,7 @@ impl Sending {
         if expired_at_ms <= world.unix_ms {
             return Err(PayRefusal::Expired { expired_at_ms, now_ms: world.unix_ms });
         }
+        check_payee(&prepared.plan.goal, &world.map)?;
         if self.payments.len() >= PAYMENTS_MAX {
             return Err(PayRefusal::TooManyPayments { limit: PAYMENTS_MAX });
         }

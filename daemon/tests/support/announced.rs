@@ -13,7 +13,7 @@ use lightning::ln::msgs::{self, UnsignedChannelAnnouncement, UnsignedChannelUpda
 use lightning::routing::gossip::{NodeAlias, NodeId};
 use lightning::types::features::{ChannelFeatures, NodeFeatures};
 use millrace_wire::message::{Signed, Verbatim};
-use millrace_wire::{ChainHash, Message, PublicKey, Sat, ShortChannelId, Signature};
+use millrace_wire::{BlockHeight, ChainHash, Message, PublicKey, Sat, ShortChannelId, Signature};
 use millraced::gossip::{Funding, FundingSource, Later, Looking};
 use secp256k1::{SECP256K1, SecretKey};
 
@@ -66,6 +66,13 @@ impl FundingSource for FakeFunding {
         Box::pin(async move {
             self.check(outpoints.len())?;
             Ok(outpoints.iter().map(|outpoint| self.chain.unspent(outpoint).is_some()).collect())
+        })
+    }
+
+    fn height(&self) -> Looking<'_, BlockHeight> {
+        Box::pin(async move {
+            self.check(0)?;
+            Ok(BlockHeight(self.chain.height()))
         })
     }
 

@@ -4,6 +4,7 @@ use lightning::ln::msgs::UnsignedChannelUpdate;
 use millrace_wire::{BlockHeight, ChannelUpdate, Msat, Sat};
 
 use super::NodeId;
+use super::allowance::Allowance;
 
 /// Bit 0 of `channel_flags`: the update is by the node with the greater id.
 const DIRECTION: u8 = 1;
@@ -129,34 +130,6 @@ pub(super) const fn is_for_peer_alone(update: &UnsignedChannelUpdate) -> bool {
     update.message_flags & DONT_FORWARD != 0
 }
 
-/// How often a side may change its terms: some times at once, and then now and then. Checked after the signature, so that
-/// nobody can use up what is another's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Allowance {
-    left: u8,
-    since: u32,
-}
-
-/// Changes at once.
-const CHANGES_MAX: u8 = 12;
-/// Seconds after which one more is allowed.
-const SECONDS_PER_CHANGE: u32 = 4 * 3600;
-
-impl Allowance {
-    pub(super) const fn full(now: u32) -> Self {
-        Self { left: CHANGES_MAX, since: now }
-    }
-
-    /// What is left after one more change; `None` if there may be none now.
-    pub(super) fn after_change(self, now: u32) -> Option<Self> {
-        let earned = now.saturating_sub(self.since) / SECONDS_PER_CHANGE;
-        let left = self.left.saturating_add(u8::try_from(earned).unwrap_or(u8::MAX)).min(CHANGES_MAX);
-        let since = if left == CHANGES_MAX { now } else { self.since + earned * SECONDS_PER_CHANGE };
-        let left = left.checked_sub(1)?;
-        Some(Self { left, since })
-    }
-}
-
 /// An announced channel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Channel {
@@ -194,6 +167,12 @@ impl Channel {
     pub fn usable(&self, direction: Direction) -> Option<&Policy> {
         let terms = self.terms_of(direction)?;
         let is_usable = self.is_understood && self.spent_at.is_none() && !terms.policy.is_disabled;
-        is_usable.then_some(&terms.policy)
+        (is_usable && !self.promises_more_than_it_holds()).then_some(&terms.policy)
+    }
+
+    /// BOLT 7, "The `channel_update` Message": a channel with an `htlc_maximum_msat` above its capacity should be ignored when
+    /// ways are looked for, whichever side says so.
+    fn promises_more_than_it_holds(&self) -> bool {
+        self.terms.iter().flatten().any(|terms| terms.policy.htlc_maximum > self.capacity.to_msat())
     }
 }

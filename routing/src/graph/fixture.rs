@@ -2,8 +2,8 @@
 
 use millrace_wire::{Msat, Sat};
 
-use super::channel::Allowance;
-use super::{Channel, NodeId, Policy, Terms};
+use super::allowance::Allowance;
+use super::{Announced, Channel, NodeId, Policy, Terms};
 
 /// Terms that say nothing but when they were made.
 pub(super) fn terms(timestamp: u32, checksum: u32) -> Terms {
@@ -16,6 +16,12 @@ pub(super) fn terms(timestamp: u32, checksum: u32) -> Terms {
         fee_proportional_millionths: 0,
     };
     Terms { policy, timestamp, checksum, bytes: timestamp.to_be_bytes().into(), allowance: Allowance::full(0) }
+}
+
+/// What a node says, of which nothing matters but when it was said.
+pub(super) fn announced(timestamp: u32) -> Announced {
+    let bytes = timestamp.to_be_bytes().into();
+    Announced { timestamp, is_understood: true, bytes, allowance: Allowance::full(0) }
 }
 
 /// A channel of the nodes 1 and 2.

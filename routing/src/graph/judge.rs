@@ -7,8 +7,8 @@ use thiserror::Error;
 use super::channel::is_for_peer_alone;
 use super::{Direction, Graph, NodeId, STALE_AFTER_SECONDS};
 
-/// An update may be so many seconds ahead of our clock.
-const AHEAD_SECONDS_MAX: u32 = 24 * 3600;
+/// An announcement may be so many seconds ahead of our clock.
+pub(super) const AHEAD_SECONDS_MAX: u32 = 24 * 3600;
 
 /// Why something is not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -38,7 +38,7 @@ pub enum Unwanted {
     #[error("it is for a peer alone")]
     NotPublic,
     /// It is more than one in a while.
-    #[error("the terms change too often")]
+    #[error("it changes too often")]
     TooOften,
 }
 
@@ -86,14 +86,18 @@ impl Graph {
         }
     }
 
-    /// Whether a node's announcement is to be verified.
+    /// Whether a node's announcement is to be verified. `now` in seconds of Unix time. One from long ago is wanted: nodes need
+    /// not repeat theirs.
     ///
     /// # Errors
     /// [`Unwanted`].
-    pub fn check_node(&self, announcement: &NodeAnnouncement) -> Result<(), Unwanted> {
+    pub fn check_node(&self, announcement: &NodeAnnouncement, now: u32) -> Result<(), Unwanted> {
         let contents = &announcement.parsed().contents;
         let id = NodeId(*contents.node_id.as_array());
         let node = self.nodes.get(&id).ok_or(Unwanted::UnknownNode)?;
+        if contents.timestamp > now.saturating_add(AHEAD_SECONDS_MAX) {
+            return Err(Unwanted::Ahead);
+        }
         match &node.announcement {
             Some(known) if known.timestamp >= contents.timestamp => Err(Unwanted::Known),
             _ => Ok(()),

@@ -5,6 +5,8 @@ use core::fmt;
 use bitcoin::hex::DisplayHex as _;
 use millrace_wire::{NodeAnnouncement, PublicKey};
 
+use super::allowance::Allowance;
+
 /// A node's public key as gossip carries it: 33 bytes that were not yet held against the curve.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub [u8; 33]);
@@ -55,12 +57,22 @@ pub struct Node {
 pub struct Announced {
     /// Seconds of Unix time, or whatever the node counts by: only a greater one replaces it.
     pub timestamp: u32,
+    /// Nothing that it demands is unknown here.
+    pub is_understood: bool,
     /// The message, to be relayed as it came.
     pub bytes: Box<[u8]>,
+    /// How many more changes are taken at once.
+    pub(super) allowance: Allowance,
 }
 
 impl Announced {
-    pub(super) fn new(announcement: &NodeAnnouncement) -> Self {
-        Self { timestamp: announcement.parsed().contents.timestamp, bytes: announcement.bytes().into() }
+    pub(super) fn new(announcement: &NodeAnnouncement, allowance: Allowance) -> Self {
+        let contents = &announcement.parsed().contents;
+        Self {
+            timestamp: contents.timestamp,
+            is_understood: !contents.features.requires_unknown_bits(),
+            bytes: announcement.bytes().into(),
+            allowance,
+        }
     }
 }

@@ -7,7 +7,8 @@
 use millrace_wire::{BlockHeight, ChainHash, Decoded, Message, Sat, ShortChannelId};
 use thiserror::Error;
 
-use super::channel::Allowance;
+use super::allowance::Allowance;
+use super::judge::AHEAD_SECONDS_MAX;
 use super::{Announced, Channel, Direction, Graph, NodeId, Terms};
 
 const MAGIC: &[u8; 8] = b"mr-graph";
@@ -60,7 +61,7 @@ impl Graph {
         out.extend_from_slice(&crc.to_le_bytes());
     }
 
-    /// Reads what [`Graph::save`] wrote. `now`, in seconds of Unix time, is when the terms' allowances begin anew.
+    /// Reads what [`Graph::save`] wrote. `now`, in seconds of Unix time, is when all allowances begin anew.
     ///
     /// # Errors
     /// [`LoadError`]: then there is nothing for it but to ask peers again.
@@ -82,9 +83,11 @@ impl Graph {
             let Message::NodeAnnouncement(announcement) = from.message(257)? else {
                 return Err(from.damaged("no node_announcement"));
             };
-            let id = NodeId(*announcement.parsed().contents.node_id.as_array());
-            if let Some(node) = graph.nodes.get_mut(&id) {
-                node.announcement = Some(Announced::new(&announcement));
+            let contents = &announcement.parsed().contents;
+            // Earlier versions took any time: one far ahead would keep out everything that the node says from now on.
+            let is_ahead = contents.timestamp > now.saturating_add(AHEAD_SECONDS_MAX);
+            if let Some(node) = graph.nodes.get_mut(&NodeId(*contents.node_id.as_array())).filter(|_| !is_ahead) {
+                node.announcement = Some(Announced::new(&announcement, Allowance::full(now)));
             }
         }
         if from.at + CRC_BYTES == bytes.len() { Ok(graph) } else { Err(from.damaged("something behind its end")) }

@@ -11,6 +11,8 @@ use secp256k1::{Message, SECP256K1, SecretKey};
 
 use super::*;
 
+mod nodes;
+
 const NOW: u32 = 1_700_000_000;
 const SCID: ShortChannelId = ShortChannelId(700_000 << 40 | 5 << 16 | 1);
 const CAPACITY: Sat = Sat(1_000_000);
@@ -119,8 +121,12 @@ fn update(signer: u8, direction: Direction, timestamp: u32) -> ChannelUpdate {
 }
 
 fn node(seed: u8, timestamp: u32) -> NodeAnnouncement {
+    node_with(seed, timestamp, NodeFeatures::empty())
+}
+
+fn node_with(seed: u8, timestamp: u32, features: NodeFeatures) -> NodeAnnouncement {
     let contents = UnsignedNodeAnnouncement {
-        features: NodeFeatures::empty(),
+        features,
         timestamp,
         node_id: id_of(seed),
         rgb: [1, 2, 3],
@@ -141,8 +147,12 @@ impl Graph {
     }
 
     fn hear(&mut self, announcement: NodeAnnouncement) -> Result<(), Unwanted> {
-        self.check_node(&announcement)?;
-        self.apply_node(&VerifiedNode::verify(announcement).unwrap())
+        self.hear_at(announcement, NOW)
+    }
+
+    fn hear_at(&mut self, announcement: NodeAnnouncement, now: u32) -> Result<(), Unwanted> {
+        self.check_node(&announcement, now)?;
+        self.apply_node(&VerifiedNode::verify(announcement).unwrap(), now)
     }
 }
 
@@ -295,17 +305,16 @@ fn terms_that_change_too_often_are_refused_until_some_time_has_passed() {
 }
 
 #[test]
-fn a_node_says_what_it_is_once_it_has_a_channel() {
-    let mut graph = graph();
-    assert_eq!(graph.hear(node(3, NOW)), Err(Unwanted::UnknownNode));
-    assert_eq!(graph.hear(node(1, 7)), Ok(()));
-    assert_eq!((graph.hear(node(1, 7)), graph.hear(node(1, 6))), (Err(Unwanted::Known), Err(Unwanted::Known)));
-    assert_eq!(graph.hear(node(1, 8)), Ok(()));
-    let announced = graph.nodes()[&node_id(1)].announcement.as_ref().unwrap();
-    assert_eq!((announced.timestamp, &*announced.bytes), (8, node(1, 8).bytes()));
-    let mut forged = node(1, 9).into_parsed();
-    forged.contents.rgb = [0; 3];
-    assert!(VerifiedNode::verify(Verbatim::new(forged)).is_err());
+fn a_channel_of_which_a_side_promises_more_than_it_holds_is_not_used() {
+    let (one, other) = ordered(1, 2);
+    for (htlc_maximum_msat, is_usable) in [(CAPACITY.0 * 1_000, true), (CAPACITY.0 * 1_000 + 1, false)] {
+        let mut graph = graph();
+        let change = |contents: &mut UnsignedChannelUpdate| contents.htlc_maximum_msat = htlc_maximum_msat;
+        graph.learn(update_with(one, SCID, Direction::FromLesser, NOW, change), NOW).unwrap();
+        graph.learn(update(other, Direction::FromGreater, NOW), NOW).unwrap();
+        let usable = Direction::BOTH.map(|way| graph.channels()[&SCID].usable(way).is_some());
+        assert_eq!(usable, [is_usable; 2]);
+    }
 }
 
 #[test]
@@ -393,7 +402,12 @@ fn what_is_saved_is_loaded() {
     let mut again = Vec::new();
     loaded.save(&mut again);
     assert_eq!(again, bytes);
-    assert_eq!((loaded.nodes(), loaded.channels().len()), (graph.nodes(), 2));
+    assert_eq!((loaded.nodes().len(), loaded.channels().len()), (3, 2));
+    for (id, node) in graph.nodes() {
+        let other = &loaded.nodes()[id];
+        let said = |node: &Node| node.announcement.as_ref().map(|said| (said.timestamp, said.bytes.clone()));
+        assert_eq!((other.channels, said(other)), (node.channels, said(node)));
+    }
     for (id, channel) in graph.channels() {
         let other = &loaded.channels()[id];
         assert_eq!((other.nodes, other.capacity, other.spent_at), (channel.nodes, channel.capacity, channel.spent_at));

@@ -87,8 +87,9 @@ impl Job {
     /// Finds ways that together carry the amount. Takes its time.
     ///
     /// # Errors
-    /// [`PayRefusal::NoRoute`] if there are none.
+    /// [`PayRefusal::NoRoute`] if there are none; what [`check_payee`] refuses.
     pub(crate) fn run(&self) -> Result<Vec<Part>, PayRefusal> {
+        check_payee(&self.goal, &self.map)?;
         let height = self.height.ok_or_else(height_unknown)?;
         let paths = self.paths()?;
         let numbered = paths.iter().zip(self.first_attempt..);
@@ -145,6 +146,17 @@ impl Job {
         let channel_id = door.ok_or_else(no_door)?.channel_id;
         let onion = build_over(&self.goal, self.id, attempt, &self.node_key, &route.hops)?;
         Ok(Part { attempt, channel_id, route, onion })
+    }
+}
+
+/// BOLT 7, "The `node_announcement` Message": a node that demands what is unknown here is paid by its invoices alone, which say
+/// themselves what they demand.
+pub(super) fn check_payee(goal: &Goal, map: &Map) -> Result<(), PayRefusal> {
+    let is_asked_for = goal.keysend_preimage.is_none();
+    if is_asked_for || map.is_understood(&goal.payee.into()) {
+        Ok(())
+    } else {
+        Err(PayRefusal::PayeeDemands { payee: goal.payee })
     }
 }
 

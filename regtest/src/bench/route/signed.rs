@@ -145,7 +145,7 @@ pub(super) fn prepare(channels_max: Option<usize>) -> Prepared {
         }
     }
     for number in nodes {
-        graph.apply_node(&node_announcement(number)).expect("it has a channel");
+        graph.apply_node(&node_announcement(number), TIMESTAMP).expect("it has a channel");
     }
     let mut saved = Vec::new();
     graph.save(&mut saved);

@@ -5,9 +5,8 @@
 use millrace_wire::{Decoded, Message};
 use proptest::prelude::*;
 
-use super::super::fixture::{channel, terms};
+use super::super::fixture::{announced, channel, terms};
 use super::*;
-use crate::graph::Announced;
 
 fn scid(block: u32, transaction: u32) -> ShortChannelId {
     ShortChannelId::new(block, transaction, 0).unwrap()
@@ -22,7 +21,7 @@ fn graph(channels: impl IntoIterator<Item = (ShortChannelId, u32)>) -> Graph {
     }
     for (node, timestamp) in [(1, 50), (2, 60)] {
         if let Some(node) = graph.nodes.get_mut(&NodeId([node; 33])) {
-            node.announcement = Some(Announced { timestamp, bytes: timestamp.to_be_bytes().into() });
+            node.announcement = Some(announced(timestamp));
         }
     }
     graph

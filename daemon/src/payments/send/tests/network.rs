@@ -10,6 +10,7 @@ use millrace_wire::{CltvDelta, CltvExpiry};
 
 use super::*;
 use crate::payments::prepare::{Limits, Target};
+use crate::payments::send::Job;
 use crate::route::{Route, RouteHop};
 
 pub(super) const C: ChannelId = ChannelId([0xc; 32]);
@@ -358,6 +359,34 @@ fn a_node_is_paid_that_has_not_asked() {
     let preimage = goal.keysend_preimage.clone().unwrap();
     payer.fact(channel_id, Fact::OfferFulfilled { id: HtlcId(0), origin: origin(id, 0), preimage });
     assert!(matches!(drain(&mut told).last(), Some(Told::Paid { .. })));
+}
+
+#[test]
+fn a_node_that_demands_what_is_unknown_is_paid_by_its_invoice_alone() {
+    let demanding = |n: u8| Arc::new(Map::of(vec![usable(3, 4, 1_000)], vec![node(n).into()]));
+    // Node 3 is a peer, and node 4 behind it.
+    for n in [3, 4] {
+        let mut payer = Payer { map: demanding(n), ..payer() };
+        let to_node =
+            PayRequest { target: Target::Node(node(n)), amount: Some(Msat(70_000)), ..request(String::new()) };
+        let mut told = payer.pay(to_node);
+        assert!(payer.orders.is_empty());
+        let refused = refusal(&mut told);
+        assert_eq!(refused, PayRefusal::PayeeDemands { payee: node(n) });
+        assert!(refused.to_string().contains("demands features"));
+        let invoice = NewInvoice { amount: Some(Msat(70_000)), ..new_invoice(9) }.sign(&key(n)).unwrap();
+        let _told = payer.pay(request(invoice));
+        payer.search();
+        let (_, _, _, offer, _) = payer.offer();
+        assert_eq!(peeled(&offer, 3).0.last(), Some(&n));
+    }
+    // It becomes known between two attempts.
+    let mut payer = payer();
+    let to_node = PayRequest { target: Target::Node(node(4)), amount: Some(Msat(70_000)), ..request(String::new()) };
+    let mut told = payer.pay(to_node);
+    let Some(Order::Search(job)) = payer.orders.pop() else { panic!() };
+    assert!(matches!(Job { map: demanding(4), ..*job }.run(), Err(PayRefusal::PayeeDemands { .. })));
+    assert!(drain(&mut told).is_empty());
 }
 
 #[test]
