@@ -111,8 +111,8 @@ fn tokens(python: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = python;
     while let Some(first) = rest.chars().next() {
-        let len = if rest.starts_with("\"\"\"") {
-            rest[3..].find("\"\"\"").unwrap() + 6
+        let len = if let Some(long) = rest.strip_prefix("\"\"\"") {
+            long.find("\"\"\"").unwrap() + 6
         } else if first == '"' {
             rest[1..].find('"').unwrap() + 2
         } else if first == '#' {
