@@ -2,6 +2,7 @@
 
 use futures::FutureExt;
 
+use super::super::send::Job;
 use super::super::{Payments, PaymentsError};
 use super::workers::Work;
 use super::*;
