@@ -31,7 +31,7 @@ use super::listener::Listener;
 use super::prepare::{PayerRules, Prepared};
 use super::receive::{Fulfilment, HoldReply, InvoiceRefusal};
 use super::refusal::PayRefusal;
-use super::send::{Job, LookUp, Order, Part, World};
+use super::send::{LookUp, Order, Part, World};
 use super::{ForwardRules, Updates};
 use crate::channels::{CommandError, CommandResult, NoNewWork, Registry};
 use crate::clock;

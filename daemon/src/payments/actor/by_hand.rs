@@ -2,6 +2,7 @@
 
 use futures::FutureExt;
 
+use super::super::send::Job;
 use super::super::{Payments, PaymentsError};
 use super::workers::Work;
 use super::*;
@@ -71,6 +72,12 @@ impl Actor {
     /// One turn because some time has passed.
     pub(crate) fn tick(&mut self) {
         self.turn(Call::Tick);
+    }
+
+    /// For a checkpoint: with everything in it that was told before the call.
+    pub(crate) fn section_by_hand(&mut self, up_to: Position) -> Vec<u8> {
+        while self.hear(Heard::Inputs, TURN_MAX) {}
+        self.core.section(up_to)
     }
 
     /// HTLCs that are on their way through this node, or are being decided.
