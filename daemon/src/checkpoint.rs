@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain_feed::CursorEntry;
 use crate::channels::Registry;
-use crate::channels::input::{ChannelSection, Done, Input};
+use crate::channels::input::{AllDone, ChannelSection, Done, Input};
 use crate::facts::Folds;
 use crate::peer::PeerAddress;
 
@@ -75,7 +75,11 @@ pub(crate) struct NodeSection {
 }
 
 impl NodeSection {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn section(&self) -> Section {
+        Section { name: NODE.to_vec(), bytes: self.encode() }
+    }
+
+    fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, vec![VERSION]).expect("the node's section holds nothing that postcard cannot write")
     }
 
@@ -132,6 +136,35 @@ pub(crate) enum CheckpointError {
     },
 }
 
+/// The sections of all channels, on their way through the outboxes.
+pub(crate) struct ChannelSections {
+    receiver: mpsc::Receiver<ChannelSection>,
+    all_done: AllDone,
+}
+
+impl ChannelSections {
+    /// From here on, whatever is replayed from the journal's end on goes with them.
+    pub(crate) fn ask(registry: &Registry) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        let (done, all_done) = Done::new();
+        registry.put_all(|| Input::Checkpoint { sections: sender.clone(), done: done.clone() });
+        Self { receiver, all_done }
+    }
+
+    /// Waits until every channel's section has left its outbox, and everything before it was told.
+    pub(crate) fn wait(self) -> Vec<Section> {
+        let mut sections: Vec<Section> = self.receiver.iter().map(|section| write_channel(&section)).collect();
+        self.all_done.wait_blocking();
+        sections.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        sections
+    }
+}
+
+/// A fold's section.
+pub(crate) fn of_fold(name: &str, bytes: Vec<u8>) -> Section {
+    Section { name: [FOLD, name.as_bytes()].concat(), bytes }
+}
+
 /// Writes checkpoints.
 pub(crate) struct Checkpointer {
     pub(crate) journal: Arc<Journal>,
@@ -148,20 +181,13 @@ impl Checkpointer {
     /// [`CheckpointError`]; the checkpoint before still stands.
     pub(crate) fn write(&self) -> Result<(), CheckpointError> {
         let replay_from = self.journal.durable_end();
-        let (sender, receiver) = mpsc::channel();
-        let (done, all_done) = Done::new();
-        self.registry.put_all(|| Input::Checkpoint { sections: sender.clone(), done: done.clone() });
-        drop((sender, done));
-        // Ends when every channel's section has left its outbox.
-        let mut sections: Vec<Section> = receiver.iter().map(|section| write_channel(&section)).collect();
-        all_done.wait_blocking();
-        sections.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut sections = ChannelSections::ask(&self.registry).wait();
         for fold in self.folds.iter() {
             let bytes = fold.section(replay_from);
             let bytes = bytes.map_err(|reason| CheckpointError::Fold { fold: fold.name(), reason })?;
-            sections.push(Section { name: [FOLD, fold.name().as_bytes()].concat(), bytes });
+            sections.push(of_fold(fold.name(), bytes));
         }
-        sections.push(Section { name: NODE.to_vec(), bytes: (self.node)().encode() });
+        sections.push((self.node)().section());
         let count = sections.len();
         self.journal.write_checkpoint(&Checkpoint { replay_from, sections })?;
         tracing::info!(%replay_from, sections = count, "checkpoint written");

@@ -124,10 +124,13 @@ impl Outbox {
         if !is_durable {
             return None;
         }
-        let (_, mut out) = self.parked.pop_front()?;
+        let (waited_for, mut out) = self.parked.pop_front()?;
         match &mut out {
             Out::Tell { ticket: Some(ticket), news, .. } => news.position = Some(self.position_of(*ticket)),
-            Out::Section(_, section) => section.position = self.position,
+            Out::Section(_, section) => {
+                // The flush that lets it go may hold later steps of the channel, and those are not in it.
+                section.position = waited_for.map_or(self.position, |step| Some(self.position_of(step)));
+            }
             Out::Send { .. }
             | Out::Disconnect { .. }
             | Out::Broadcast(_)
@@ -172,5 +175,37 @@ impl Outbox {
             | Out::Done(_)
             | Out::Over => true,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use millrace_wire::ChannelId;
+
+    use super::*;
+
+    fn section() -> ChannelSection {
+        ChannelSection { channel_id: ChannelId([1; 32]), position: None, opened_ms: 0, snapshot: Vec::new() }
+    }
+
+    /// Or the step after it would be passed over at a start, and what it says be lost.
+    #[test]
+    fn section_between_two_steps_of_one_flush() {
+        let mut outbox = Outbox::new(None);
+        let (to, _sections) = std::sync::mpsc::channel();
+        outbox.wait_for(Ticket(5));
+        outbox.push(Out::Section(to.clone(), section()));
+        outbox.wait_for(Ticket(6));
+        outbox.push(Out::Section(to.clone(), section()));
+        assert!(outbox.pop().is_none());
+        outbox.on_flush(&Flush::new(3, Ticket(4), 3));
+        for index in [1, 2] {
+            let Some(Out::Section(_, section)) = outbox.pop() else { panic!("it has not left") };
+            assert_eq!(section.position, Some(Position { frame: 3, index }));
+        }
+        outbox.push(Out::Section(to, section()));
+        let Some(Out::Section(_, section)) = outbox.pop() else { panic!("it has nothing to wait for") };
+        assert_eq!(section.position, Some(Position { frame: 3, index: 2 }));
     }
 }

@@ -12,6 +12,7 @@ use super::node::Node;
 use super::payment::Asked;
 use super::world::World;
 use crate::channels::ChannelSnapshot;
+use crate::channels::actor::Actor;
 use crate::facts::{Fold, Item, News, Source};
 use crate::happened::{ForwardEnd, Happened, sum_of};
 use crate::payments::{Payments, Told};
@@ -72,14 +73,17 @@ impl Account {
     pub(super) fn of(node: &Node) -> Self {
         let payments = Payments::new(node.keys.clone(), node.rules.clone());
         let witness = Arc::new(Witness { payments: Arc::clone(&payments), facts: Mutex::default() });
-        let recovery = node.read_back(Arc::clone(&witness) as Arc<dyn Fold>);
+        let recovery = node.read_all(Arc::clone(&witness) as Arc<dyn Fold>);
+        let others = node.read_back(Payments::new(node.keys.clone(), node.rules.clone()) as Arc<dyn Fold>);
+        let is_same = recovery.actors.iter().map(Actor::snapshot).eq(others.actors.iter().map(Actor::snapshot));
+        assert!(is_same, "a checkpoint says something else than the steps");
         let log = payments.log();
         log.settle(log.end());
         let all = log.subscribe(Some(Position::START)).unwrap().next_batch(usize::MAX).unwrap();
         let facts = std::mem::take(&mut *witness.facts.lock().unwrap());
         Self {
             happened: all.into_iter().map(|(_, happening)| happening.what.clone()).collect(),
-            channels: recovery.actors.iter().map(crate::channels::actor::Actor::snapshot).collect(),
+            channels: recovery.actors.iter().map(Actor::snapshot).collect(),
             kept: recovery.actors.iter().map(|actor| actor.channel.kept_outcomes().count()).sum(),
             facts,
         }

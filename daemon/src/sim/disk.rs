@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use millrace_journal::{DurableStep, Flush, Position, Space, SubmitError, Ticket, WakeHandle};
+use millrace_journal::{Checkpoint, DurableStep, Flush, Position, Space, SubmitError, Ticket, WakeHandle};
 
 use crate::steps::StepLog;
 
@@ -14,6 +14,8 @@ pub(super) struct Disk(Mutex<State>);
 #[derive(Default)]
 struct State {
     written: Vec<DurableStep>,
+    /// The newest. The steps before it are kept all the same: whoever checks a node reads all of them.
+    checkpoint: Option<Checkpoint>,
     /// Submitted, and not written.
     pending: VecDeque<(Vec<u8>, WakeHandle)>,
     /// Written, and not told.
@@ -41,7 +43,8 @@ impl Disk {
     /// A disk with what another one holds.
     pub(super) fn copy(&self) -> Arc<Self> {
         let state = self.0.lock().unwrap();
-        let copy = State { written: state.written.clone(), frames: state.frames, ..State::default() };
+        let (written, checkpoint) = (state.written.clone(), state.checkpoint.clone());
+        let copy = State { written, checkpoint, frames: state.frames, ..State::default() };
         Arc::new(Self(Mutex::new(copy)))
     }
 
@@ -94,6 +97,30 @@ impl Disk {
     /// All that was written.
     pub(super) fn steps(&self) -> Vec<DurableStep> {
         self.0.lock().unwrap().written.clone()
+    }
+
+    /// Where the written steps end.
+    pub(super) fn end(&self) -> Position {
+        Position::start_of(self.0.lock().unwrap().frames + 1)
+    }
+
+    /// Whether there are steps that the newest checkpoint was not begun after.
+    pub(super) fn is_beyond_checkpoint(&self) -> bool {
+        let state = self.0.lock().unwrap();
+        let end = Position::start_of(state.frames + 1);
+        state.checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.replay_from < end)
+    }
+
+    pub(super) fn write_checkpoint(&self, checkpoint: Checkpoint) {
+        self.0.lock().unwrap().checkpoint = Some(checkpoint);
+    }
+
+    /// What a start reads: the newest checkpoint, and the steps that it does not hold.
+    pub(super) fn recovered(&self) -> (Option<Checkpoint>, Vec<DurableStep>) {
+        let state = self.0.lock().unwrap();
+        let from = state.checkpoint.as_ref().map_or(Position::START, |checkpoint| checkpoint.replay_from);
+        let tail = state.written.iter().filter(|step| step.position >= from).cloned();
+        (state.checkpoint.clone(), tail.collect())
     }
 
     pub(super) fn written(&self) -> usize {

@@ -1,7 +1,7 @@
 //! A node that dies in the midst of a forward: at each of its records, and between any two pieces of what follows from one.
 //! And two that die at once, of which only one keeps what it was writing.
 
-use super::scene::{A, B, Done, Fate, Played, Scene, Story};
+use super::scene::{A, B, Done, Fate, Played, Reads, Scene, Story};
 
 /// Orders in which everything is played.
 const ORDERS: std::ops::Range<u64> = 0..3;
@@ -51,6 +51,17 @@ fn the_node_on_the_way_dies_at_every_moment_of_a_forward_that_fails() {
 fn the_node_on_the_way_dies_at_every_moment_of_a_part_of_a_payment() {
     let (_, paid) = every_death(&Scene::diamond(), B, Story::Taken, Done { steps: 8, pieces: 15 });
     assert!(paid > 0);
+}
+
+/// The same again, with checkpoints: what is told anew at a start must do where the steps are gone.
+#[test]
+fn a_node_that_makes_checkpoints_dies_at_every_moment_of_a_forward() {
+    let mut scene = Scene::line();
+    scene.reads = Reads::Checkpoints;
+    let (deaths, paid) = every_death(&scene, B, Story::Taken, Done { steps: 8, pieces: 15 });
+    assert!(paid * 2 > deaths && paid < deaths, "{paid} of {deaths}");
+    let (_, paid) = every_death(&scene, B, Story::Refused, Done { steps: 8, pieces: 14 });
+    assert_eq!(paid, 0);
 }
 
 #[test]

@@ -37,6 +37,7 @@ const CONNECT_EVERY: u32 = 60;
 const PAUSE_EVERY: u32 = 40;
 const DECIDE_EVERY: u32 = 150;
 const FEERATE_EVERY: u32 = 500;
+const CHECKPOINT_EVERY: u32 = 80;
 
 /// How often something happened.
 #[derive(Default)]
@@ -44,7 +45,8 @@ struct Counters(BTreeMap<&'static str, u64>);
 
 impl Counters {
     /// What must happen in a run of many seeds, or it shows nothing.
-    const EXPECTED: [&'static str; 14] = [
+    const EXPECTED: [&'static str; 15] = [
+        "checkpoint",
         "paid over other nodes",
         "paid in parts",
         "paid by a node that died meanwhile",
@@ -187,6 +189,16 @@ impl Story {
             let channel = self.world.channels[which].clone();
             if let Some(life) = &self.world.nodes[channel.ends[0]].life {
                 life.registry.update_fee(channel.id, feerate);
+            }
+        }
+        if self.is_one_in(CHECKPOINT_EVERY)
+            && let Some(n) = self.any(true)
+        {
+            self.world.nodes[n].begin_checkpoint();
+        }
+        for n in 0..NODES {
+            if self.world.nodes[n].end_checkpoint() {
+                self.counters.count("checkpoint");
             }
         }
         if !self.world.step() {

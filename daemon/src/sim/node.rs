@@ -11,7 +11,7 @@ use millrace_chain::fees::FeeEstimates;
 use millrace_channel::ChainEvent;
 use millrace_channel::keys::Identity;
 use millrace_channel::phase::on_chain::Claims;
-use millrace_journal::Ticket;
+use millrace_journal::{Checkpoint, DurableStep, Position, Ticket};
 use millrace_wire::{BlockHeight, ChainHash, ChannelId, PublicKey};
 use tokio::sync::{mpsc, watch};
 
@@ -27,6 +27,7 @@ use crate::channels::shared::{ChainOrder, Shared};
 use crate::channels::{
     ChannelRules, ChannelWallet, DestinationReply, FundingRequest, FundingTransaction, Registry, ReserveReply, shard_of,
 };
+use crate::checkpoint::{ChannelSections, NodeSection, of_fold};
 use crate::facts::{Fold, Folds};
 use crate::keys::Keys;
 use crate::payments::{ForwardRules, Heard, MPP_TIMEOUT_MS, PaymentRules, Payments, Task};
@@ -64,6 +65,9 @@ pub(super) struct Life {
     sync: watch::Sender<SyncState>,
     /// A shard that does nothing any more.
     pub(super) stalled: Option<usize>,
+    next_key: u64,
+    /// A checkpoint that is being made, and from where on it needs the steps.
+    checkpoint: Option<(Position, ChannelSections)>,
 }
 
 fn keys(number: u8) -> Keys {
@@ -124,10 +128,20 @@ impl Node {
         Folds::new(vec![fold], Ticket(self.disk.written() as u64))
     }
 
-    /// What its disk says; a fold is told of all of it.
+    /// What its disk says, from the first step on; a fold is told of all of it.
+    pub(super) fn read_all(&self, fold: Arc<dyn Fold>) -> Recovery {
+        self.read(None, self.disk.steps(), fold)
+    }
+
+    /// The same as at a start: from the newest checkpoint on.
     pub(super) fn read_back(&self, fold: Arc<dyn Fold>) -> Recovery {
-        let steps = self.disk.steps().into_iter().map(Ok);
-        recover(None, steps, self.channel_rules().policy, &self.keys_of(), &self.folds(fold)).unwrap()
+        let (checkpoint, tail) = self.disk.recovered();
+        self.read(checkpoint, tail, fold)
+    }
+
+    fn read(&self, checkpoint: Option<Checkpoint>, tail: Vec<DurableStep>, fold: Arc<dyn Fold>) -> Recovery {
+        let folds = self.folds(fold);
+        recover(checkpoint, tail.into_iter().map(Ok), self.channel_rules().policy, &self.keys_of(), &folds).unwrap()
     }
 
     /// Starts it from its disk, in the order of `node::Beginning`, up to the moment at which peers may come.
@@ -189,7 +203,35 @@ impl Node {
             chain,
             sync,
             stalled: None,
+            next_key: recovery.next_key,
+            checkpoint: None,
         });
+    }
+
+    /// Begins a checkpoint; `end_checkpoint` ends it when everything that it waits for has left.
+    pub(super) fn begin_checkpoint(&mut self) {
+        let replay_from = self.disk.end();
+        let life = self.life();
+        if life.checkpoint.is_none() {
+            life.checkpoint = Some((replay_from, ChannelSections::ask(&life.registry)));
+        }
+    }
+
+    /// Whether a checkpoint could be ended that was begun.
+    pub(super) fn end_checkpoint(&mut self) -> bool {
+        let Some(life) = &mut self.life else { return false };
+        let is_whole = life.stalled.is_none() && !life.gate.is_shut();
+        let is_quiet = is_whole && life.mailboxes.iter().all(Mailbox::is_empty);
+        if !is_quiet || self.disk.pending() > 0 || self.disk.has_untold() {
+            return false;
+        }
+        let Some((replay_from, sections)) = life.checkpoint.take() else { return false };
+        let mut sections = sections.wait();
+        let payments = life.task.section_by_hand(replay_from);
+        sections.push(of_fold(life.payments.name(), payments));
+        sections.push(NodeSection { next_key: life.next_key, ..NodeSection::default() }.section());
+        self.disk.write_checkpoint(Checkpoint { replay_from, sections });
+        true
     }
 
     /// It is dead, at once. What was not written is gone.

@@ -45,6 +45,15 @@ pub(super) enum Fate {
     Two { pair: [usize; 2], steps: usize, kept: usize },
 }
 
+/// What a node reads back that has died.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reads {
+    /// All of its steps.
+    Steps,
+    /// A checkpoint, which it makes whenever it has written something and is quiet.
+    Checkpoints,
+}
+
 impl Fate {
     fn dying(self) -> Vec<usize> {
         match self {
@@ -82,6 +91,7 @@ pub(super) struct Scene {
     amount: Msat,
     /// The channels that the payment must take, or the parts of it.
     ways: usize,
+    pub(super) reads: Reads,
 }
 
 impl Scene {
@@ -104,7 +114,7 @@ impl Scene {
         base.confirm();
         base.publish(|_, _| rules.usual);
         let before = Books::of(&base);
-        Self { base, before, payee, amount, ways }
+        Self { base, before, payee, amount, ways, reads: Reads::Steps }
     }
 
     /// Plays it. Panics if something is not as it must be.
@@ -115,6 +125,7 @@ impl Scene {
             Story::Refused => world.forged_invoice(self.payee, self.amount),
         };
         world.settle();
+        world.makes_checkpoints = self.reads == Reads::Checkpoints;
         let begun: Vec<Done> = (0..world.nodes.len()).map(|n| done(&mut world, n)).collect();
         let mut asked = [world.pay(A, &invoice, 16)];
         let lost_one_of_two = suffer(&mut world, &begun, fate);

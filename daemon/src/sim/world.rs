@@ -90,6 +90,8 @@ pub(super) struct World {
     pub(super) last: Option<(usize, usize)>,
     /// Nodes whose disks write nothing.
     pub(super) slow_disks: Vec<usize>,
+    /// Every node makes a checkpoint whenever it can.
+    pub(super) makes_checkpoints: bool,
 }
 
 impl Drop for World {
@@ -116,6 +118,7 @@ impl World {
             trace: sha256::HashEngine::default(),
             last: None,
             slow_disks: Vec::new(),
+            makes_checkpoints: false,
         };
         world.nodes.iter_mut().for_each(|node| node.start(HEIGHT, true));
         world
@@ -137,6 +140,7 @@ impl World {
             trace: sha256::HashEngine::default(),
             last: None,
             slow_disks: Vec::new(),
+            makes_checkpoints: false,
         };
         let height = world.height;
         world.nodes.iter_mut().for_each(|node| node.start(height, false));
@@ -189,7 +193,19 @@ impl World {
         }
         let act = acts[self.chance.gen_range(0..acts.len())];
         self.act(act);
+        if self.makes_checkpoints {
+            self.make_checkpoints();
+        }
         true
+    }
+
+    fn make_checkpoints(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.is_alive()) {
+            node.end_checkpoint();
+            if node.disk.is_beyond_checkpoint() {
+                node.begin_checkpoint();
+            }
+        }
     }
 
     fn some_of(&mut self, all: usize) -> usize {

@@ -74,6 +74,12 @@ impl Actor {
         self.turn(Call::Tick);
     }
 
+    /// For a checkpoint: with everything in it that was told before the call.
+    pub(crate) fn section_by_hand(&mut self, up_to: Position) -> Vec<u8> {
+        while self.hear(Heard::Inputs, TURN_MAX) {}
+        self.core.section(up_to)
+    }
+
     /// HTLCs that are on their way through this node, or are being decided.
     pub(crate) fn busy_with(&self) -> (usize, usize, usize) {
         (self.core.forwarding.len(), self.deciding.len(), self.core.sending.len())
