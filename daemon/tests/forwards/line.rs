@@ -232,6 +232,8 @@ pub(crate) async fn open(a: &Node, b: &Node, b_id: PublicKey, chain: &FakeChain,
         upfront_shutdown_script: None,
         when_opened: None,
     };
+    // Who was called may not have noticed yet.
+    eventually("the peer is there", || a.peers().is_connected(&b_id).then_some(())).await;
     let mut progress = a.registry().open_channel(order).unwrap();
     let channel_id = loop {
         match tokio::time::timeout(PATIENCE, progress.recv()).await.unwrap().unwrap() {

@@ -334,6 +334,8 @@ pub(crate) async fn open_between(a: &World, b: &World, chain: &FakeChain, capaci
         upfront_shutdown_script: None,
         when_opened: None,
     };
+    // Who was called may not have noticed yet.
+    eventually("the peer is there", || a.node.peers().is_connected(&b.node_id).then_some(())).await;
     let mut progress = a.node.registry().open_channel(order).unwrap();
     let channel_id = loop {
         match tokio::time::timeout(PATIENCE, progress.recv()).await.unwrap().unwrap() {

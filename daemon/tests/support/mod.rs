@@ -608,6 +608,8 @@ pub async fn open_public(a: &TestNode, b: &TestNode, chain: &FakeChain, capacity
 }
 
 async fn open_by(a: &TestNode, order: OpenOrder, b: &TestNode, chain: &FakeChain) -> ChannelId {
+    // Who was called may not have noticed yet.
+    eventually("the peer is there", || a.node.peers().is_connected(&b.id()).then_some(())).await;
     let mut progress = a.node.registry().open_channel(order).unwrap();
     let negotiated = tokio::time::timeout(PATIENCE, progress.recv()).await.unwrap().unwrap();
     assert!(matches!(negotiated, OpenProgress::Negotiated { minimum_depth: 3, .. }), "{negotiated:?}");

@@ -64,7 +64,7 @@ pub struct Bitcoind {
     rpc: RpcClient,
 }
 
-/// A payment that bitcoind's mempool does not take is given to it so often, with a pause.
+/// A payment that bitcoind's mempool does not take is made anew so often, with a pause.
 const RESENDS: usize = 50;
 const RESEND_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -350,16 +350,23 @@ impl Bitcoind {
     /// As [`Bitcoind::call`]; the wallet needs spendable coins, see [`Bitcoind::mine_to_wallet`].
     pub fn send_to(&self, address: &Address, amount: Amount) -> Result<Txid> {
         let params = json!([address.to_string(), amount.to_string_in(bitcoin::Denomination::Bitcoin)]);
-        let txid: Txid = self.typed(&self.wallet()?, "sendtoaddress", &params)?;
-        // The wallet keeps a payment also when its own mempool did not take it, and says nothing.
-        let told: Value = self.typed(&self.wallet()?, "gettransaction", &json!([txid.to_string()]))?;
-        for _ in 1..RESENDS {
-            if self.typed::<Txid>(&self.rpc, "sendrawtransaction", &json!([told["hex"]])).is_ok() {
-                return Ok(txid);
+        let mut attempt = 1;
+        loop {
+            let txid: Txid = self.typed(&self.wallet()?, "sendtoaddress", &params)?;
+            // The wallet keeps a payment also when its own mempool did not take it, and says nothing. It dates some of them
+            // by a block of up to a hundred before, and some builds of bitcoind relay none that is dated by block 21.
+            let told: Value = self.typed(&self.wallet()?, "gettransaction", &json!([txid.to_string()]))?;
+            match self.typed::<Txid>(&self.rpc, "sendrawtransaction", &json!([told["hex"]])) {
+                // Somebody has mined it meanwhile.
+                Err(_) if self.confirmations(&txid)? > 0 => return Ok(txid),
+                Err(_) if attempt < RESENDS => {
+                    attempt += 1;
+                    self.typed::<Value>(&self.wallet()?, "abandontransaction", &json!([txid.to_string()]))?;
+                    std::thread::sleep(RESEND_PAUSE);
+                }
+                result => return result,
             }
-            std::thread::sleep(RESEND_PAUSE);
         }
-        self.typed(&self.rpc, "sendrawtransaction", &json!([told["hex"]]))
     }
 
     /// In how many blocks a transaction of the miner's wallet is deep: 0 in the mempool; -1 or less if it conflicts.

@@ -1,15 +1,15 @@
 //! Private channels at the end of routes that mix LDK and us: invoices with hints, ours paid by LDK and LDK's paid by us.
 
-use millrace_regtest::mesh::{Member, Mesh};
-use millrace_regtest::network::{random_key, wait_for};
+use millrace_regtest::mesh::Mesh;
+use millrace_regtest::network::wait_for;
 use millrace_regtest::plan::{ChannelPlan, Kind, Plan};
-use millrace_rpc::v1::{DecodeInvoiceRequest, PaymentStatus, RouteHintHop, SetPolicyRequest};
+use millrace_rpc::v1::{DecodeInvoiceRequest, PaymentStatus, RouteHintHop};
 
 use crate::routes::{check_paid_by, started};
 use crate::tried::{Expected, check_decoded, check_failed, fails_at_ldk, ldk, ours, outcome_at_ldk, pay_from_us};
 
 const AMOUNT_MSAT: u64 = 100_000_000;
-/// What is asked for in the end, after a change that is forgotten and so no longer takes the terms before it.
+/// What is asked for in the end, when the terms before it are no longer taken.
 const DEAR_MSAT: u32 = 50_001;
 const FEE_INSUFFICIENT: u16 = 0x100c;
 
@@ -68,39 +68,38 @@ async fn hints_lead_over_either_to_either() {
     }
 }
 
-/// Sets what `node` asks for over a channel twice: both implementations take the terms before a change for a while, but
-/// none before these.
-async fn set_fee_twice(mesh: &Mesh, node: usize, channel: usize) {
+/// LDK takes the terms before a change for a while, but forgets them at the next one.
+async fn set_fee_of_ldk(mesh: &Mesh, node: usize, channel: usize) {
+    let channel_id = hex::encode(mesh.channel_id(channel));
     for fee in [DEAR_MSAT - 1, DEAR_MSAT] {
-        match mesh.member(node) {
-            Member::Ldk(node) => {
-                let channel_id = hex::encode(mesh.channel_id(channel));
-                node.set_policy(&channel_id, Some(fee), None, None).await.unwrap();
-            }
-            Member::Ours(node) => {
-                let request = SetPolicyRequest {
-                    idempotency_key: random_key(),
-                    channel_id: mesh.channel_id(channel).to_vec(),
-                    fee_base_msat: Some(fee.into()),
-                    fee_ppm: Some(0),
-                    ..SetPolicyRequest::default()
-                };
-                node.client().unwrap().channels.set_policy(request).await.unwrap();
-            }
-        }
+        ldk(mesh, node).set_policy(&channel_id, Some(fee), None, None).await.unwrap();
     }
+}
+
+/// Ours takes for ten minutes what was set before; what stands in its settings holds alone from a start on.
+async fn start_dearer(mesh: &mut Mesh, node: usize, peers: &[usize]) {
+    let ours = mesh.ours(node).unwrap();
+    ours.stop().await.unwrap();
+    for argument in ["--routing-fee-base-msat", &DEAR_MSAT.to_string(), "--routing-fee-ppm", "0"] {
+        ours.argument(argument);
+    }
+    ours.start().await.unwrap();
+    for peer in peers {
+        mesh.connect(node, *peer).await.unwrap();
+    }
+    mesh.wait_until_usable().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fee_that_changed_since_the_invoice_is_refused_and_told_apart() {
     let mut plan = Plan::nodes(4).with_channels(&[(1, 0)]).with_kind(&[1], Kind::Ldk);
     plan.channels.extend([private(0, 2), private(1, 3)]);
-    let mesh = started(plan).await;
+    let mut mesh = started(plan).await;
 
     // LDK in the middle. It says that its fee is another, and never which (its `channel_update` has a length of 0).
     let (invoice, hint) = hinted(&mesh, 3, |_| true).await;
     assert!(hint.fee_base_msat < DEAR_MSAT);
-    set_fee_twice(&mesh, 1, 2).await;
+    set_fee_of_ldk(&mesh, 1, 2).await;
     let expected = Expected { hop: 1, node: 1, code: FEE_INSUFFICIENT.into(), name: "fee_insufficient" };
     let failed = pay_from_us(ours(&mesh, 0), &invoice).await;
     check_failed(&mesh, 0, &failed, &expected).await;
@@ -112,9 +111,9 @@ async fn a_fee_that_changed_since_the_invoice_is_refused_and_told_apart() {
     // We in the middle: LDK reads what we say, and does not act on it (it takes no terms from failures).
     let (invoice, hint) = hinted(&mesh, 2, |_| true).await;
     assert!(hint.fee_base_msat < DEAR_MSAT);
-    set_fee_twice(&mesh, 0, 1).await;
-    let (decoded, _) = fails_at_ldk(ldk(&mesh, 1), &invoice).await;
-    check_decoded(&mesh, 1, &decoded, 0, FEE_INSUFFICIENT);
+    start_dearer(&mut mesh, 0, &[1, 2]).await;
+    let (before, _) = fails_at_ldk(ldk(&mesh, 1), &invoice).await;
+    check_decoded(&mesh, 1, before, 0, FEE_INSUFFICIENT).await;
     // It pays a new invoice.
     let (invoice, _) = hinted(&mesh, 2, |hint| hint.fee_base_msat == DEAR_MSAT).await;
     let payment_id = ldk(&mesh, 1).pay(&invoice, None).await.unwrap();

@@ -158,21 +158,27 @@ pub(crate) async fn outcome_at_ldk(node: &LdkNode, payment_id: &str) -> Result<(
     Err(reason.into_inner())
 }
 
-/// LDK pays, and it fails; what it could read since this was called, and its reason.
-pub(crate) async fn fails_at_ldk(node: &LdkNode, bolt11: &str) -> (Vec<Decoded>, String) {
+/// LDK pays, and it fails; how many failures it had read before this was called, and its reason.
+pub(crate) async fn fails_at_ldk(node: &LdkNode, bolt11: &str) -> (usize, String) {
     let before = node.decoded_failures().len();
     let reason = match node.pay(bolt11, None).await {
         Ok(payment_id) => outcome_at_ldk(node, &payment_id).await.expect_err("it was paid"),
         Err(Error::Node { what, .. }) => what,
         Err(error) => panic!("{error}"),
     };
-    (node.decoded_failures().split_off(before), reason)
+    (before, reason)
 }
 
-/// LDK has read this failure, by this node, first of all that have come back; and none that it could not read.
-#[track_caller]
-pub(crate) fn check_decoded(mesh: &Mesh, payer: usize, decoded: &[Decoded], node: usize, code: u16) {
-    let by = hex::encode(mesh.node_id(node).unwrap());
-    assert_eq!(decoded.first(), Some(&Decoded { node_id: by, code }), "{decoded:?}");
-    assert_eq!(ldk(mesh, payer).unread_failures(), [] as [String; 0]);
+/// LDK has read this failure, by this node, first of all that have come back after so many; and none that it could not read.
+/// It says so in its log, which may come after its word of the payment.
+pub(crate) async fn check_decoded(mesh: &Mesh, payer: usize, before: usize, node: usize, code: u16) {
+    let (payer, by) = (ldk(mesh, payer), hex::encode(mesh.node_id(node).unwrap()));
+    wait_for(&format!("a failure in the log of {}", payer.name), LIMIT, async || {
+        Ok(if payer.decoded_failures().len() > before { Ok(()) } else { Err("it has none".to_owned()) })
+    })
+    .await
+    .unwrap();
+    let decoded = payer.decoded_failures();
+    assert_eq!(decoded[before], Decoded { node_id: by, code }, "{decoded:?}");
+    assert_eq!(payer.unread_failures(), [] as [String; 0]);
 }
