@@ -332,6 +332,11 @@ impl Payments {
         answer.await.ok()
     }
 
+    /// Waits until everything told so far was handled, or nobody handles anything any more.
+    pub(crate) async fn catch_up(&self) {
+        let _counts = self.counts().await;
+    }
+
     /// Whether the task runs: before, what is told live waits for it.
     pub(crate) fn is_running(&self) -> bool {
         self.running.get().is_some()

@@ -97,6 +97,8 @@ struct Inner {
     usual: ForwardPolicy,
     own: RwLock<BTreeMap<ChannelId, Own>>,
     changes: watch::Sender<u64>,
+    /// Held by whoever makes one policy of another.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// What was set for a channel.
@@ -155,7 +157,8 @@ impl Policies {
     /// With what holds for channels that have none of their own.
     #[must_use]
     pub fn new(usual: ForwardPolicy) -> Self {
-        Self { inner: Arc::new(Inner { usual, own: RwLock::default(), changes: watch::channel(0).0 }) }
+        let (own, changes, turn) = (RwLock::default(), watch::channel(0).0, tokio::sync::Mutex::default());
+        Self { inner: Arc::new(Inner { usual, own, changes, turn }) }
     }
 
     /// What holds for a channel.
@@ -188,6 +191,12 @@ impl Policies {
         let entry = PolicyEntry::Set { channel_id, policy };
         let bytes = postcard::to_extend(&entry, vec![VERSION]).expect("plain data into memory: nothing can fail");
         Entry::new(Kind::Policy, bytes)
+    }
+
+    /// Whoever reads a policy to change it does so in his turn, which lasts until the change holds: or of two changes at the
+    /// same time one would be lost.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.inner.turn.lock().await
     }
 
     /// Counts the changes: whoever announces policies waits for it.

@@ -354,6 +354,29 @@ async fn what_had_gone_on_waits_for_its_end_though_the_chain_is_stale_after_a_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_changes_of_a_policy_at_the_same_time_none_is_lost() {
+    let homes = homes();
+    let (line, bob, charlie, second) = line_to_charlie(&homes).await;
+    for round in 1..=20 {
+        let change = |key: &str, change: fn(&mut v1::SetPolicyRequest, u32)| {
+            let (idempotency_key, channel_id) = (format!("{key} {round}"), second.0.to_vec());
+            let mut request = v1::SetPolicyRequest { idempotency_key, channel_id, ..v1::SetPolicyRequest::default() };
+            change(&mut request, round);
+            let bob = &bob;
+            async move { bob.channels().await.set_policy(request).await.unwrap() }
+        };
+        tokio::join!(
+            change("base", |request, round| request.fee_base_msat = Some(round.into())),
+            change("ppm", |request, round| request.fee_ppm = Some(round)),
+        );
+        let policy = bob.payments.policies().of(&second);
+        assert_eq!((policy.fee_base, policy.fee_ppm), (Msat(round.into()), round));
+    }
+    bob.stop().await;
+    drop((charlie, line.alice));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn policies_are_set_once_by_their_key_and_outlive_a_restart() {
     let homes = homes();
     let (line, bob, charlie, second) = line_to_charlie(&homes).await;

@@ -18,6 +18,8 @@ pub(super) async fn set(
     request: &v1::SetPolicyRequest,
 ) -> Result<Finished, Status> {
     let policies = inner.api.payments.policies();
+    // One change after the other: each begins with what the one before has left.
+    let _turn = policies.turn().await;
     let mut wanted: Vec<(ChannelId, ForwardPolicy)> = Vec::new();
     for channel_id in channels(inner, channel_id)? {
         wanted.push((channel_id, changed(policies.of(&channel_id), request)?));
@@ -33,6 +35,8 @@ pub(super) async fn set(
     let mut entries: Vec<_> = wanted.into_iter().map(|(id, policy)| Policies::entry(id, policy)).collect();
     entries.push(once.entry(&finished.stored));
     inner.api.registry.journal().write(entries).await.map_err(|_| fault::stopping())?;
+    // It is told by now; when this is answered, it holds.
+    inner.api.payments.catch_up().await;
     Ok(Finished { is_durable: true, ..finished })
 }
 
