@@ -8,7 +8,6 @@ mod failures;
 mod process;
 pub mod protocol;
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -86,9 +85,8 @@ impl Channel {
 
 /// A port that nobody listens on now.
 fn free_address() -> Result<String, Error> {
-    let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-    bound
-        .map(|address| address.to_string())
+    let port = crate::port::free_port();
+    port.map(|port| format!("127.0.0.1:{port}"))
         .map_err(|source| Error::io("find a free port for", Path::new("ldk-node"), source))
 }
 

@@ -4,6 +4,7 @@
 //! on it and talks gRPC with them. This crate plays the outside world: it never depends on the daemon's own crates.
 
 pub mod bitcoind;
+mod port;
 mod supervisor;
 
 #[cfg(feature = "network")]

@@ -20,11 +20,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Lines of its log that go into an error.
 const LOG_TAIL_LINES: usize = 30;
 
-/// A port that nobody has now; 0, for any, if the system names none.
+/// A port that nobody has now; 0, for any, if there is none.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|socket| socket.local_addr())
-        .map_or(0, |address| address.port())
+    crate::port::free_port().unwrap_or(0)
 }
 
 /// What the daemon writes into its data folder for its clients.

@@ -6,7 +6,6 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -510,8 +509,7 @@ fn read<T: DeserializeOwned>(method: &str, value: Value) -> Result<T> {
 
 /// A port that nobody listens on right now.
 pub(crate) fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(file_error("127.0.0.1:0"))?;
-    listener.local_addr().map(|address| address.port()).map_err(file_error("127.0.0.1:0"))
+    crate::port::free_port().map_err(file_error("127.0.0.1"))
 }
 
 /// The last lines of a file; empty if there is none.
