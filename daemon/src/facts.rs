@@ -184,17 +184,25 @@ impl Folds {
     /// news; then says to whoever wrote it where it stands.
     pub(crate) fn tell_step(&self, ticket: Ticket, news: News, written: Option<oneshot::Sender<Position>>) {
         let mut order = self.order.lock().expect(LOCK);
-        order.waiting.entry(ticket).or_default().insert(0, Waiting { news, written });
-        while order.waiting.first_key_value().is_some_and(|(first, _)| *first == order.next) {
-            let (ticket, ready) = order.waiting.pop_first().expect("it was just looked at");
-            order.next = Ticket(ticket.0 + 1);
-            for Waiting { news, written } in ready {
-                let position = news.position;
-                self.tell_all(news);
-                if let Some((written, position)) = written.zip(position) {
-                    let _gone = written.send(position);
-                }
-            }
+        let step = Waiting { news, written };
+        if ticket != order.next {
+            order.waiting.insert(ticket, vec![step]);
+            return;
+        }
+        self.tell_one(step);
+        let mut next = Ticket(ticket.0 + 1);
+        while let Some(ready) = order.waiting.remove(&next) {
+            ready.into_iter().for_each(|one| self.tell_one(one));
+            next = Ticket(next.0 + 1);
+        }
+        order.next = next;
+    }
+
+    fn tell_one(&self, Waiting { news, written }: Waiting) {
+        let position = news.position;
+        self.tell_all(news);
+        if let Some((written, position)) = written.zip(position) {
+            let _gone = written.send(position);
         }
     }
 

@@ -1,5 +1,5 @@
-//! The graph's file: written whole and put in its place at once, now and then, after each sync and at a stop. It is no money: one that is
-//! damaged or missing is begun anew, and peers are asked.
+//! The graph's file: written whole and put in its place at once, now and then, after each sync and at a stop. It is no
+//! money: one that is damaged or missing is begun anew, and peers are asked.
 //!
 //! `mr-gossip` and a version; the last block's height; the length of the graph and the graph (`millrace-routing` says how);
 //! for each channel its id and its funding transaction; the SHA-256 of it all but the graph, which has a checksum of its own.
