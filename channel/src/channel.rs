@@ -393,10 +393,15 @@ impl Channel {
     pub fn on_command(&mut self, command: Command, fx: &mut Effects) -> Result<(), Refusal> {
         match command {
             Command::Offer(offer) => self.offer(offer, fx).map(|_| ()),
-            Command::Fulfill { id, preimage, attribution } => self.fulfill(id, preimage, attribution, fx),
-            Command::Fail { id, reason, attribution } => self.decide(id, Removal::Fail { reason, attribution }, fx),
+            Command::Fulfill { id, preimage, attribution, is_durable } => {
+                self.check_preimage(id, &preimage)?;
+                self.decide(id, Removal::Fulfill { preimage, attribution }, is_durable, fx)
+            }
+            Command::Fail { id, reason, attribution } => {
+                self.decide(id, Removal::Fail { reason, attribution }, false, fx)
+            }
             Command::FailMalformed { id, sha256_of_onion, failure_code } => {
-                self.decide(id, Removal::Malformed { sha256_of_onion, failure_code }, fx)
+                self.decide(id, Removal::Malformed { sha256_of_onion, failure_code }, false, fx)
             }
             Command::UpdateFee(feerate) => self.update_fee(feerate, fx),
             Command::ReleaseOutcome(id) => {

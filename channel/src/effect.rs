@@ -218,6 +218,13 @@ pub enum Fact {
     },
 }
 
+impl Effect {
+    /// Whether it is for the connection with the peer.
+    const fn is_of_link(&self) -> bool {
+        matches!(self, Self::Send(_) | Self::Disconnect(_))
+    }
+}
+
 impl Effects {
     /// Writes a record down.
     pub fn record(&mut self, record: &Record) {
@@ -229,6 +236,19 @@ impl Effects {
     /// Sends a message.
     pub fn send(&mut self, message: Message) {
         self.list.push(Effect::Send(Box::new(message)));
+    }
+
+    /// Where a message may stand that rests on none of these records: ahead of them all, but behind every message that
+    /// was asked for before, for those keep their order.
+    pub(crate) fn ahead_of_records(&self) -> usize {
+        let behind_messages = self.list.iter().rposition(Effect::is_of_link).map_or(0, |last| last + 1);
+        let records = self.list[behind_messages..].iter().position(|effect| matches!(effect, Effect::Journal(_)));
+        records.map_or(self.list.len(), |first| behind_messages + first)
+    }
+
+    /// Sends a message from this place on.
+    pub(crate) fn send_at(&mut self, place: usize, message: Message) {
+        self.list.insert(place, Effect::Send(Box::new(message)));
     }
 
     /// Tells a fact.

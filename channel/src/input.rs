@@ -72,6 +72,10 @@ pub enum Command {
         preimage: Preimage,
         /// BOLT 4 attribution data.
         attribution: Option<Box<AttributionData>>,
+        /// Whether what makes this node give the order is durable, so that it gives it again after any crash: a forward's
+        /// preimage, in the record of the channel downstream. Then `update_fulfill_htlc` need not wait for the record of
+        /// this channel, which says the same.
+        is_durable: bool,
     },
     /// `update_fail_htlc`.
     Fail {

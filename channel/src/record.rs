@@ -73,7 +73,7 @@ pub enum Record {
         /// How.
         removal: Removal,
     },
-    /// The peer revealed the preimage of an HTLC that we offered: goes upstream after this flush (D4).
+    /// The peer revealed the preimage of an HTLC that we offered: goes upstream by this flush (D4).
     PreimageReceived {
         /// The HTLC.
         id: HtlcId,

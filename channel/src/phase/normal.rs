@@ -1,7 +1,7 @@
 //! Updates while HTLCs flow: adding, removing, the fee (BOLT 2, "Normal Operation").
 
 use millrace_wire::message::{UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedHtlc, UpdateFee, UpdateFulfillHtlc};
-use millrace_wire::{AttributionData, FeeratePerKw, HtlcId, Message, Preimage};
+use millrace_wire::{FeeratePerKw, HtlcId, Message, Preimage};
 
 use crate::channel::Channel;
 use crate::effect::Effects;
@@ -72,32 +72,35 @@ impl Channel {
         Ok(())
     }
 
-    /// Fulfils an HTLC of the peer. The preimage is recorded even if the peer is away or the channel is on chain.
-    pub(crate) fn fulfill(
-        &mut self,
-        id: HtlcId,
-        preimage: Preimage,
-        attribution: Option<Box<AttributionData>>,
-        fx: &mut Effects,
-    ) -> Result<(), Refusal> {
-        if let Some(htlc) = self.state.ledger.htlc(Side::Remote, id)
-            && preimage.hash() != htlc.add.payment_hash
-        {
-            return Err(Refusal::WrongPreimage { id });
+    pub(crate) fn check_preimage(&self, id: HtlcId, preimage: &Preimage) -> Result<(), Refusal> {
+        match self.state.ledger.htlc(Side::Remote, id) {
+            Some(htlc) if preimage.hash() != htlc.add.payment_hash => Err(Refusal::WrongPreimage { id }),
+            Some(_) | None => Ok(()),
         }
-        self.decide(id, Removal::Fulfill { preimage, attribution }, fx)
     }
 
-    /// Records how an HTLC of the peer ends, and proposes it if the link is up.
-    pub(crate) fn decide(&mut self, id: HtlcId, removal: Removal, fx: &mut Effects) -> Result<(), Refusal> {
+    /// Records how an HTLC of the peer ends, even if the peer is away or the channel is on chain, and proposes it if the
+    /// link is up. Of a decision that is durable elsewhere the proposal does not wait for the record.
+    pub(crate) fn decide(
+        &mut self,
+        id: HtlcId,
+        removal: Removal,
+        is_durable: bool,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
         let what = if removal.is_fulfill() { "fulfilled" } else { "failed" };
         match self.state.ledger.htlc(Side::Remote, id) {
             Some(htlc) if htlc.is_live() => {}
             Some(_) | None => return Err(Refusal::NotThere { id, what }),
         }
+        let ahead = is_durable.then(|| fx.ahead_of_records());
         self.record(Record::RemovalDecided { id, removal }, fx);
         if self.link.is_up() && self.may_dance() {
-            self.propose_removal(id, fx);
+            let message = self.propose_removal(id);
+            match ahead {
+                Some(place) => fx.send_at(place, message),
+                None => fx.send(message),
+            }
         }
         self.on_removal_decided_on_chain(fx);
         Ok(())
@@ -111,16 +114,18 @@ impl Channel {
         let ids: Vec<HtlcId> =
             self.state.ledger.htlcs(Side::Remote).iter().filter(is_waiting).map(|htlc| htlc.add.id).collect();
         for id in ids {
-            self.propose_removal(id, fx);
+            let message = self.propose_removal(id);
+            fx.send(message);
         }
     }
 
-    fn propose_removal(&mut self, id: HtlcId, fx: &mut Effects) {
+    /// The message that proposes a removal, once per connection.
+    fn propose_removal(&mut self, id: HtlcId) -> Message {
         let htlc = self.state.ledger.htlc_mut(Side::Remote, id).expect("decided HTLCs are in the ledger");
         let Status::Decided(removal) = &htlc.status else { unreachable!("only decided removals are proposed") };
         htlc.removal_sent = true;
         let removal = removal.clone();
-        fx.send(self.removal_message(id, removal));
+        self.removal_message(id, removal)
     }
 
     /// The `update_…` message of a removal.

@@ -285,7 +285,7 @@ impl World {
         let preimage = self.preimages[&PaymentHash(hash.0)].clone();
         let choice = if over_dust_exposure { 9 } else { self.dice.below(10) };
         let (command, kind) = match choice {
-            0..=5 => (Command::Fulfill { id, preimage, attribution: None }, "fulfil"),
+            0..=5 => (Command::Fulfill { id, preimage, attribution: None, is_durable: false }, "fulfil"),
             6 => {
                 let failure_code = self.dice.one_of(&[0xc004, 0xc005, 0xc006]);
                 let sha256_of_onion = self.dice.bytes();

@@ -1,9 +1,9 @@
 //! The commit/revoke dance on a good link.
 
-use millrace_channel::Fact;
+use millrace_channel::curve::Serial;
 use millrace_channel::ledger::htlc::Removal;
 use millrace_channel::side::Side;
-use millrace_channel::{Command, Refusal};
+use millrace_channel::{Command, Effect, Effects, Fact, Refusal};
 use millrace_wire::{FeeratePerKw, HtlcId, Message, Msat};
 
 use crate::support::node::{Options, exchange, normal_pair, pair_with, preimage_of};
@@ -123,6 +123,45 @@ mod many {
             alice.restart();
             bob.restart();
         }
+    }
+
+    /// A forward's preimage, which the channel downstream has on the disk, does not wait for this channel's record. Its
+    /// signature does, and behind messages of the same turn it stays.
+    #[test]
+    fn a_preimage_that_is_durable_goes_ahead_of_the_record() {
+        let (mut alice, mut bob) = normal_pair();
+        let ids: Vec<HtlcId> = (0..3).map(|seed| alice.offer(Msat(1_000_000), seed)).collect();
+        exchange(&mut alice, &mut bob);
+        let order = |index: usize, is_durable| {
+            let preimage = preimage_of(index as u8);
+            Command::Fulfill { id: ids[index], preimage, attribution: None, is_durable }
+        };
+        let mut fx = Effects::default();
+        bob.channel.on_command(order(0, false), &mut fx).unwrap();
+        bob.channel.on_command(order(1, true), &mut fx).unwrap();
+        bob.channel.commit(bob.now, &Serial, &mut fx);
+        assert_eq!(shape(&fx), ["record", "fulfil 0", "fulfil 1", "record", "record", "commitment_signed"]);
+        let mut fx = Effects::default();
+        let mut refused = Effects::default();
+        let wrong = Command::Fulfill { id: ids[2], preimage: preimage_of(9), attribution: None, is_durable: true };
+        assert_eq!(bob.channel.on_command(wrong, &mut refused), Err(Refusal::WrongPreimage { id: ids[2] }));
+        assert!(refused.is_empty());
+        bob.channel.on_command(Command::ReleaseOutcome(HtlcId(9)), &mut fx).unwrap();
+        bob.channel.on_command(order(2, true), &mut fx).unwrap();
+        assert_eq!(shape(&fx), ["fulfil 2", "record"]);
+    }
+
+    /// What was asked for, in its order, by short names.
+    fn shape(fx: &Effects) -> Vec<String> {
+        let name = |effect: &Effect| match effect {
+            Effect::Journal(_) => "record".to_owned(),
+            Effect::Send(message) => match &**message {
+                Message::UpdateFulfillHtlc(fulfill) => format!("fulfil {}", fulfill.id.0),
+                other => other.name().to_owned(),
+            },
+            other => format!("{other:?}"),
+        };
+        fx.list.iter().map(name).collect()
     }
 
     #[test]

@@ -44,7 +44,7 @@ fn outcomes_at_start(node: &mut Node) -> Vec<(HtlcId, Origin, Removal)> {
 fn how_a_forward_ended_is_told_at_each_start_until_it_is_released() {
     let reason = vec![7; 292];
     let fail = Command::Fail { id: HtlcId(0), reason: reason.clone(), attribution: None };
-    let fulfill = Command::Fulfill { id: HtlcId(0), preimage: preimage_of(1), attribution: None };
+    let fulfill = Command::Fulfill { id: HtlcId(0), preimage: preimage_of(1), attribution: None, is_durable: false };
     for (order, removal) in [
         (fail, Removal::Fail { reason, attribution: None }),
         (fulfill, Removal::Fulfill { preimage: preimage_of(1), attribution: None }),
@@ -79,8 +79,12 @@ fn a_preimage_that_no_signature_followed_is_told_again() {
 fn how_long_a_forward_was_held_is_told_before_its_preimage() {
     let attribution = Box::new(AttributionData { hold_times: [1; 80], hmacs: [2; 840] });
     let preimage = preimage_of(1);
-    let fulfill =
-        Command::Fulfill { id: HtlcId(0), preimage: preimage.clone(), attribution: Some(attribution.clone()) };
+    let fulfill = Command::Fulfill {
+        id: HtlcId(0),
+        preimage: preimage.clone(),
+        attribution: Some(attribution.clone()),
+        is_durable: false,
+    };
     let alice = forwarded(fulfill);
     let is_it = |fact: &&Fact| matches!(fact, Fact::OfferAttributed { .. } | Fact::OfferFulfilled { .. });
     let told: Vec<Fact> = alice.facts.iter().filter(is_it).cloned().collect();

@@ -20,7 +20,7 @@ impl World {
             Message::CommitmentSigned(_) => self.check_commitment_signed(node, link),
             Message::RevokeAndAck(m) => self.check_revocation(node, link, &m.per_commitment_secret),
             Message::UpdateAddHtlc(m) => self.check_forward(node, link, m.id),
-            Message::UpdateFulfillHtlc(m) => self.check_removal(node, link, m.id),
+            Message::UpdateFulfillHtlc(m) => self.check_fulfil(node, link, m.id),
             Message::UpdateFailHtlc(m) => self.check_removal(node, link, m.id),
             Message::UpdateFailMalformedHtlc(m) => self.check_removal(node, link, m.id),
             _ => {}
@@ -119,10 +119,32 @@ impl World {
         }
     }
 
+    /// D4: a preimage that goes upstream must be on the disk, with the channel downstream if not with this one.
+    fn check_fulfil(&mut self, node: usize, link: usize, id: HtlcId) {
+        if self.is_decided_on_disk(node, link, id) || !self.is_preimage_on_disk(node, link, id) {
+            return self.check_removal(node, link, id);
+        }
+        self.counters.count("checked: preimage ahead of its record");
+    }
+
+    /// Whether the disk knows the preimage of the HTLC that this one was forwarded by.
+    fn is_preimage_on_disk(&self, node: usize, link: usize, id: HtlcId) -> bool {
+        let Some(channel_id) = self.end(node, link).channel().map(Channel::id) else { return false };
+        let origin = Some(Origin::Forward { channel_id, htlc_id: id });
+        let mirrors = Self::links_of(node).filter_map(|link| self.end(node, link).mirror.as_ref());
+        mirrors
+            .flat_map(|mirror| mirror.ledger().htlcs(Side::Local))
+            .any(|htlc| htlc.add.origin == origin && htlc.known_preimage.is_some())
+    }
+
+    fn is_decided_on_disk(&self, node: usize, link: usize, id: HtlcId) -> bool {
+        let htlc = self.end(node, link).mirror.as_ref().and_then(|mirror| mirror.htlc(Side::Remote, id));
+        htlc.is_some_and(|htlc| !matches!(htlc.status, Status::Adding(_)))
+    }
+
     /// A removal that leaves must be decided on the disk.
     fn check_removal(&mut self, node: usize, link: usize, id: HtlcId) {
-        let htlc = self.end(node, link).mirror.as_ref().and_then(|mirror| mirror.htlc(Side::Remote, id));
-        if htlc.is_none_or(|htlc| matches!(htlc.status, Status::Adding(_))) {
+        if !self.is_decided_on_disk(node, link, id) {
             self.violate(format!("node {node} removes HTLC {}, and its disk has not decided it", id.0));
         }
     }

@@ -34,6 +34,7 @@ pub const EXPECTED: &[&str] = &[
     "checked: D9",
     "checked: D11",
     "checked: D13",
+    "checked: preimage ahead of its record",
     "checked: replay equals live",
 ];
 

@@ -198,7 +198,9 @@ impl World {
             Origin::Payment { id, .. } => self.tell(payment_of(&id), State::Succeeded),
             Origin::Forward { channel_id, htlc_id } => {
                 let Some(upstream) = self.link_of(node, channel_id) else { return };
-                let command = Command::Fulfill { id: htlc_id, preimage: preimage.clone(), attribution: None };
+                // A fact is told once it is durable, so this is.
+                let command =
+                    Command::Fulfill { id: htlc_id, preimage: preimage.clone(), attribution: None, is_durable: true };
                 if let Err(Refusal::WrongPreimage { .. }) = self.command(node, upstream, command) {
                     self.violate("a preimage of another HTLC went upstream".to_owned());
                 }
@@ -257,7 +259,9 @@ impl World {
             }
             _ => {
                 let attribution = Some(Box::new(AttributionData { hold_times: [1; 80], hmacs: [2; 840] }));
-                ("act: fulfil", Command::Fulfill { id, preimage: preimage_of(payment), attribution })
+                // Nobody but the payee knows how it decides, and after a crash it decides anew.
+                let is_durable = self.bug == Some(Bug::FulfillEarly);
+                ("act: fulfil", Command::Fulfill { id, preimage: preimage_of(payment), attribution, is_durable })
             }
         };
         let is_fulfil = what == "act: fulfil";

@@ -79,6 +79,16 @@ fn an_outcome_released_early() {
     assert_caught(Bug::ReleaseEarly, 3, 60, &[Rule("D13:")]);
 }
 
+#[test]
+fn a_preimage_that_only_the_payee_knows_ahead_of_its_record() {
+    assert_caught(Bug::FulfillEarly, 3, 60, &[Rule("its disk has not decided it")]);
+}
+
+#[test]
+fn a_preimage_passed_on_before_it_is_durable() {
+    assert_caught(Bug::PassOnEarly, 3, 60, &[Rule("its disk has not decided it")]);
+}
+
 mod a_record_skipped {
     use super::*;
     use crate::kinds::kinds;

@@ -44,6 +44,10 @@ pub enum Bug {
     BroadcastRevoked,
     /// The switch forgets an outcome downstream before it has passed it on.
     ReleaseEarly,
+    /// The payee says that its decision to fulfil is durable, and no disk knows of it.
+    FulfillEarly,
+    /// The switch passes a preimage on before the record downstream is durable.
+    PassOnEarly,
 }
 
 /// Which nodes a link joins: the funder's end first.
@@ -202,6 +206,7 @@ impl World {
         }
         let needs = if step.is_empty() { None } else { Some(self.nodes[node].disk.submit(step) + 1) };
         let epoch = self.wires[link].epoch;
+        let early = if self.bug == Some(Bug::PassOnEarly) { preimages_in(&fx) } else { Vec::new() };
         let end = self.end_mut(node, link);
         for effect in fx.list {
             if let Effect::Journal(_) = effect {
@@ -209,6 +214,9 @@ impl World {
             } else {
                 end.outbox.push_back(Parked { needs: end.needs, effect, epoch });
             }
+        }
+        for fact in early {
+            self.on_fact(node, link, fact);
         }
         self.release(node, link);
     }
@@ -607,6 +615,14 @@ impl World {
             })
         })
     }
+}
+
+fn preimages_in(fx: &Effects) -> Vec<Fact> {
+    let facts = fx.list.iter().filter_map(|effect| match effect {
+        Effect::Fact(fact @ Fact::OfferFulfilled { .. }) => Some(fact.clone()),
+        _ => None,
+    });
+    facts.collect()
 }
 
 /// As usual, but for a delay that does not need a thousand blocks to pass.

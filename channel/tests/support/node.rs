@@ -255,7 +255,8 @@ impl Node {
     }
 
     pub(crate) fn fulfill(&mut self, id: HtlcId, seed: u8) {
-        self.command(Command::Fulfill { id, preimage: preimage_of(seed), attribution: None }).unwrap();
+        self.command(Command::Fulfill { id, preimage: preimage_of(seed), attribution: None, is_durable: false })
+            .unwrap();
     }
 
     pub(crate) fn fail(&mut self, id: HtlcId) {

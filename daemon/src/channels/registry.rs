@@ -99,16 +99,29 @@ impl Registry {
         answer
     }
 
-    /// Fulfils a received HTLC. Answered once it is durable.
+    /// Fulfils a received HTLC that was for this node. Answered once it is durable.
     pub fn fulfill(
         &self,
         channel_id: ChannelId,
         id: HtlcId,
         preimage: Preimage,
-        attribution: Option<Box<AttributionData>>,
         entries: Vec<Entry>,
     ) -> oneshot::Receiver<CommandResult> {
-        self.ask(channel_id, Command::Fulfill { id, preimage, attribution }, entries)
+        let command = Command::Fulfill { id, preimage, attribution: None, is_durable: false };
+        self.ask(channel_id, command, entries)
+    }
+
+    /// Fulfils a received HTLC that has gone on, with the preimage that another channel has told of: so that channel's
+    /// record is durable, and the message does not wait for the one of this channel. Answered once that is durable, too.
+    pub fn fulfill_forward(
+        &self,
+        channel_id: ChannelId,
+        id: HtlcId,
+        preimage: Preimage,
+        attribution: Option<Box<AttributionData>>,
+    ) -> oneshot::Receiver<CommandResult> {
+        let command = Command::Fulfill { id, preimage, attribution, is_durable: true };
+        self.ask(channel_id, command, Vec::new())
     }
 
     /// Fails a received HTLC. Answered once it is durable.

@@ -4,8 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use millrace_channel::Record;
 use millrace_journal::{Checkpoint, DurableStep, Flush, Position, Space, SubmitError, Ticket, WakeHandle};
 
+use crate::entry::{Part, Step};
 use crate::steps::StepLog;
 
 #[derive(Default)]
@@ -121,6 +123,20 @@ impl Disk {
         let from = state.checkpoint.as_ref().map_or(Position::START, |checkpoint| checkpoint.replay_from);
         let tail = state.written.iter().filter(|step| step.position >= from).cloned();
         (state.checkpoint.clone(), tail.collect())
+    }
+
+    /// Whether, behind so many steps, there is a record of some channel that is like that.
+    pub(super) fn holds(&self, behind: usize, is_it: impl Fn(&Record) -> bool) -> bool {
+        let state = self.0.lock().unwrap();
+        let is_in = |bytes: &[u8]| {
+            let parts = Step::decode(bytes).unwrap().parts.into_iter();
+            let records = parts.flat_map(|part| match part {
+                Part::Records { records, .. } => records,
+                Part::Entry { .. } => Vec::new(),
+            });
+            records.into_iter().any(|record| is_it(&Record::decode(record).unwrap()))
+        };
+        state.written[behind..].iter().any(|step| is_in(&step.bytes))
     }
 
     pub(super) fn written(&self) -> usize {

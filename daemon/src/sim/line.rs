@@ -78,6 +78,18 @@ fn the_payee_dies_at_every_moment_of_a_payment_in_parts() {
     assert!(paid > 0);
 }
 
+/// The payer is paid for by one flush of the node on the way, and what that node has not written down by then it does again.
+#[test]
+fn a_preimage_goes_upstream_by_the_flush_that_makes_it_durable() {
+    let mut scene = Scene::line();
+    for reads in [Reads::Steps, Reads::Checkpoints] {
+        scene.reads = reads;
+        for order in 0..10 {
+            assert!(playing(&scene, order, Story::Taken, Fate::WithPreimage(B)).is_paid);
+        }
+    }
+}
+
 #[test]
 fn two_nodes_die_at_once_and_only_one_keeps_its_last_flush() {
     let scene = Scene::line();

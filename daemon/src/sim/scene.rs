@@ -1,12 +1,13 @@
 //! One payment over a few nodes, of which some die while it is under way; and what must hold whatever they lose.
 
+use millrace_channel::Record;
 use millrace_wire::{Msat, Sat};
 
 use super::books::{Books, Outcome};
 use super::payment::Asked;
 use super::world::{Grain, World};
 use crate::happened::ForwardEnd;
-use crate::payments::ForwardRules;
+use crate::payments::{ForwardRules, Told};
 
 /// The payer.
 pub(super) const A: usize = 0;
@@ -43,6 +44,8 @@ pub(super) enum Fate {
     /// Two at once, in the midst of a flush of both: `kept` still gets its steps to its disk, the other one does not. It
     /// begins when the first of them has written so many steps.
     Two { pair: [usize; 2], steps: usize, kept: usize },
+    /// One node, and its disk takes nothing after the first preimage.
+    WithPreimage(usize),
 }
 
 /// What a node reads back that has died.
@@ -58,7 +61,7 @@ impl Fate {
     fn dying(self) -> Vec<usize> {
         match self {
             Self::Nobody => Vec::new(),
-            Self::One(node, _) => vec![node],
+            Self::One(node, _) | Self::WithPreimage(node) => vec![node],
             Self::Two { pair, .. } => pair.to_vec(),
         }
     }
@@ -133,6 +136,9 @@ impl Scene {
         let had_gone_on = dying.contains(&B) && Books::of(&world).accounts[B].has_gone_on();
         if !dying.is_empty() {
             while world.step() {}
+            asked[0].listen();
+            let is_told = asked[0].ends.iter().any(|told| matches!(told, Told::Paid { .. }));
+            assert!(is_told || !matches!(fate, Fate::WithPreimage(_)), "a preimage waited for more than its own flush");
             dying.iter().for_each(|n| world.revive(*n));
             world.connect_all();
         }
@@ -140,7 +146,7 @@ impl Scene {
         world.drain("a payment", World::is_idle);
         let done = match fate {
             Fate::Nobody => (0..begun.len()).map(|n| done(&mut world, n).since(begun[n])).collect(),
-            Fate::One(..) | Fate::Two { .. } => Vec::new(),
+            Fate::One(..) | Fate::Two { .. } | Fate::WithPreimage(_) => Vec::new(),
         };
         let books = Books::of(&world);
         books.check(&self.before, &world, &asked);
@@ -211,6 +217,18 @@ fn suffer(world: &mut World, begun: &[Done], fate: Fate) -> bool {
                 life.gate.open();
                 while world.step() {}
             }
+            world.kill(node);
+            false
+        }
+        Fate::WithPreimage(node) => {
+            let is_preimage = |record: &Record| matches!(record, Record::PreimageReceived { .. });
+            while !world.disk(node).holds(begun[node].steps, is_preimage) {
+                assert!(world.step(), "{fate:?} never comes");
+            }
+            world.slow_disks = vec![node];
+            while world.step() {}
+            world.slow_disks.clear();
+            assert!(world.disk(node).pending() > 0, "nothing of it was still to be written");
             world.kill(node);
             false
         }

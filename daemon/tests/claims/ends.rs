@@ -272,7 +272,12 @@ impl End {
     }
 
     pub(crate) fn fulfill(&mut self, id: HtlcId, seed: u8) {
-        self.command(Command::Fulfill { id, preimage: Preimage::new([seed; 32]), attribution: None });
+        self.command(Command::Fulfill {
+            id,
+            preimage: Preimage::new([seed; 32]),
+            attribution: None,
+            is_durable: false,
+        });
     }
 
     /// A block, as the chain feed tells it: the wallet first, then the channel.

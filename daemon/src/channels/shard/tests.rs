@@ -652,7 +652,7 @@ fn preimage_is_told_after_its_flush() {
     let preimage = Preimage::new([3; 32]);
     bench.registry.offer(id, offer(&preimage), Vec::new()).blocking_recv().unwrap().unwrap();
     bench.exchange();
-    let command = Command::Fulfill { id: millrace_wire::HtlcId(0), preimage, attribution: None };
+    let command = Command::Fulfill { id: millrace_wire::HtlcId(0), preimage, attribution: None, is_durable: false };
     let messages = bench.peer_does(|channel, fx| channel.on_command(command, fx).unwrap());
     bench.log.hold();
     messages.into_iter().for_each(|message| bench.say(message));
@@ -664,6 +664,37 @@ fn preimage_is_told_after_its_flush() {
     bench.exchange();
     bench.eventually("and resolved", |bench| bench.told.has_fact(|fact| matches!(fact, Fact::OfferResolved { .. })));
     bench.eventually("and paid", |bench| bench.snapshot(id).balances.remote == Msat(450_000_000));
+}
+
+#[test]
+fn preimage_of_a_forward_leaves_ahead_of_its_record_and_its_signature_does_not() {
+    for is_forward in [true, false] {
+        let mut bench = bench();
+        let id = bench.open();
+        let preimage = Preimage::new([4; 32]);
+        let messages = bench.peer_does(|channel, fx| {
+            channel.offer(offer(&preimage), fx).unwrap();
+        });
+        messages.into_iter().for_each(|message| bench.say(message));
+        bench.exchange();
+        bench.log.hold();
+        let htlc_id = millrace_wire::HtlcId(0);
+        let answer = if is_forward {
+            bench.registry.fulfill_forward(id, htlc_id, preimage, None)
+        } else {
+            bench.registry.fulfill(id, htlc_id, preimage, Vec::new())
+        };
+        if is_forward {
+            assert!(matches!(bench.next(), Message::UpdateFulfillHtlc(_)));
+        }
+        bench.is_quiet();
+        bench.log.let_go();
+        answer.blocking_recv().unwrap().unwrap();
+        if !is_forward {
+            assert!(matches!(bench.next(), Message::UpdateFulfillHtlc(_)));
+        }
+        assert!(matches!(bench.next(), Message::CommitmentSigned(_)));
+    }
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl Hand {
                 (Question::Offer(*key, *channel_id), answer)
             }
             Act::Fulfill { key, preimage, attribution } => {
-                let answer = registry.fulfill(key.0, key.1, preimage.clone(), attribution.clone(), Vec::new());
+                let answer = registry.fulfill_forward(key.0, key.1, preimage.clone(), attribution.clone());
                 (Question::Remove(*key), answer)
             }
             Act::Fail { key, failure, .. } => {
