@@ -204,7 +204,7 @@ pub enum Fact {
         text: String,
     },
     /// How long the hops behind an HTLC of ours have held it. Told before its [`Fact::OfferFulfilled`], if the peer said
-    /// so and the HTLC is a forward; not told again by `resume`.
+    /// so; not told again by `resume`. For a payment of our own, which nothing depends on, volatile: never on replay.
     OfferAttributed {
         /// What for.
         origin: Origin,

@@ -70,7 +70,7 @@ pub enum Command {
         id: HtlcId,
         /// The preimage of its hash.
         preimage: Preimage,
-        /// BOLT 4 attribution data.
+        /// BOLT 4 attribution data. It is not recorded: after a new connection the preimage goes without it.
         attribution: Option<Box<AttributionData>>,
         /// Whether what makes this node give the order is durable, so that it gives it again after any crash: a forward's
         /// preimage, in the record of the channel downstream. Then `update_fulfill_htlc` need not wait for the record of

@@ -55,7 +55,7 @@ pub enum Removal {
     Fulfill {
         /// The preimage of the payment hash.
         preimage: Preimage,
-        /// BOLT 4 attribution data, passed on as it came.
+        /// BOLT 4 attribution data. Not recorded with a removal: it goes with the preimage once, and is worth no more.
         attribution: Option<Box<AttributionData>>,
     },
     /// `update_fail_htlc`.
@@ -79,6 +79,15 @@ impl Removal {
     #[must_use]
     pub const fn is_fulfill(&self) -> bool {
         matches!(self, Self::Fulfill { .. })
+    }
+
+    /// What is written down of it.
+    #[must_use]
+    pub(crate) fn recorded(&self) -> Self {
+        match self {
+            Self::Fulfill { preimage, .. } => Self::Fulfill { preimage: preimage.clone(), attribution: None },
+            Self::Fail { .. } | Self::Malformed { .. } => self.clone(),
+        }
     }
 
     /// The preimage, if it is a fulfilment.

@@ -4,7 +4,7 @@ use millrace_wire::message::{UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedH
 use millrace_wire::{FeeratePerKw, HtlcId, Message, Preimage};
 
 use crate::channel::Channel;
-use crate::effect::Effects;
+use crate::effect::{Effects, Fact};
 use crate::fault::{PeerFault, Refusal};
 use crate::input::Offer;
 use crate::ledger::htlc::{Add, Origin, Removal, Status};
@@ -94,9 +94,10 @@ impl Channel {
             Some(_) | None => return Err(Refusal::NotThere { id, what }),
         }
         let ahead = is_durable.then(|| fx.ahead_of_records());
-        self.record(Record::RemovalDecided { id, removal }, fx);
+        self.record(Record::RemovalDecided { id, removal: removal.recorded() }, fx);
         if self.link.is_up() && self.may_dance() {
-            let message = self.propose_removal(id);
+            self.note_proposed(id);
+            let message = self.removal_message(id, removal);
             match ahead {
                 Some(place) => fx.send_at(place, message),
                 None => fx.send(message),
@@ -114,18 +115,17 @@ impl Channel {
         let ids: Vec<HtlcId> =
             self.state.ledger.htlcs(Side::Remote).iter().filter(is_waiting).map(|htlc| htlc.add.id).collect();
         for id in ids {
-            let message = self.propose_removal(id);
-            fx.send(message);
+            let removal = self.note_proposed(id);
+            fx.send(self.removal_message(id, removal));
         }
     }
 
-    /// The message that proposes a removal, once per connection.
-    fn propose_removal(&mut self, id: HtlcId) -> Message {
+    /// A decided removal is proposed on this connection.
+    fn note_proposed(&mut self, id: HtlcId) -> Removal {
         let htlc = self.state.ledger.htlc_mut(Side::Remote, id).expect("decided HTLCs are in the ledger");
         let Status::Decided(removal) = &htlc.status else { unreachable!("only decided removals are proposed") };
         htlc.removal_sent = true;
-        let removal = removal.clone();
-        self.removal_message(id, removal)
+        removal.clone()
     }
 
     /// The `update_…` message of a removal.
@@ -216,12 +216,18 @@ impl Channel {
             return Err(PeerFault::fail(RULE_REMOVE, format!("the preimage is not that of htlc {}", message.id.0)));
         }
         if htlc.known_preimage.is_none() {
-            if let (Some(Origin::Forward { .. }), Some(attribution)) = (htlc.add.origin, &message.attribution) {
-                self.record(Record::AttributionReceived { id: message.id, attribution: attribution.clone() }, fx);
+            match (htlc.add.origin, message.attribution) {
+                (Some(Origin::Forward { .. }), Some(attribution)) => {
+                    self.record(Record::AttributionReceived { id: message.id, attribution }, fx);
+                }
+                (Some(origin @ Origin::Payment { .. }), Some(attribution)) => {
+                    fx.fact(Fact::OfferAttributed { origin, attribution });
+                }
+                (None, _) | (_, None) => {}
             }
             self.record(Record::PreimageReceived { id: message.id, preimage: message.preimage.clone() }, fx);
         }
-        let removal = Removal::Fulfill { preimage: message.preimage, attribution: message.attribution };
+        let removal = Removal::Fulfill { preimage: message.preimage, attribution: None };
         self.propose_peer_removal(message.id, removal);
         Ok(())
     }

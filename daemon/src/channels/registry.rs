@@ -105,9 +105,10 @@ impl Registry {
         channel_id: ChannelId,
         id: HtlcId,
         preimage: Preimage,
+        attribution: Option<Box<AttributionData>>,
         entries: Vec<Entry>,
     ) -> oneshot::Receiver<CommandResult> {
-        let command = Command::Fulfill { id, preimage, attribution: None, is_durable: false };
+        let command = Command::Fulfill { id, preimage, attribution, is_durable: false };
         self.ask(channel_id, command, entries)
     }
 

@@ -480,7 +480,7 @@ impl Actor {
         let answer = match decision {
             Decision::Fulfill(fulfilment) => {
                 let entries = fulfilment.entry.iter().map(InvoiceEntry::entry).collect();
-                registry.fulfill(channel_id, id, fulfilment.preimage.clone(), entries)
+                registry.fulfill(channel_id, id, fulfilment.preimage.clone(), fulfilment.attribution.clone(), entries)
             }
             Decision::Remove(Removing::Fail(reason, attribution)) => {
                 registry.fail(channel_id, id, reason, Some(attribution), Vec::new())

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 
 use millrace_channel::Millis;
 use millrace_routing::onion::Final;
-use millrace_wire::{BlockHeight, ChannelId, HtlcId, Msat, PaymentHash, PaymentSecret, Preimage};
+use millrace_wire::{AttributionData, BlockHeight, ChannelId, HtlcId, Msat, PaymentHash, PaymentSecret, Preimage};
 
 pub(crate) use assembly::HeldPart;
 pub use invoices::InvoiceRefusal;
@@ -55,6 +55,8 @@ pub(crate) struct Fulfilment {
     pub(crate) place: Place,
     pub(crate) payment_hash: PaymentHash,
     pub(crate) preimage: Preimage,
+    /// For how long it was held, if its onion's secret is known: after a restart it need not be.
+    pub(crate) attribution: Option<Box<AttributionData>>,
     /// The decision, if it is made with this HTLC.
     pub(crate) entry: Option<InvoiceEntry>,
 }
@@ -97,7 +99,7 @@ impl Receiving {
     /// What fulfils an HTLC that a decision named, if it is one: nothing else about it is looked at any more.
     pub(crate) fn owed(&self, place: Place) -> Option<Fulfilment> {
         let (payment_hash, preimage) = self.invoices.owed(place)?;
-        Some(Fulfilment { place, payment_hash, preimage: preimage.clone(), entry: None })
+        Some(Fulfilment { place, payment_hash, preimage: preimage.clone(), attribution: None, entry: None })
     }
 
     /// Whether an HTLC is durably held: then it was judged before.
@@ -177,6 +179,7 @@ impl Receiving {
             place: part.place(),
             payment_hash,
             preimage: preimage.clone(),
+            attribution: Some(part.attribution(self.now)),
             entry: Some(entry),
         }));
         Ok(())
@@ -204,16 +207,17 @@ impl Receiving {
         parts: Vec<ReceivedPart>,
         out: &mut Vec<Receipt>,
     ) {
-        let Some(invoice) = self.invoices.get_mut(&payment_hash) else { return };
         let Some(&ReceivedPart { channel_id, htlc_id, amount }) = parts.first() else { return };
         let place = (channel_id, htlc_id);
+        let held = self.assembly.get(&payment_hash).and_then(|set| attribution_of(&set.parts, place, self.now));
+        let Some(invoice) = self.invoices.get_mut(&payment_hash) else { return };
         invoice.busy = Busy::Claiming(place);
         let entry = if parts.len() == 1 && !invoice.is_hold {
             InvoiceEntry::Claimed { payment_hash, channel_id, htlc_id, amount }
         } else {
             InvoiceEntry::ClaimedParts { payment_hash, preimage: preimage.clone(), parts }
         };
-        out.push(Receipt::Fulfill(Fulfilment { place, payment_hash, preimage, entry: Some(entry) }));
+        out.push(Receipt::Fulfill(Fulfilment { place, payment_hash, preimage, attribution: held, entry: Some(entry) }));
     }
 
     /// A channel did not take a fulfilment. Unless the node is stopping, it never will.
@@ -276,10 +280,10 @@ impl Receiving {
         match self.invoices.on_entry(entry, time_ms, happened) {
             Became::Known | Became::Held(_) => {}
             Became::Paid { payment_hash, preimage, owed } => {
-                drop(self.assembly.take(&payment_hash));
+                let parts = self.assembly.take(&payment_hash);
                 for place in owed {
-                    let preimage = preimage.clone();
-                    out.push(Receipt::Fulfill(Fulfilment { place, payment_hash, preimage, entry: None }));
+                    let (preimage, attribution) = (preimage.clone(), attribution_of(&parts, place, self.now));
+                    out.push(Receipt::Fulfill(Fulfilment { place, payment_hash, preimage, attribution, entry: None }));
                 }
                 self.answer(payment_hash, Ok(()), Err(HoldRefusal::Paid(payment_hash)));
             }
@@ -297,6 +301,10 @@ impl Receiving {
 /// The preimage that an HTLC brings along, if it is its own.
 pub(crate) fn keysend<'a>(received: &Received, last: &'a Final) -> Option<&'a Preimage> {
     last.keysend_preimage.as_ref().filter(|preimage| preimage.hash() == received.payment_hash)
+}
+
+fn attribution_of(parts: &[HeldPart], place: Place, now: Millis) -> Option<Box<AttributionData>> {
+    parts.iter().find(|part| part.place() == place).map(|part| part.attribution(now))
 }
 
 fn fail_all(parts: &[HeldPart], height: BlockHeight, now: Millis, out: &mut Vec<Receipt>) {

@@ -179,7 +179,13 @@ impl Line {
     pub(crate) async fn outcome(&self, sent: &Sent) -> Outcome {
         let removal = eventually("Alice's HTLC is resolved", || self.removal(sent)).await;
         match removal {
-            Removal::Fulfill { preimage, attribution } => {
+            Removal::Fulfill { preimage, .. } => {
+                let attribution = find(&self.alice.fold, |fact| match fact {
+                    Fact::OfferAttributed { origin, attribution } if *origin == sent.offer.origin => {
+                        Some(attribution.clone())
+                    }
+                    _ => None,
+                });
                 Outcome::Paid(preimage, attribution.map(|data| hold_times(&sent.secrets, &data)))
             }
             Removal::Fail { reason, attribution } => {

@@ -67,7 +67,8 @@ async fn a_payment_over_bob_pays_carol_and_earns_him_his_fee() {
     let sent = plan.clone().of(&carol.invoice(50_000_000).await).build();
     let Outcome::Paid(paid, times) = line.pay(&sent).await else { panic!("not paid") };
     assert_eq!(paid.hash(), sent.offer.payment_hash);
-    assert_eq!(times.unwrap().hops.len(), 1, "Bob tells how long he held it");
+    let times = times.unwrap();
+    assert_eq!((times.hops.len(), times.broken_at), (2, None), "Bob and Carol tell how long they held it");
     assert_eq!(at_rest(&bob.node, line.first).await.balances.local, Msat(50_000_000 + fee(50_000_000)));
     assert_eq!(at_rest(&bob.node, second).await.balances.remote, Msat(50_000_000));
 

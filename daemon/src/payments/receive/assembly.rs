@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use millrace_channel::Millis;
 use millrace_routing::SharedSecret;
+use millrace_routing::failure::{HoldTime, fulfill};
 use millrace_routing::onion::FINAL_EXPIRY_MARGIN;
-use millrace_wire::{BlockHeight, Msat, PaymentHash};
+use millrace_wire::{AttributionData, BlockHeight, Msat, PaymentHash};
 
 use super::super::judge::Received;
 use super::Place;
@@ -41,6 +42,11 @@ impl HeldPart {
 
     pub(super) fn held(&self, now: Millis) -> Duration {
         Duration::from_millis(now.0.saturating_sub(self.since.0))
+    }
+
+    /// What goes back with its preimage.
+    pub(super) fn attribution(&self, now: Millis) -> Box<AttributionData> {
+        fulfill(&self.secret, None, HoldTime::floor(self.held(now)))
     }
 
     /// The last block at which it may still be held: after it, it could not be settled in peace.

@@ -6,7 +6,7 @@ mod property;
 mod story;
 
 use millrace_routing::SharedSecret;
-use millrace_routing::failure::{HoldTime, decode_attributed};
+use millrace_routing::failure::{HoldTime, decode_attributed, hold_times};
 use millrace_wire::CltvExpiry;
 use tokio::sync::oneshot;
 
@@ -164,6 +164,19 @@ impl Payee {
             other => panic!("{other:?}"),
         };
         self.take().into_iter().map(place).collect()
+    }
+
+    /// What is fulfilled, and for how long the sender is told that it was held.
+    fn fulfilled_after(&mut self) -> Vec<(Place, HoldTime)> {
+        let told = |receipt: Receipt| match receipt {
+            Receipt::Fulfill(Fulfilment { place, attribution: Some(attribution), .. }) => {
+                let read = hold_times(&[SharedSecret::new([7; 32])], &attribution);
+                assert_eq!(read.broken_at, None);
+                (place, read.hops[0])
+            }
+            other => panic!("{other:?}"),
+        };
+        self.take().into_iter().map(told).collect()
     }
 
     fn settle(&mut self, n: u8, with: Option<Preimage>) -> Answer {

@@ -43,6 +43,22 @@ mod parts {
         assert_eq!(payee.part(1, P2, 100_000, 100_000), Err(Unpaid::AlreadyPaid));
     }
 
+    #[test]
+    fn the_sender_is_told_for_how_long_each_was_held() {
+        let mut payee = Payee::new(&[plain(1)]);
+        payee.part(1, P1, 50_000, 100_000).unwrap();
+        payee.now = payee.now.plus(3_000);
+        payee.part(1, P2, 50_000, 100_000).unwrap();
+        let [Receipt::Fulfill(first)] = &payee.out[..] else { panic!("{:?}", payee.out) };
+        let entry = first.entry.clone().unwrap();
+        assert_eq!(payee.fulfilled_after(), [(P1, HoldTime(30))]);
+        payee.told(entry);
+        assert_eq!(payee.fulfilled_after(), [(P2, HoldTime(0))]);
+        let spontaneous = Final { payment_secret: None, keysend_preimage: Some(preimage(2)), ..last(7, 7) };
+        payee.htlc(part(2, P3, 7), &spontaneous).unwrap();
+        assert_eq!(payee.fulfilled_after(), [(P3, HoldTime(0))]);
+    }
+
     /// BOLT 4: what the sender meant for us counts; a hop that passes on too much buys the others nothing.
     #[test]
     fn what_a_hop_adds_does_not_count_for_the_others() {
