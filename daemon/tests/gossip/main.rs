@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod questions;
+mod restart;
+#[path = "../support/mod.rs"]
 mod support;
+mod sync;
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -108,6 +112,42 @@ async fn hear_announcements(wild: &mut Wild, count: usize) -> Vec<Vec<u8>> {
         }
     }
     heard
+}
+/// The node's own question.
+async fn asked_range(wild: &mut Wild) -> QueryChannelRange {
+    loop {
+        if let Message::QueryChannelRange(query) = wild.hear().await.expect("connected") {
+            return query;
+        }
+    }
+}
+
+fn reply(first: u32, blocks: u32, ids: Vec<ShortChannelId>) -> Message {
+    Message::ReplyChannelRange(ReplyChannelRange {
+        chain_hash: ChainHash::REGTEST,
+        first_block: BlockHeight(first),
+        number_of_blocks: blocks,
+        sync_complete: false,
+        short_channel_ids: ids,
+        timestamps: None,
+        checksums: None,
+    })
+}
+
+/// Answers the node's question with one channel, to the end.
+async fn tell_graph(wild: &mut Wild, channel: &Announced) {
+    wild.say(&reply(0, u32::MAX, vec![channel.id])).await;
+    loop {
+        if let Message::QueryShortChannelIds(query) = wild.hear().await.unwrap() {
+            assert_eq!(query.short_channel_ids, [channel.id]);
+            break;
+        }
+    }
+    for message in channel.all(now()) {
+        wild.say(&message).await;
+    }
+    let end = ReplyShortChannelIdsEnd { chain_hash: ChainHash::REGTEST, full_information: true };
+    wild.say(&Message::ReplyShortChannelIdsEnd(end)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,361 +336,6 @@ async fn a_spent_channel_is_not_used_and_leaves_72_blocks_later() {
     chain.disconnect(chain.height() - channels[1].id.parts().0 + 1);
     node.wait_for_graph("the block of the other one is gone", 0, 0).await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_graph_is_there_after_a_restart_without_any_peer() {
-    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
-    let channels = fund(&chain, &[(1, 2), (3, 4)]);
-    let node = start_in(1, &chain, &dir).await;
-    let mut wild = Wild::connect(&node, key(5)).await;
-    for channel in &channels {
-        say_all(&mut wild, &channel.all(now())).await;
-    }
-    node.wait_for_graph("both", 2, 4).await;
-    node.wait_for_nodes(&[1, 2, 3, 4]).await;
-    let stop = |node: TestNode| async move { node.node.stop().await };
-    stop(node).await;
-    let saved = std::fs::read(dir.path().join("graph")).unwrap();
-    let again = start_in(1, &chain, &dir).await;
-    assert_eq!(again.network.map().edge_count(), 4, "from the first moment on");
-    again.wait_for_graph("both", 2, 4).await;
-    let mut wild = Wild::connect(&again, key(6)).await;
-    wild.say(&filter(0)).await;
-    hear_announcements(&mut wild, 10).await;
-    stop(again).await;
-    // Spent while nobody looked: not even the blocks are seen, since the file is older than the journal's cursor.
-    chain.submit(spending(
-        channels[0].outpoint,
-        vec![TxOut { value: Amount::ONE_SAT, script_pubkey: ScriptBuf::new() }],
-    ));
-    chain.mine(1);
-    let node = start_in(1, &chain, &dir).await;
-    eventually("it is noticed", || (node.network.map().edge_count() == 2).then_some(())).await;
-    stop(node).await;
-    std::fs::write(dir.path().join("graph"), &saved).unwrap();
-    let node = start_in(1, &chain, &dir).await;
-    eventually("it is noticed anew", || (node.network.map().edge_count() == 2).then_some(())).await;
-    stop(node).await;
-    // A damaged file is no reason not to start.
-    let mut damaged = saved.clone();
-    for place in [0, 12, 20, saved.len() / 2, saved.len() - 40, saved.len() - 1] {
-        damaged[place] ^= 1;
-        std::fs::write(dir.path().join("graph"), &damaged).unwrap();
-        let node = start_in(1, &chain, &dir).await;
-        node.wait_for_graph("begun anew", 0, 0).await;
-        stop(node).await;
-        damaged[place] ^= 1;
-    }
-}
-
-/// Spent while the journal had seen the blocks and the graph's file had not: as after a crash before it was saved.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_channel_that_was_spent_unseen_leaves_72_blocks_after_that_is_noticed() {
-    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
-    let channels = fund(&chain, &[(1, 2), (3, 4)]);
-    let node = start_in(1, &chain, &dir).await;
-    let mut wild = Wild::connect(&node, key(5)).await;
-    for channel in &channels {
-        say_all(&mut wild, &channel.all(now())).await;
-    }
-    node.wait_for_graph("both", 2, 4).await;
-    node.node.stop().await;
-    let file = dir.path().join("graph");
-    let saved = std::fs::read(&file).unwrap();
-    let spend = |channel: &Announced| {
-        let output = TxOut { value: Amount::ONE_SAT, script_pubkey: ScriptBuf::new() };
-        chain.submit(spending(channel.outpoint, vec![output]));
-    };
-    spend(&channels[0]);
-    chain.mine(100);
-    let node = start_in(1, &chain, &dir).await;
-    node.wait_for_graph("it was seen, and has left", 1, 2).await;
-    node.node.stop().await;
-    std::fs::write(&file, &saved).unwrap();
-    let node = start_in(1, &chain, &dir).await;
-    eventually("it is noticed", || (node.network.map().edge_count() == 2).then_some(())).await;
-    let spent_at = node.graph().channel(channels[0].id).await.unwrap().spent_at;
-    assert_eq!(spent_at, Some(BlockHeight(chain.height())));
-    chain.mine(70);
-    spend(&channels[1]);
-    chain.mine(1);
-    eventually("71 blocks are seen", || (node.network.map().edge_count() == 0).then_some(())).await;
-    assert!(node.has(channels[0].id).await);
-    chain.mine(1);
-    node.wait_for_graph("72 blocks", 1, 2).await;
-    assert!(node.has(channels[1].id).await);
-}
-
-/// Starts anew, and again, on copies of the file that a running node has in its folder, until one shows the channel: as if the
-/// node had been killed then.
-async fn wait_for_file(dir: &tempfile::TempDir, chain: &FakeChain) {
-    let started = Instant::now();
-    loop {
-        let copied = tempfile::tempdir().unwrap();
-        let is_there = std::fs::copy(dir.path().join("graph"), copied.path().join("graph")).is_ok();
-        if is_there {
-            let again = start_in(1, chain, &copied).await;
-            let edges = again.network.map().edge_count();
-            again.node.stop().await;
-            if edges == 2 {
-                return;
-            }
-        }
-        assert!(started.elapsed() < PATIENCE, "the file has not come: {is_there}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_killed_has_what_was_saved_a_while_ago() {
-    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
-    let channel = fund(&chain, &[(1, 2)])[0];
-    let mut setup = setup(1, &dir);
-    setup.gossip.as_mut().unwrap().save_every = Duration::from_millis(20);
-    let node = start(&setup, &chain, &dir.path().join("journal")).await;
-    let mut wild = Wild::connect(&node, key(5)).await;
-    say_all(&mut wild, &channel.all(now())).await;
-    wait_for_file(&dir, &chain).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_killed_has_what_a_sync_has_brought() {
-    let (chain, dir) = (FakeChain::new(), tempfile::tempdir().unwrap());
-    let channel = fund(&chain, &[(1, 2)])[0];
-    let mut setup = setup(1, &dir);
-    setup.gossip.as_mut().unwrap().save_every = Duration::from_secs(3600);
-    let node = start(&setup, &chain, &dir.path().join("journal")).await;
-    let mut wild = Wild::connect(&node, key(5)).await;
-    asked_range(&mut wild).await;
-    tell_graph(&mut wild, &channel).await;
-    wait_for_file(&dir, &chain).await;
-}
-
-fn range(first_block: u32, number_of_blocks: u32) -> Message {
-    let first_block = BlockHeight(first_block);
-    let chain_hash = ChainHash::REGTEST;
-    Message::QueryChannelRange(QueryChannelRange { chain_hash, first_block, number_of_blocks, query_options: Some(3) })
-}
-
-/// What it is answered, up to the last reply.
-async fn ask(wild: &mut Wild, question: &Message) -> Vec<Message> {
-    wild.say(question).await;
-    let mut heard = Vec::new();
-    loop {
-        let message = wild.hear().await.expect("connected");
-        match &message {
-            Message::ReplyChannelRange(reply) if reply.sync_complete || reply.chain_hash != ChainHash::REGTEST => {
-                heard.push(message);
-                return heard;
-            }
-            Message::ReplyShortChannelIdsEnd(_) => {
-                heard.push(message);
-                return heard;
-            }
-            Message::ReplyChannelRange(_) => heard.push(message),
-            other if is_announcement(other) => heard.push(message),
-            _ => {}
-        }
-    }
-}
-
-fn ids_of(replies: &[Message]) -> Vec<ShortChannelId> {
-    let ids = replies.iter().filter_map(|reply| match reply {
-        Message::ReplyChannelRange(reply) => Some(reply.short_channel_ids.clone()),
-        _ => None,
-    });
-    ids.flatten().collect()
-}
-
-fn query(ids: Vec<ShortChannelId>) -> Message {
-    let chain_hash = ChainHash::REGTEST;
-    Message::QueryShortChannelIds(QueryShortChannelIds { chain_hash, short_channel_ids: ids, query_flags: None })
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn questions_are_answered_in_full_whatever_they_ask() {
-    let (node, chain, _dir) = node().await;
-    let channels = fund(&chain, &[(1, 2), (3, 4)]);
-    let mut wild = Wild::connect(&node, key(5)).await;
-    let when = now() - 5;
-    for channel in &channels {
-        say_all(&mut wild, &channel.all(when)).await;
-    }
-    node.wait_for_graph("both", 2, 4).await;
-    node.wait_for_nodes(&[1, 2, 3, 4]).await;
-    let both: Vec<_> = channels.iter().map(|channel| channel.id).collect();
-    let height = both[0].parts().0;
-    for (first, blocks, expected) in [
-        (0, u32::MAX, 2),
-        (height, 1, 2),
-        (height + 1, 10, 0),
-        (0, 0, 0),
-        (u32::MAX, u32::MAX, 0),
-        (height, u32::MAX, 2),
-        (u32::MAX, 0, 0),
-    ] {
-        let replies = ask(&mut wild, &range(first, blocks)).await;
-        assert_eq!(ids_of(&replies).len(), expected, "{first} {blocks}");
-    }
-    let answers = ask(&mut wild, &query(vec![both[1], ShortChannelId(7)])).await;
-    let mut told: Vec<Vec<u8>> = answers.iter().filter(|message| is_announcement(message)).map(bytes).collect();
-    let mut said: Vec<Vec<u8>> = channels[1].all(when).iter().map(bytes).collect();
-    told.sort();
-    said.sort();
-    assert_eq!(told, said);
-    // The encoding that BOLT 7 has given up could unpack to anything: refused in words, and nothing else happens.
-    let mut compressed = bytes(&query(vec![both[0]]));
-    let encoding_at = 2 + 32 + 2;
-    assert_eq!(compressed[encoding_at], 0);
-    compressed[encoding_at] = 1;
-    wild.say_bytes(&compressed).await;
-    let heard = wild.hear_until_pong().await;
-    assert!(heard.iter().any(|message| matches!(message, Message::Warning(_))), "{heard:?}");
-    let elsewhere = QueryChannelRange {
-        chain_hash: ChainHash::BITCOIN,
-        first_block: BlockHeight(0),
-        number_of_blocks: 10,
-        query_options: None,
-    };
-    let replies = ask(&mut wild, &Message::QueryChannelRange(elsewhere)).await;
-    assert!(matches!(&replies[..], [Message::ReplyChannelRange(reply)] if !reply.sync_complete));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_spam_of_questions_is_answered_in_turn_and_holds_up_nobody() {
-    let (node, chain, _dir) = node().await;
-    let channel = fund(&chain, &[(1, 2)])[0];
-    let mut wild = Wild::connect(&node, key(5)).await;
-    say_all(&mut wild, &channel.all(now())).await;
-    node.wait_for_graph("it", 1, 2).await;
-    // Each of 64 kB, and together some 1.5 GB of answers. Nothing is read meanwhile.
-    let question = query(vec![channel.id; 8_000]);
-    for _ in 0..200 {
-        wild.say(&question).await;
-    }
-    // Another peer is answered at once.
-    let mut other = Wild::connect(&node, key(6)).await;
-    let asked = Instant::now();
-    ask(&mut other, &range(0, u32::MAX)).await;
-    other.hear_until_pong().await;
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    drop(wild);
-    let gone = key(5).public_key(SECP256K1);
-    eventually("it is gone", || (!node.node.peers().is_connected(&gone)).then_some(())).await;
-}
-
-/// The node's own question.
-async fn asked_range(wild: &mut Wild) -> QueryChannelRange {
-    loop {
-        if let Message::QueryChannelRange(query) = wild.hear().await.expect("connected") {
-            return query;
-        }
-    }
-}
-
-fn reply(first: u32, blocks: u32, ids: Vec<ShortChannelId>) -> Message {
-    Message::ReplyChannelRange(ReplyChannelRange {
-        chain_hash: ChainHash::REGTEST,
-        first_block: BlockHeight(first),
-        number_of_blocks: blocks,
-        sync_complete: false,
-        short_channel_ids: ids,
-        timestamps: None,
-        checksums: None,
-    })
-}
-
-/// Answers the node's question with one channel, to the end.
-async fn tell_graph(wild: &mut Wild, channel: &Announced) {
-    wild.say(&reply(0, u32::MAX, vec![channel.id])).await;
-    loop {
-        if let Message::QueryShortChannelIds(query) = wild.hear().await.unwrap() {
-            assert_eq!(query.short_channel_ids, [channel.id]);
-            break;
-        }
-    }
-    for message in channel.all(now()) {
-        wild.say(&message).await;
-    }
-    let end = ReplyShortChannelIdsEnd { chain_hash: ChainHash::REGTEST, full_information: true };
-    wild.say(&Message::ReplyShortChannelIdsEnd(end)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn endless_replies_end_the_question_and_nothing_else() {
-    let (node, chain, _dir) = node().await;
-    let channel = fund(&chain, &[(1, 2)])[0];
-    let mut wild = Wild::connect(&node, key(5)).await;
-    asked_range(&mut wild).await;
-    wild.say(&reply(0, 100, vec![])).await;
-    for _ in 0..2_000 {
-        wild.say(&reply(0, 100, vec![ShortChannelId::new(5, 0, 0).unwrap()])).await;
-    }
-    let started = Instant::now();
-    let mut heard = wild.hear_until_pong().await;
-    while !heard.iter().any(|message| matches!(message, Message::Warning(_))) {
-        assert!(started.elapsed() < PATIENCE, "{heard:?}");
-        heard.extend(wild.hear_until_pong().await);
-    }
-    assert!(node.graph().info().await.syncing.is_empty());
-    // The next peer is asked, and from it the graph comes.
-    let mut honest = Wild::connect(&node, key(6)).await;
-    asked_range(&mut honest).await;
-    assert_eq!(node.graph().info().await.syncing, [key(6).public_key(SECP256K1)]);
-    tell_graph(&mut honest, &channel).await;
-    node.wait_for_graph("from the honest one", 1, 2).await;
-    let started = Instant::now();
-    while node.graph().info().await.synced_ms.is_none() {
-        assert!(started.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// What it is asked for as news: from when on. It is asked for nothing else before but what the test has taken.
-async fn asked_since(wild: &mut Wild) -> u32 {
-    match wild.hear().await.expect("connected") {
-        Message::GossipTimestampFilter(filter) => filter.first_timestamp,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_tells_no_times_is_asked_for_all_of_two_weeks_at_once() {
-    let (node, chain, _dir) = node().await;
-    let channel = fund(&chain, &[(1, 2)])[0];
-    // LDK heeds the first filter alone: it must not come before it is known what to ask for.
-    let mut ldk = Wild::connect(&node, key(5)).await;
-    assert!(matches!(ldk.hear().await, Some(Message::QueryChannelRange(_))));
-    ldk.say(&reply(0, u32::MAX, vec![channel.id])).await;
-    let since = asked_since(&mut ldk).await;
-    assert!(since <= now() - 13 * 24 * 3_600, "{since} at {}", now());
-    // It answers no question for single channels, and says everything now.
-    for message in channel.all(now()) {
-        ldk.say(&message).await;
-    }
-    node.wait_for_graph("by the filter", 1, 2).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_tells_times_or_nothing_is_asked_for_the_last_hour() {
-    let (node, _chain, _dir) = node().await;
-    let mut wild = Wild::connect(&node, key(5)).await;
-    assert!(matches!(wild.hear().await, Some(Message::QueryChannelRange(_))));
-    wild.say(&reply(0, u32::MAX, vec![])).await;
-    let since = asked_since(&mut wild).await;
-    // What LDK says is dated by the last block.
-    assert!(since <= now() - 3_000 && since >= now() - 2 * 3_600, "{since} at {}", now());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_silent_peer_keeps_no_other_from_telling_what_is_new() {
-    let (node, _chain, _dir) = node().await;
-    let mut silent = Wild::connect(&node, key(5)).await;
-    asked_range(&mut silent).await;
-    let mut next = Wild::connect(&node, key(6)).await;
-    asked_since(&mut next).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_channels_go_from_node_to_node_while_payments_go_on() {
     let (chain, a_dir, b_dir) = (FakeChain::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -747,7 +432,7 @@ async fn channels_with_a_hostile_peer_stay_as_they_are() {
     for n in 0..500 {
         wild.say(&channel.update_by(&forger, 0, now() - n)).await;
         wild.say(&Announced { id: ShortChannelId(u64::from(n)), ..channel }.announcement()).await;
-        wild.say(&range(0, 0)).await;
+        wild.say(&questions::range(0, 0)).await;
         wild.say_bytes(&[1, 0, 9, 9]).await;
         wild.say_bytes(&[1, 5, 9, 9]).await;
     }
