@@ -44,6 +44,8 @@ pub(crate) enum Outcome {
     Failed,
     /// The outgoing channel ended without it
     TimedOut,
+    /// Paid further on when it was over on this side: what went out is lost
+    Lost,
 }
 
 impl From<Outcome> for ForwardOutcome {
@@ -52,6 +54,7 @@ impl From<Outcome> for ForwardOutcome {
             Outcome::Settled => Self::Settled,
             Outcome::Failed => Self::Failed,
             Outcome::TimedOut => Self::TimedOut,
+            Outcome::Lost => Self::Lost,
         }
     }
 }

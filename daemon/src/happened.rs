@@ -268,7 +268,7 @@ impl Forwarded {
     pub fn fee(&self) -> Msat {
         match self.end {
             ForwardEnd::Settled => self.amount_in.checked_sub(self.amount_out).unwrap_or(Msat::ZERO),
-            ForwardEnd::Failed | ForwardEnd::TimedOut => Msat::ZERO,
+            ForwardEnd::Failed | ForwardEnd::TimedOut | ForwardEnd::Lost => Msat::ZERO,
         }
     }
 }
@@ -282,6 +282,8 @@ pub enum ForwardEnd {
     Failed,
     /// Its outgoing channel ended without it.
     TimedOut,
+    /// Its preimage came when it was over upstream: what went out is lost.
+    Lost,
 }
 
 /// A transaction of the wallet, as it stood.

@@ -60,6 +60,9 @@ use crate::view::Past;
 
 const LOCK: &str = "nothing panics while payments are read back";
 
+/// An expired invoice stays in memory so long: a claim decided just before may be on its way to the disk.
+pub const EXPIRED_KEPT_MS: u64 = 600_000;
+
 /// What the owner decides about payments.
 #[derive(Clone)]
 pub struct PaymentRules {
@@ -77,6 +80,8 @@ pub struct PaymentRules {
     pub accepts_keysend: bool,
     /// How long a part of a payment waits for the others, in milliseconds; [`MPP_TIMEOUT_MS`] by BOLT 4.
     pub mpp_timeout_ms: u64,
+    /// How long an invoice that has expired is in memory, in milliseconds; usually [`EXPIRED_KEPT_MS`].
+    pub expired_kept_ms: u64,
     /// What is asked of those who want something forwarded.
     pub forwards: ForwardRules,
 }
@@ -229,6 +234,7 @@ impl Payments {
         let receiving = ReceivingRules {
             accepts_keysend: self.rules.accepts_keysend,
             mpp_timeout_ms: self.rules.mpp_timeout_ms,
+            expired_kept_ms: self.rules.expired_kept_ms,
             is_known,
         };
         let around = Surroundings {

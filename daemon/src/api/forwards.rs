@@ -48,6 +48,7 @@ const fn outcome_of(end: ForwardEnd) -> ForwardOutcome {
         ForwardEnd::Settled => ForwardOutcome::Settled,
         ForwardEnd::Failed => ForwardOutcome::Failed,
         ForwardEnd::TimedOut => ForwardOutcome::TimedOut,
+        ForwardEnd::Lost => ForwardOutcome::Lost,
     }
 }
 

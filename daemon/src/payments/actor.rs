@@ -52,8 +52,6 @@ const TICK: Duration = Duration::from_millis(10);
 const PRUNE_EVERY_MS: u64 = 30_000;
 /// How often what payments have taught is written to its file.
 const REMEMBER_EVERY_MS: u64 = 300_000;
-/// An expired invoice stays so long: a claim decided just before may be on its way to the disk.
-const EXPIRY_SLACK_MS: u64 = 600_000;
 
 /// What the task is told.
 pub(crate) enum Input {
@@ -111,6 +109,7 @@ pub(crate) struct Surroundings {
 pub(crate) struct ReceivingRules {
     pub(crate) accepts_keysend: bool,
     pub(crate) mpp_timeout_ms: u64,
+    pub(crate) expired_kept_ms: u64,
     pub(crate) is_known: IsKnown,
 }
 
@@ -376,9 +375,10 @@ impl Actor {
         }
         self.hand.on_tick(&self.around.registry);
         let unix_ms = clock::unix_ms();
-        if unix_ms >= self.pruned_ms + PRUNE_EVERY_MS {
+        let expired_kept_ms = self.around.receiving.expired_kept_ms;
+        if unix_ms >= self.pruned_ms + PRUNE_EVERY_MS.min(expired_kept_ms) {
             self.pruned_ms = unix_ms;
-            self.core.receiving.invoices.prune(unix_ms, EXPIRY_SLACK_MS);
+            self.core.receiving.invoices.prune(unix_ms, expired_kept_ms);
             self.core.sending.prune(unix_ms);
             self.core.keys.prune(unix_ms);
             if let Some(height) = self.synced_height() {

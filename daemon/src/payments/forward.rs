@@ -10,7 +10,8 @@
 //! | the incoming HTLC is there, and undecided | `HtlcReceived`, told again at each start |
 //! | it went on | `OfferCommitted`, which names the incoming one |
 //! | it succeeded | `OfferFulfilled`: upstream at once, without waiting for the removal |
-//! | it cannot succeed any more | `OfferResolved`, `OfferTimedOut`, or the channel `Closed`: only then it fails upstream |
+//! | it cannot succeed any more | `OfferResolved`, `OfferTimedOut`, or the channel `Closed`: only then it fails upstream, but for the next row |
+//! | its channel is on chain, and does not come to its end | the incoming HTLC is about to expire: it fails upstream, or that channel would be lost as well |
 //! | it is over upstream | `RemovalIrrevocable`, or the channel `Closed`: only then the outcome is released |
 //!
 //! A preimage comes from the downstream channel alone; invoices are not looked at (CVE-2020-26896).
@@ -27,7 +28,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use millrace_channel::Fact;
 use millrace_channel::ledger::htlc::{Origin, Removal};
-use millrace_wire::{AttributionData, ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, Preimage};
+use millrace_wire::{AttributionData, BlockHeight, ChannelId, CltvExpiry, HtlcId, Msat, PaymentHash, Preimage};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use hand::{Answered, Hand};
@@ -36,6 +37,11 @@ pub(crate) use switch::{Act, Forwarding, Sight};
 use self::onions::{OnionId, Onions, OnionsSection};
 use crate::facts::ReceivedOnion;
 use crate::happened::{ForwardEnd, Forwarded, Happened};
+
+/// So many blocks before it expires, an HTLC is failed upstream whose channel downstream is on chain and does not come to its
+/// end: by then that channel has had the whole `cltv_expiry_delta`. Few, for a preimage may still come; enough for a peer
+/// to agree to the removal before it has to close.
+const FAIL_BACK_BLOCKS: u32 = 3;
 
 /// An HTLC of a peer: the channel that it came by, and its id there.
 pub(crate) type Key = (ChannelId, HtlcId);
@@ -176,7 +182,7 @@ impl Circuits {
                 touched.keys.push(key);
             }
             Fact::RemovalIrrevocable { id, fulfilled } => {
-                self.on_removed((channel_id, *id), *fulfilled);
+                self.on_removed((channel_id, *id), *fulfilled, happened);
                 touched.keys.push((channel_id, *id));
             }
             Fact::Closed(_) => self.on_closed(channel_id, happened, &mut touched.keys),
@@ -214,7 +220,8 @@ impl Circuits {
         let Some(outgoing) = &mut circuit.outgoing else { return };
         if outgoing.preimage.is_none() {
             outgoing.preimage = Some(preimage.clone());
-            happened.extend(circuit.told(key, ForwardEnd::Settled));
+            let end = if circuit.is_removed { ForwardEnd::Lost } else { ForwardEnd::Settled };
+            happened.extend(circuit.told(key, end));
         }
     }
 
@@ -229,14 +236,17 @@ impl Circuits {
         self.remove_load(channel_id, key.0, amount);
     }
 
-    fn on_removed(&mut self, key: Key, fulfilled: bool) {
+    fn on_removed(&mut self, key: Key, fulfilled: bool, happened: &mut Vec<Happened>) {
         let Some(circuit) = self.circuits.get_mut(&key) else { return };
         circuit.is_removed = true;
-        match &circuit.outgoing {
-            Some(outgoing) if !fulfilled && (outgoing.preimage.is_some() || !outgoing.is_over) => {
-                tracing::error!(channel_id = %key.0, htlc_id = key.1.0, "an HTLC failed that may still succeed downstream");
-            }
-            None | Some(_) => {}
+        let Some(outgoing) = circuit.outgoing.as_ref().filter(|_| !fulfilled) else { return };
+        let (channel_id, htlc_id) = key;
+        if outgoing.preimage.is_some() {
+            // It came between the decision and the peer's word to it.
+            tracing::error!(%channel_id, htlc_id = htlc_id.0, amount = %outgoing.amount, "the preimage of an HTLC came too late");
+            happened.extend(circuit.told(key, ForwardEnd::Lost));
+        } else if !outgoing.is_over {
+            tracing::warn!(%channel_id, htlc_id = htlc_id.0, "an HTLC failed that may still succeed downstream");
         }
     }
 
@@ -311,6 +321,12 @@ impl Circuits {
 }
 
 impl Circuit {
+    /// It is out, and its incoming side is about to expire. BOLT 2 lets whoever offered it close the channel then.
+    fn is_late(&self, height: BlockHeight) -> bool {
+        let is_out = self.outgoing.as_ref().is_some_and(|outgoing| !outgoing.is_over && outgoing.preimage.is_none());
+        is_out && !self.is_removed && self.cltv_expiry.0 <= height.0.saturating_add(FAIL_BACK_BLOCKS)
+    }
+
     fn told(&self, (incoming_channel, incoming_htlc): Key, end: ForwardEnd) -> Option<Happened> {
         let outgoing = self.outgoing.as_ref()?;
         Some(Happened::Forwarded(Box::new(Forwarded {

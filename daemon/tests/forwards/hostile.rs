@@ -64,6 +64,12 @@ impl Stage {
         self.tell_height();
     }
 
+    /// Blocks into which nothing comes that was broadcast.
+    fn mine_empty(&self, blocks: u32) {
+        self.line.chain.mine_empty(blocks);
+        self.tell_height();
+    }
+
     /// One more channel, from Bob or from Mallory.
     async fn open(&self, is_bobs: bool) -> ChannelId {
         let (bob, mallory) = (&self.bob, &self.mallory);

@@ -17,7 +17,7 @@ use millraced::facts::Telling;
 use secp256k1::SecretKey;
 
 use crate::support::{self, FakeChain, PATIENCE, Setup, TestNode, copy_as_after_a_crash, eventually};
-use crate::world::{World, rand_bytes, start, start_with};
+use crate::world::{Waits, World, rand_bytes, start, start_with};
 use crate::{names, reason};
 
 const ASKED: u64 = 90_000_000;
@@ -46,10 +46,14 @@ struct Terms {
 
 impl Pair {
     async fn new(mpp_timeout_ms: u64) -> Self {
+        Self::with(Waits { mpp_timeout_ms, ..Waits::default() }).await
+    }
+
+    async fn with(waits: Waits) -> Self {
         let (chain, payer_home, payee_home) =
             (FakeChain::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let payer = support::start(&Setup::new(3), &chain, payer_home.path()).await;
-        let payee = start_with(payee_home.path(), &chain, mpp_timeout_ms).await;
+        let payee = start_with(payee_home.path(), &chain, waits).await;
         payer.node.peers().connect(payee.node_id, &payee.lightning.to_string()).await.unwrap();
         let channels = [open(&payer, &payee, &chain).await, open(&payer, &payee, &chain).await];
         let secrets = HashMap::new();
@@ -424,6 +428,31 @@ async fn keysend_is_taken_once_for_each_hash() {
         event::Event::InvoicePaid(paid) => paid.keysend,
         _ => false,
     });
+    assert_eq!(paid.count(), 1);
+    pair.stop().await;
+}
+
+/// Its hash stays its own, whatever the payer, or a hop of that payment, sends later: the shop would count it twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paid_invoice_that_is_out_of_memory_is_not_paid_again_by_its_preimage() {
+    let mut pair = Pair::with(Waits { expired_kept_ms: 1, ..Waits::default() }).await;
+    let (made, terms) = pair.invoice(|request| request.expiry_s = 2).await;
+    let paid = pair.send(0, ASKED, &terms).await;
+    assert_eq!(pair.outcome(paid).await, None);
+    let row = pair.wait_for(terms.payment_hash, v1::InvoiceStatus::Paid).await;
+    let preimage = Preimage::new(row.preimage.clone().try_into().unwrap());
+    assert_eq!(preimage.hash(), terms.payment_hash);
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    for secret in [None, Some(PaymentSecret::new([9; 32])), terms.secret.clone()] {
+        let keysend = Some(preimage.clone());
+        let again = Terms { payment_hash: terms.payment_hash, secret, total: 2_000, keysend };
+        let again = pair.send(1, 2_000, &again).await;
+        assert_eq!(pair.outcome(again).await, Some(code::INCORRECT_OR_UNKNOWN_PAYMENT_DETAILS));
+    }
+    let kept = pair.wait_for(terms.payment_hash, v1::InvoiceStatus::Paid).await;
+    assert_eq!((kept.received_msat, &kept.bolt11), (Some(ASKED), &made.bolt11));
+    let events = pair.payee.events().await;
+    let paid = events.iter().filter(|event| matches!(event.event, Some(event::Event::InvoicePaid(_))));
     assert_eq!(paid.count(), 1);
     pair.stop().await;
 }

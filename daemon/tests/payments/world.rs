@@ -30,7 +30,7 @@ use millraced::facts::Fold;
 use millraced::gossip::{BitcoindFunding, Gossip, GossipRules};
 use millraced::network::Network;
 use millraced::node::{Node, Origins, Surroundings, open};
-use millraced::payments::{ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
+use millraced::payments::{EXPIRED_KEPT_MS, ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use millraced::peer::PeerRules;
 use millraced::prepare::prepare;
 use millraced::readiness::Readiness;
@@ -82,12 +82,27 @@ pub(crate) struct World {
 
 /// Starts a node on what is in a folder, and waits until it serves.
 pub(crate) async fn start(home: &Path, chain: &FakeChain) -> World {
-    start_with(home, chain, MPP_TIMEOUT_MS).await
+    start_with(home, chain, Waits::default()).await
 }
 
-/// The same with another time that parts of a payment wait for the others.
-pub(crate) async fn start_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64) -> World {
-    let world = start_unready_with(home, chain, mpp_timeout_ms).await;
+/// How long a node waits for what.
+#[derive(Clone, Copy)]
+pub(crate) struct Waits {
+    /// A part of a payment for the others.
+    pub(crate) mpp_timeout_ms: u64,
+    /// Until it has an expired invoice in memory no more.
+    pub(crate) expired_kept_ms: u64,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { mpp_timeout_ms: MPP_TIMEOUT_MS, expired_kept_ms: EXPIRED_KEPT_MS }
+    }
+}
+
+/// The same with other times.
+pub(crate) async fn start_with(home: &Path, chain: &FakeChain, waits: Waits) -> World {
+    let world = start_unready_with(home, chain, waits).await;
     world.payments.start(world.node.registry().clone(), world.sync.subscribe(), world.serving.archive()).unwrap();
     world.readiness.send_replace(Readiness::Ready);
     world
@@ -95,10 +110,10 @@ pub(crate) async fn start_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u
 
 /// The same, but its API has not heard yet that it is ready.
 pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
-    start_unready_with(home, chain, MPP_TIMEOUT_MS).await
+    start_unready_with(home, chain, Waits::default()).await
 }
 
-async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64) -> World {
+async fn start_unready_with(home: &Path, chain: &FakeChain, waits: Waits) -> World {
     let mut config = Config::defaults(bitcoin::Network::Regtest, home);
     config.data_dir = home.to_path_buf();
     let prepared = prepare(config.clone()).unwrap();
@@ -112,7 +127,8 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, mpp_timeout_ms: u64)
         invoice_expiry_s: 3600,
         keys_kept_ms: 86_400_000,
         accepts_keysend: true,
-        mpp_timeout_ms,
+        mpp_timeout_ms: waits.mpp_timeout_ms,
+        expired_kept_ms: waits.expired_kept_ms,
         forwards: ForwardRules::default(),
     };
     let payments = Payments::new(keys.clone(), rules);

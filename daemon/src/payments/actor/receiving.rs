@@ -47,18 +47,15 @@ impl Actor {
             if known.contains(&(received.channel_id, received.id)) {
                 return judge::open_again(&node_key, received, onion);
             }
-            let opened = judge::open(&node_key, received, onion, height);
-            match (&opened, height) {
-                // The hash of an old invoice or payment: it is not taken a second time.
-                (Opened::Final(secret, last), Some(height))
-                    if keysend(received, last).is_some()
-                        && last.payment_secret.is_none()
-                        && is_taken(&received.payment_hash) =>
-                {
-                    Opened::Refused(judge::refuse_payment(received, secret, height))
-                }
-                _ => opened,
+            let mut opened = judge::open(&node_key, received, onion, height);
+            if let Opened::Final(_, last) = &mut opened
+                && keysend(received, last).is_some()
+                && is_taken(&received.payment_hash)
+            {
+                // The hash is that of an invoice, or of an earlier payment: its preimage buys nothing by itself.
+                last.keysend_preimage = None;
             }
+            opened
         })
     }
 

@@ -16,7 +16,7 @@ use millrace_wire::{AttributionData, BlockHeight, ChannelId, HtlcId, Preimage, S
 use super::check::Asked;
 use super::choose::{Channels, NoWay, choose};
 use super::{Circuits, CircuitsSection, Key};
-use crate::channels::{CommandError, CommandResult, NoNewWork};
+use crate::channels::{ChannelState, CommandError, CommandResult, NoNewWork};
 use crate::facts::ReceivedOnion;
 use crate::happened::Happened;
 use crate::payments::judge::Received;
@@ -88,6 +88,8 @@ pub(crate) struct Forwarding {
     /// To be looked at.
     due: BTreeSet<Key>,
     queues: BTreeMap<ChannelId, VecDeque<(Key, u64)>>,
+    /// The last block at which it was looked for what is about to expire.
+    looked_at: Option<BlockHeight>,
 }
 
 /// An HTLC whose onion was peeled.
@@ -207,9 +209,19 @@ impl Forwarding {
     pub(crate) fn go_on(&mut self, sight: &Sight<'_>, is_tick: bool, out: &mut Vec<Act>) {
         if is_tick {
             self.leave_queues(sight.unix_ms);
+            self.look_for_late(sight.height);
         }
         while let Some(key) = self.due.pop_first() {
             self.look_at(key, sight, out);
+        }
+    }
+
+    /// After each block: what is out, and about to expire upstream.
+    fn look_for_late(&mut self, height: Option<BlockHeight>) {
+        if let Some(height) = height.filter(|height| self.looked_at != Some(*height)) {
+            self.looked_at = Some(height);
+            let late = self.circuits.circuits.iter().filter(|(_, circuit)| circuit.is_late(height));
+            self.due.extend(late.map(|(key, _)| *key));
         }
     }
 
@@ -253,6 +265,25 @@ impl Forwarding {
                     let Some(live) = self.live.remove(&key) else { return };
                     circuit.is_decided = true;
                     let failure = live.came_back(circuit.failed.take().map(|removal| *removal), sight);
+                    out.push(Act::Fail { key, failure, went_on: true });
+                }
+                None if sight.height.is_some_and(|height| circuit.is_late(height)) => {
+                    let is_on_chain = sight
+                        .channels
+                        .channel(outgoing.channel_id)
+                        .is_none_or(|channel| matches!(channel.state, ChannelState::OnChain | ChannelState::Closed));
+                    // While it is open, its own deadline comes first.
+                    if !is_on_chain {
+                        return;
+                    }
+                    let Some(live) = self.live.remove(&key) else { return };
+                    let (channel_id, out_id, expiry) = (outgoing.channel_id, outgoing.id.0, circuit.cltv_expiry.0);
+                    tracing::warn!(
+                        incoming = %key.0, htlc_id = key.1.0, expiry, outgoing = %channel_id, outgoing_htlc_id = out_id,
+                        "the outgoing channel is on chain and has not come to its end: the HTLC is failed before it expires"
+                    );
+                    circuit.is_decided = true;
+                    let failure = fail(&live.secret, &FailureMessage::PermanentChannelFailure, live.held(sight));
                     out.push(Act::Fail { key, failure, went_on: true });
                 }
                 None => {}

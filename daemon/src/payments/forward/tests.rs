@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod hand;
+mod late;
 mod model;
 
 use std::sync::Arc;
@@ -567,7 +569,11 @@ fn one_peer_gets_half_of_the_slots_and_of_the_liquidity() {
         assert!(is_offer_to(&stand.forward_one(key), OUT));
         stand.tell(OUT, &committed(key));
     }
-    assert!(matches!(&stand.forward_one((IN, HtlcId(3)))[..], [Act::Fail { .. }]));
+    let mut restarted = Stand { table: Table(stand.table.0.clone()), ..Stand::new() };
+    restarted.forwarding.restore(stand.forwarding.section());
+    for stand in [&mut stand, &mut restarted] {
+        assert!(matches!(&stand.forward_one((IN, HtlcId(3)))[..], [Act::Fail { .. }]));
+    }
     assert!(is_offer_to(&stand.forward_one((other, HtlcId(4))), OUT));
     // A slot that is free again.
     stand.tell(OUT, &resolved((IN, HtlcId(1)), settled_removal()));

@@ -140,6 +140,34 @@ async fn a_silent_peer_loses_the_channel_with_the_htlc_and_nobody_else_does() {
     stage.stop().await;
 }
 
+/// The transaction that would end it does not come into a block: the channel that the HTLC came by must not be lost as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_that_does_not_confirm_costs_no_other_channel() {
+    let stage = Stage::new().await;
+    let prey = stage.open(true).await;
+    let held = stage.hold(prey).await;
+    stage.tap.rewrite(|to, message| {
+        let is_dumb = to == To::Left && message.channel_id().is_some();
+        if is_dumb { Vec::new() } else { vec![(to, message)] }
+    });
+    let expires = held.sent.offer.cltv_expiry.0;
+    stage.mine_empty(expires - DELTA - stage.line.chain.height() + 20);
+    stage.bobs(prey, "Bob waits for him no longer", |snapshot| snapshot.state == ChannelState::OnChain).await;
+    stage.tap.pass();
+    stage.mine_empty(expires - stage.line.chain.height() - 4);
+    stage.others_go_on().await;
+    assert!(stage.line.removal(&held.sent).is_none(), "Mallory may still have the preimage");
+    stage.mine_empty(1);
+    let outcome = stage.line.outcome(&held.sent).await;
+    let Outcome::Failed(decoded, _) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((decoded.hop, decoded.message.code()), (0, code::PERMANENT_CHANNEL_FAILURE));
+    stage.mine_empty(10);
+    let alices = stage.line.alice.node.registry().snapshot(stage.line.first).unwrap();
+    assert!(alices.is_usable() && alices.htlc_counts.local == 0, "{alices:?}");
+    stage.others_go_on().await;
+    stage.stop().await;
+}
+
 /// An onion that was used comes by the other channel, before it has been used up, and after that.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_onion_is_taken_once_whichever_channel_it_comes_by() {
