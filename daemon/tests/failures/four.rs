@@ -22,7 +22,7 @@ use millraced::policy::ForwardPolicy;
 
 use crate::support::tap::{Tap, To};
 use crate::support::{FakeChain, Homes, eventually};
-use crate::world::{World, open_between, rand_bytes, start_with};
+use crate::world::{Waits, World, open_between, rand_bytes, start_with};
 
 /// The nodes by their places.
 pub(crate) const A: usize = 0;
@@ -74,11 +74,12 @@ impl Four {
         let chain = FakeChain::new();
         let homes = Homes::new();
         let [a, b, c, d] = &*homes;
+        let waits = Waits { mpp_timeout_ms: MPP_TIMEOUT_MS, ..Waits::default() };
         let nodes = [
-            start_with(a.path(), &chain, MPP_TIMEOUT_MS).await,
-            start_with(b.path(), &chain, MPP_TIMEOUT_MS).await,
-            start_with(c.path(), &chain, MPP_TIMEOUT_MS).await,
-            start_with(d.path(), &chain, MPP_TIMEOUT_MS).await,
+            start_with(a.path(), &chain, waits).await,
+            start_with(b.path(), &chain, waits).await,
+            start_with(c.path(), &chain, waits).await,
+            start_with(d.path(), &chain, waits).await,
         ];
         let tap = async |left: usize| {
             let (left, right) = (&nodes[left], &nodes[left + 1]);
