@@ -58,18 +58,26 @@ impl Memory {
 
     // --- what an HTLC teaches ---
 
-    /// It came to a hop's end.
+    /// It came to a hop's end, beside what other parts hold there.
     pub(crate) fn passed(&mut self, route: &Route, hop: usize, map: &Map, now_s: u32) {
         if let Some((way, amount, capacity)) = known(route, hop, map) {
+            let amount = self.beside_others(way, amount);
             self.change().passed(way, amount, capacity, now_s);
         }
     }
 
-    /// It did not, for want of liquidity.
+    /// It did not, for want of liquidity: what other parts hold there is not wanting.
     pub(crate) fn refused(&mut self, route: &Route, hop: usize, map: &Map, now_s: u32) {
         if let Some((way, amount, capacity)) = known(route, hop, map) {
+            let amount = self.beside_others(way, amount);
             self.change().refused(way, amount, capacity, now_s);
         }
+    }
+
+    /// An amount together with what is under way there: bounds are of both, as searches hold both against them.
+    fn beside_others(&self, way: Way, amount: Msat) -> Msat {
+        let held = self.in_flight.get(&way).map_or(0, |held| held.0);
+        Msat(amount.0.saturating_add(held))
     }
 
     /// It was paid.
@@ -204,6 +212,18 @@ mod tests {
         memory.free(&two);
         memory.free(&two);
         assert!(memory.in_flight.is_empty());
+    }
+
+    #[test]
+    fn what_other_parts_hold_is_no_want_of_liquidity() {
+        let mut memory = Memory::default();
+        let (held, one) = (over(&[3, 4], 500_000), over(&[3, 4], 300_000));
+        memory.hold(&held);
+        memory.refused(&one, 1, &map(), NOW);
+        let (way, _, capacity) = known(&one, 1, &map()).unwrap();
+        assert_eq!(memory.liquidity.bounds(way, capacity, NOW).most, Msat(799_999));
+        memory.passed(&over(&[3, 4], 100_000), 1, &map(), NOW);
+        assert_eq!(memory.liquidity.bounds(way, capacity, NOW).least, Msat(600_000));
     }
 
     #[test]

@@ -22,7 +22,12 @@ pub(super) fn offers(payer: &mut Payer) -> Vec<(PaymentId, u32, ChannelId, Box<O
 
 /// Two parts of 300 sat that are out: over node 3 and over node 5.
 fn two_out(payer: &mut Payer) -> (PaymentId, UnboundedReceiver<(u64, Told)>) {
-    let told = payer.pay(request(invoice(9, 600_000)));
+    two_out_within(payer, Limits::default())
+}
+
+/// The first costs 1 sat, the second 2.
+fn two_out_within(payer: &mut Payer, limits: Limits) -> (PaymentId, UnboundedReceiver<(u64, Told)>) {
+    let told = payer.pay(PayRequest { limits, ..request(invoice(9, 600_000)) });
     payer.search();
     let mut first = offers(payer);
     assert_eq!(first.len(), 1, "the others wait until the payment is durable");
@@ -143,6 +148,20 @@ fn the_fee_limit_holds_for_all_parts_together() {
     payer.pay(PayRequest { limits: limits(4_000), ..request(invoice(8, 600_000)) });
     payer.search();
     assert_eq!(offers(&mut payer).len(), 1);
+}
+
+#[test]
+fn a_part_that_is_tried_again_gets_of_the_fee_limit_what_the_others_leave() {
+    for (fee, is_tried) in [(3_000, false), (3_999, false), (4_000, true)] {
+        let mut payer = narrow();
+        let (id, _told) = two_out_within(&mut payer, Limits { fee: Some(Msat(fee)), ..Limits::default() });
+        // The only other way costs 2 sat.
+        payer.channels = vec![with_peer(D, 5, 800_000)];
+        payer.fact(C, failed_at((id, 0, 0), &[3, 4], 0, &BUSY));
+        payer.search();
+        let again = offers(&mut payer);
+        assert_eq!(again.len(), usize::from(is_tried), "{fee} msat: {again:?}");
+    }
 }
 
 #[test]
