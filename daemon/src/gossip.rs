@@ -23,6 +23,8 @@ mod book;
 mod funding;
 mod intake;
 mod listening;
+#[cfg(test)]
+mod made_up;
 mod own;
 mod relay;
 mod shown;

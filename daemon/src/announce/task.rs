@@ -1,5 +1,8 @@
 //! Looks at the channels now and then, and says what has not been said.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,14 +99,21 @@ impl Task {
                 Some((peer, update)) = incoming.recv() => self.on_update(peer, update),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            let snapshots = self.registry.snapshots();
-            if self.write_theirs().await.is_err() || self.write_ours(&snapshots).await.is_err() {
+            if self.look().await.is_err() {
                 return;
             }
-            self.tell_peers(&snapshots);
-            self.relay(&snapshots);
-            self.forget(&snapshots);
         }
+    }
+
+    /// Says what is to be said now.
+    async fn look(&mut self) -> Result<(), ()> {
+        let snapshots = self.registry.snapshots();
+        self.write_theirs().await?;
+        self.write_ours(&snapshots).await?;
+        self.tell_peers(&snapshots);
+        self.relay(&snapshots);
+        self.forget(&snapshots);
+        Ok(())
     }
 
     // --- ours ---
@@ -341,60 +351,4 @@ fn later_than(before: Option<u32>, unix_s: u32) -> u32 {
 
 fn unix_s() -> u32 {
     u32::try_from(clock::unix_ms() / 1_000).unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use millrace_wire::{ChainHash, Msat};
-    use secp256k1::SecretKey;
-
-    use super::*;
-    use crate::announce::update::Signer;
-
-    #[test]
-    fn time_only_goes_forward_in_what_is_said() {
-        assert_eq!(later_than(None, 100), 100);
-        assert_eq!(later_than(Some(99), 100), 100);
-        assert_eq!(later_than(Some(100), 100), 101);
-        assert_eq!(later_than(Some(5_000), 100), 5_001, "the clock was set back");
-    }
-
-    #[test]
-    fn a_peer_that_always_says_something_new_is_written_down_only_so_often() {
-        let signer = Signer::new(SecretKey::from_slice(&[1; 32]).unwrap(), ChainHash::REGTEST);
-        let said = Said {
-            scid: ShortChannelId(1),
-            is_public: false,
-            is_disabled: false,
-            cltv_expiry_delta: 40,
-            htlc_minimum: Msat(1),
-            htlc_maximum: Msat(2),
-            fee_base_msat: 3,
-            fee_ppm: 4,
-        };
-        let mut theirs = Theirs::new();
-        let (mut written, mut last) = (0, 0);
-        // One a second, for an hour.
-        for second in 1..=3_600 {
-            theirs.waiting = Some(Box::new(said.signed(&signer, &signer.node_id, second)));
-            if let Some(update) = theirs.take(Millis(u64::from(second) * 1_000)) {
-                (written, last) = (written + 1, update.parsed().contents.timestamp);
-            }
-        }
-        let refills = 3_600_000 / THEIRS_ONE_MORE_MS;
-        assert!(u64::from(written) <= u64::from(THEIRS_MAX) + refills, "{written}");
-        assert!(written > THEIRS_MAX && last > 3_000, "{written}, the last at {last}");
-        // Its last word counts in the end.
-        let update = theirs.take(Millis(3_600_000 + THEIRS_ONE_MORE_MS)).unwrap();
-        assert_eq!(update.parsed().contents.timestamp, 3_600);
-        assert!(theirs.take(Millis(u64::MAX)).is_none());
-    }
-
-    #[test]
-    fn what_is_said_is_repeated_before_it_is_forgotten() {
-        let day = 24 * 3600;
-        assert!(!is_old(0, 6 * day) && is_old(0, 7 * day));
-        const { assert!(REPEAT_AFTER_S < millrace_routing::graph::STALE_AFTER_SECONDS) }
-    }
 }

@@ -139,78 +139,26 @@ fn gather(mut next: impl FnMut() -> Option<Vec<Relayed>>) -> (Vec<Relayed>, bool
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use bitcoin::Txid;
     use bitcoin::hashes::Hash;
-    use bitcoin::{OutPoint, Txid};
-    use lightning::ln::msgs::{self, UnsignedChannelAnnouncement};
-    use lightning::routing::gossip::NodeId;
-    use lightning::types::features::ChannelFeatures;
     use millrace_routing::graph::VerifiedChannel;
-    use millrace_wire::message::Verbatim;
-    use millrace_wire::{BlockHeight, ChainHash, Features, Sat, ShortChannelId, Signature};
-    use secp256k1::{SECP256K1, SecretKey};
+    use millrace_wire::{ChainHash, Features, Sat, ShortChannelId};
     use tokio::time::{Instant, timeout};
 
-    use super::super::{Funding, FundingSource, Gossip, GossipRules, Looking};
+    use super::super::made_up::{Outputs, channel, peer, start};
     use super::*;
-    use crate::network::Network;
     use crate::peer::link::{Link, Outgoing, weight};
 
-    struct NoChain;
-
-    impl FundingSource for NoChain {
-        fn look_up(&self, ids: Vec<ShortChannelId>) -> Looking<'_, Vec<Option<Funding>>> {
-            Box::pin(async move { Ok(vec![None; ids.len()]) })
-        }
-
-        fn are_unspent(&self, outpoints: Vec<OutPoint>) -> Looking<'_, Vec<bool>> {
-            Box::pin(async move { Ok(vec![true; outpoints.len()]) })
-        }
-
-        fn height(&self) -> Looking<'_, BlockHeight> {
-            Box::pin(async { Ok(BlockHeight(0)) })
-        }
-
-        fn on_disconnected(&self, _height: u32) {}
-    }
-
     const ID: ShortChannelId = ShortChannelId(1 << 40);
-
-    /// A channel of two nodes, each of which has one key for everything.
-    fn channel() -> VerifiedChannel {
-        let mut secrets = [1, 2].map(|n| SecretKey::from_slice(&[n; 32]).unwrap());
-        secrets.sort_by_key(|secret| secret.public_key(SECP256K1).serialize());
-        let [one, other] = secrets.map(|secret| NodeId::from_pubkey(&secret.public_key(SECP256K1)));
-        let contents = UnsignedChannelAnnouncement {
-            features: ChannelFeatures::empty(),
-            chain_hash: ChainHash::REGTEST,
-            short_channel_id: ID.0,
-            node_id_1: one,
-            node_id_2: other,
-            bitcoin_key_1: one,
-            bitcoin_key_2: other,
-            excess_data: Vec::new(),
-        };
-        let signed = |[one, other]: [Signature; 2]| msgs::ChannelAnnouncement {
-            node_signature_1: one,
-            node_signature_2: other,
-            bitcoin_signature_1: one,
-            bitcoin_signature_2: other,
-            contents: contents.clone(),
-        };
-        let unsigned = Verbatim::new(signed([Signature::from_compact(&[1; 64]).unwrap(); 2]));
-        let hash = secp256k1::Message::from_digest(unsigned.signed_hash());
-        let signatures = secrets.map(|secret| SECP256K1.sign_ecdsa(&hash, &secret));
-        VerifiedChannel::verify(Verbatim::new(signed(signatures))).unwrap()
-    }
 
     /// 200 questions, of which each has an answer of half a megabyte; and for a while nothing is taken from the queue.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_spam_of_questions_waits_for_the_socket_and_fills_no_memory() {
-        let gossip = Gossip::start(ChainHash::REGTEST, GossipRules::default(), Arc::new(NoChain), Network::default());
-        gossip.inner.write().add_channel(&channel(), Txid::all_zeros(), Sat(1), 0).unwrap();
+        let gossip = start(Outputs::none().0);
+        let verified = VerifiedChannel::verify(channel(ID).0).unwrap();
+        gossip.inner.write().add_channel(&verified, Txid::all_zeros(), Sat(1), 0).unwrap();
         let (link, mut outgoing, queued) = Link::new();
-        let peer = SecretKey::from_slice(&[3; 32]).unwrap().public_key(SECP256K1);
-        let seat = gossip.connected(peer, &Features::ours(false), link);
+        let seat = gossip.connected(peer(3), &Features::ours(false), link);
         let query = QueryShortChannelIds {
             chain_hash: ChainHash::REGTEST,
             short_channel_ids: vec![ID; 1_000],

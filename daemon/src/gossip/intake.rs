@@ -201,3 +201,89 @@ impl Drop for Seat {
         self.inner.seats_changed.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use millrace_wire::{BlockHeight, ChainHash, ShortChannelId};
+
+    use super::super::made_up::{Outputs, connect, start};
+    use super::*;
+
+    const IDS: usize = 1_000;
+    /// What [`message`] counts for.
+    const WEIGHT: usize = 24 * IDS + OVERHEAD_BYTES;
+
+    fn message() -> Message {
+        Message::ReplyChannelRange(ReplyChannelRange {
+            chain_hash: ChainHash::REGTEST,
+            first_block: BlockHeight(0),
+            number_of_blocks: 1,
+            sync_complete: false,
+            short_channel_ids: vec![ShortChannelId(1); IDS],
+            timestamps: None,
+            checksums: None,
+        })
+    }
+
+    /// Says more than there is room for. Nobody handles it before the test waits: it has the runtime's only thread.
+    fn flood(seat: &Seat) {
+        (0..=ASKED_BYTES_MAX / WEIGHT).for_each(|_| seat.put(message()));
+    }
+
+    fn waiting(seat: &Seat) -> usize {
+        seat.seated.waiting.load(Ordering::Relaxed)
+    }
+
+    /// What fits, of what [`message`] makes.
+    const fn full(bytes_max: usize) -> usize {
+        bytes_max / WEIGHT * WEIGHT
+    }
+
+    async fn wait_until_handled(inner: &Inner) {
+        let begun = Instant::now();
+        while inner.waiting.load(Ordering::Relaxed) > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "nobody handles it");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_peer_has_its_own_room_and_gets_it_back() {
+        let gossip = start(Outputs::none().0);
+        let ((seat, _out), (other, _others_out)) = (connect(&gossip, 1), connect(&gossip, 2));
+        flood(&seat);
+        assert_eq!(waiting(&seat), full(UNASKED_BYTES_MAX));
+        assert!(seat.seated.has_dropped.load(Ordering::Relaxed));
+        other.put(message());
+        assert_eq!(waiting(&other), WEIGHT, "nobody else has less for it");
+        assert!(!other.seated.has_dropped.load(Ordering::Relaxed));
+        // Asked, it has room for an answer.
+        gossip.inner.ask_for_news(&seat.seated, true);
+        flood(&seat);
+        assert_eq!(waiting(&seat), full(ASKED_BYTES_MAX));
+        wait_until_handled(&gossip.inner).await;
+        seat.put(message());
+        assert_eq!(waiting(&seat), WEIGHT);
+        gossip.stop().await;
+    }
+
+    #[tokio::test]
+    async fn all_peers_together_have_room_for_so_much() {
+        let gossip = start(Outputs::none().0);
+        let seats: Vec<_> = (1..=14).map(|number| connect(&gossip, number)).collect();
+        for (seat, _out) in &seats {
+            gossip.inner.ask_for_news(&seat.seated, true);
+            flood(seat);
+        }
+        let all = || gossip.inner.waiting.load(Ordering::Relaxed);
+        assert_eq!(all(), full(ALL_BYTES_MAX));
+        let rooms: Vec<usize> = seats.iter().map(|(seat, _out)| waiting(seat)).collect();
+        assert_eq!((rooms[0], rooms[11], rooms[13]), (full(ASKED_BYTES_MAX), full(ASKED_BYTES_MAX), 0));
+        // Connections that end leave theirs behind.
+        drop(seats);
+        wait_until_handled(&gossip.inner).await;
+        gossip.stop().await;
+    }
+}

@@ -184,3 +184,36 @@ impl Listening {
         let _nobody = asked.over.send(is_whole);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_wire::ShortChannelId;
+
+    use super::super::made_up::{Outputs, channel, connect, start};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_names_outputs_that_do_not_exist_has_to_wait_more_and_more() {
+        const PAUSES: u32 = 5;
+        let (outputs, _) = Outputs::none();
+        let gossip = start(Arc::clone(&outputs));
+        let (seat, _out) = connect(&gossip, 1);
+        // There is room for all of it.
+        let seated = gossip.inner.seats().values().next().cloned().expect("it is connected");
+        gossip.inner.ask_for_news(&seated, true);
+        let count = UNFUNDED_MAX + PAUSES as usize * BATCH_MAX;
+        let absent: Vec<_> = (0..count as u64).map(|n| channel(ShortChannelId(n)).0).collect();
+        let begun = Instant::now();
+        for announcement in absent {
+            seat.put(Message::ChannelAnnouncement(Box::new(announcement)));
+        }
+        while gossip.inner.waiting.load(Ordering::Relaxed) > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nobody handles it");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // However slow the machine, it cannot be sooner.
+        assert!(begun.elapsed() >= UNFUNDED_PAUSE * PAUSES, "{:?}", begun.elapsed());
+        assert_eq!(outputs.asked(), count);
+        gossip.stop().await;
+    }
+}

@@ -216,3 +216,85 @@ fn take_rest(inner: &Inner, updates: Vec<ChannelUpdate>, nodes: Vec<NodeAnnounce
     inner.pass_on(news);
     refused
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bitcoin::absolute::LockTime;
+    use bitcoin::transaction::Version;
+    use bitcoin::{Block, BlockHash, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, Witness};
+
+    use super::super::Gossip;
+    use super::super::book::outpoint_of;
+    use super::super::made_up::{Outputs, channel, start};
+    use super::*;
+    use crate::chain_feed::BlockFollower;
+
+    const HEIGHT: u32 = 100;
+
+    fn id() -> ShortChannelId {
+        ShortChannelId::new(HEIGHT, 1, 0).unwrap()
+    }
+
+    fn block(spent: OutPoint) -> Arc<Block> {
+        let input = TxIn {
+            previous_output: spent,
+            script_sig: ScriptBuf::new(),
+            sequence: Sequence::MAX,
+            witness: Witness::new(),
+        };
+        let tx =
+            Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: vec![input], output: Vec::new() };
+        let genesis = bitcoin::constants::genesis_block(Network::Regtest);
+        Arc::new(Block { txdata: vec![tx], ..genesis })
+    }
+
+    /// What becomes of a channel if something happens after its output was looked up, and before that is answered: whether
+    /// it is taken, and how often its output is looked up.
+    async fn taken_across(happens: impl AsyncFnOnce(&Gossip, &Outputs, OutPoint)) -> (bool, usize) {
+        let (outputs, mut looks) = Outputs::none();
+        let (announcement, funding) = channel(id());
+        outputs.put(id(), funding.clone());
+        let gossip = start(Arc::clone(&outputs));
+        let inner = Arc::clone(&gossip.inner);
+        let batch = vec![Announcement::Channel(Box::new(announcement))];
+        let taking = tokio::spawn(async move { take(&inner, batch, From::Own).await });
+        let look = looks.recv().await.unwrap();
+        // The next one waits for nothing.
+        drop(looks);
+        happens(&gossip, &outputs, outpoint_of(id(), funding.txid)).await;
+        drop(look);
+        let refused = taking.await.unwrap();
+        let channel = gossip.channel(id()).await;
+        assert!(channel.as_ref().is_none_or(|channel| channel.spent_at.is_none()));
+        assert_eq!(refused.unfunded, if channel.is_some() { Vec::new() } else { vec![id()] });
+        gossip.stop().await;
+        (channel.is_some(), outputs.asked())
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_is_spent_before_it_is_known_does_not_stay() {
+        let spent = taken_across(async |gossip, outputs, outpoint| {
+            outputs.remove(id());
+            gossip.on_connected(HEIGHT + 6, block(outpoint)).await;
+        });
+        assert_eq!(spent.await, (false, 2));
+    }
+
+    #[tokio::test]
+    async fn nor_does_one_whose_block_is_taken_off_before_it_is_known() {
+        let taken_off = taken_across(async |gossip, outputs, _| {
+            outputs.remove(id());
+            gossip.on_disconnected(HEIGHT, BlockHash::from_raw_hash(bitcoin::hashes::Hash::all_zeros())).await;
+        });
+        assert_eq!(taken_off.await, (false, 1), "bitcoind is not asked for a block that is to come");
+    }
+
+    #[tokio::test]
+    async fn one_that_another_block_leaves_alone_is_taken_after_a_second_look() {
+        let other = OutPoint::null();
+        let left_alone = taken_across(async |gossip, _, _| gossip.on_connected(HEIGHT + 6, block(other)).await);
+        assert_eq!(left_alone.await, (true, 2));
+        assert_eq!(taken_across(async |_, _, _| {}).await, (true, 1), "and without a block, after one");
+    }
+}

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod line;
+mod stale;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../payments/world.rs"]
@@ -19,7 +20,7 @@ use millrace_routing::failure::{FailureMessage, code};
 use millrace_rpc::v1::{self, event};
 use millrace_wire::{Msat, PaymentSecret, ShortChannelId};
 use support::{FakeChain, Homes, TestNode, copy_as_after_a_crash, eventually, preimage};
-use world::{World, start, start_unready};
+use world::{World, start};
 
 /// Alice, Bob and Carol, with a channel between each two neighbours; the second one's id.
 async fn line_to_carol(homes: &Homes<3>) -> (Line, World, World, millrace_wire::ChannelId) {
@@ -320,37 +321,6 @@ async fn killed_in_the_middle_of_a_forward_it_ends_once_and_well() {
     assert!(paid > 0, "{paid} paid, {failed} failed");
     let totals = forwards(&bob).await.totals.unwrap();
     assert_eq!((totals.settled, totals.fees_msat), (paid, paid * fee(5_000_000)));
-    bob.stop().await;
-}
-
-/// As after an outage: bitcoind wakes with a tip of long ago. What had gone on before is downstream's to decide, whatever is
-/// known of the chain.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_had_gone_on_waits_for_its_end_though_the_chain_is_stale_after_a_restart() {
-    let homes = homes();
-    let (line, bob, charlie, second) = line_to_charlie(&homes).await;
-    let height = line.chain.height();
-    let (slow, late) = (preimage(7), preimage(8));
-    let plan = Plan::new(bob.node_id, charlie.id(), alias(&bob, second), 5_000_000, height);
-    let [out, refused] = [&slow, &late].map(|proof| plan.clone().to(proof).build());
-    line.offer(&out).await;
-    let has_come = |fact: &Fact| matches!(fact, Fact::HtlcReceived { .. }).then_some(());
-    eventually("it comes to Charlie", || find(&charlie.fold, has_come)).await;
-    bob.stop().await;
-    let bob = start_unready(homes[1].path(), &line.chain).await;
-    bob.sync.send_replace(SyncState::Stalled { height, tip_time: 1 });
-    bob.payments.start(bob.node.registry().clone(), bob.sync.subscribe(), bob.serving.archive()).unwrap();
-    usable(&bob.node, line.first).await;
-    usable(&line.alice.node, line.first).await;
-    // What comes now is refused; the refusal is the sign that everything before it was decided too.
-    let (hop, message) = line.failure(&refused).await;
-    assert_eq!((hop, message.code()), (0, code::TEMPORARY_NODE_FAILURE));
-    assert_eq!(line.removal(&out), None);
-    charlie.fulfill(second, &slow).await;
-    let outcome = line.outcome(&out).await;
-    assert!(matches!(outcome, Outcome::Paid(ref paid, _) if *paid == slow), "{outcome:?}");
-    let rest = at_rest(&bob.node, line.first).await;
-    assert_eq!(rest.balances.local, Msat(5_000_000 + fee(5_000_000)));
     bob.stop().await;
 }
 
