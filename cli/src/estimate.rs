@@ -24,6 +24,7 @@ pub(crate) async fn run(session: &Session, output: &mut Output, payment: PayRequ
         json!({
             "amount_msat": route.amount_msat,
             "fee_msat": route.fee_msat,
+            "chance_ppm": route.chance_ppm,
             "hops": route.hops.iter().map(payment::hop_json).collect::<Vec<_>>(),
         })
     };
@@ -35,8 +36,17 @@ pub(crate) async fn run(session: &Session, output: &mut Output, payment: PayRequ
             vec![facts([("Would pay", msat(found.amount_msat)), ("Fee", msat(found.fee_msat)), ("In", parts)])];
         sections.extend(found.routes.iter().enumerate().map(|(index, route)| {
             let (number, amount, fee) = (index + 1, msat(route.amount_msat), msat(route.fee_msat));
-            format!("Part {number}, {amount} for {fee}\n{}", payment::hops_table(&route.hops))
+            let chance = chance(route.chance_ppm);
+            format!("Part {number}, {amount} for {fee}, chance {chance}\n{}", payment::hops_table(&route.hops))
         }));
         sections.join("\n\n")
     })
+}
+
+/// Rounded down: what is not certain is not called so.
+fn chance(ppm: u32) -> String {
+    match ppm / 10_000 {
+        0 => "below 1 %".to_owned(),
+        percent => format!("{percent} %"),
+    }
 }

@@ -45,7 +45,7 @@ use self::actor::workers::{RuntimeWorkers, Workers};
 use self::actor::{Input, ReceivingRules, Surroundings};
 use self::core::Core;
 use self::prepare::Moment;
-use self::send::LookUp;
+use self::send::{Found, LookUp, Part};
 use crate::channels::Registry;
 use crate::clock;
 use crate::events::EventLog;
@@ -54,7 +54,7 @@ use crate::idempotency::Idempotency;
 use crate::keys::Keys;
 use crate::network::Network;
 use crate::policy::{ForwardPolicy, Policies};
-use crate::route::Route;
+use crate::route::Estimate;
 use crate::steps::JournalHandle;
 use crate::view::Past;
 
@@ -269,7 +269,7 @@ impl Payments {
     ///
     /// # Errors
     /// [`PayRefusal`] as for the payment itself.
-    pub async fn estimate(&self, request: PayRequest) -> Result<Vec<Route>, PayRefusal> {
+    pub async fn estimate(&self, request: PayRequest) -> Result<Vec<Estimate>, PayRefusal> {
         let (listener, _) = Listener::pair(0, false);
         let prepared = prepare::prepare(request, &self.payer, self.moment(), |_| false, listener);
         let prepared = prepared.map_err(|(refusal, _)| refusal)?;
@@ -280,8 +280,8 @@ impl Payments {
         let (reply, answer) = oneshot::channel();
         let stopping = || PayRefusal::from(crate::channels::NoNewWork::Stopping);
         self.inputs.send(Input::Estimate(Box::new(prepared), reply)).map_err(|_| stopping())?;
-        let parts = answer.await.map_err(|_| stopping())??;
-        Ok(parts.into_iter().map(|part| part.route).collect())
+        let Found { parts, .. } = answer.await.map_err(|_| stopping())??;
+        Ok(parts.into_iter().map(|Part { route, chance_ppm, .. }| Estimate { route, chance_ppm }).collect())
     }
 
     /// Writes what payments have taught, for an orderly end: it may also be lost.

@@ -55,3 +55,12 @@ impl Route {
         here.zip(next).map_or(Msat::ZERO, |(here, next)| Msat(here.saturating_sub(next)))
     }
 }
+
+/// A way that a payment would take.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Estimate {
+    /// It.
+    pub route: Route,
+    /// How likely an attempt over it is to arrive, by what payments have taught, in millionths.
+    pub chance_ppm: u32,
+}

@@ -12,11 +12,12 @@ mod weight;
 use millrace_wire::{Msat, ShortChannelId};
 use thiserror::Error;
 
-use crate::graph::{NodeId, Policy};
+use crate::graph::{Direction, NodeId, Policy};
+use crate::liquidity::Way;
 
-pub use parts::{Parts, find_parts};
+pub use parts::{Parts, chances, find_parts};
 pub use search::Search;
-pub use weight::{InFlight, Weights};
+pub use weight::{Caps, InFlight, Weights};
 
 /// A channel of our own that can take an HTLC now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,6 +110,16 @@ impl Path {
     #[must_use]
     pub fn fee(&self) -> Msat {
         Msat(self.sent().0 - self.received().0)
+    }
+
+    /// The channels behind our own. Whoever has the lesser id sends from it; of a channel that is in no map, that does not
+    /// matter.
+    fn ways(&self) -> impl Iterator<Item = (Way, &Hop)> {
+        self.hops.iter().zip(self.hops.iter().skip(1)).map(|(before, hop)| {
+            let is_from_lesser = before.node < hop.node;
+            let direction = if is_from_lesser { Direction::FromLesser } else { Direction::FromGreater };
+            ((hop.short_channel_id, direction), hop)
+        })
     }
 }
 

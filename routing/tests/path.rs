@@ -13,7 +13,7 @@ use lightning::util::logger::{Logger, Record};
 use millrace_routing::graph::{Direction, NodeId, Policy};
 use millrace_routing::liquidity::Liquidity;
 use millrace_routing::map::{Map, Usable};
-use millrace_routing::path::{DELTA_MAX, FirstHop, HOPS_MAX, InFlight, Path, Request, Search, Weights};
+use millrace_routing::path::{Caps, DELTA_MAX, FirstHop, HOPS_MAX, InFlight, Path, Request, Search, Weights};
 use millrace_wire::{ChainHash, Msat, ShortChannelId};
 use proptest::prelude::*;
 use secp256k1::{PublicKey, SECP256K1, SecretKey};
@@ -189,8 +189,14 @@ proptest! {
             first_hops: &first_hops,
             hints: &[],
         };
-        let (liquidity, in_flight) = (Liquidity::default(), InFlight::new());
-        let weights = Weights { liquidity: &liquidity, in_flight: &in_flight, now: now() };
+        let (liquidity, in_flight, caps) = (Liquidity::default(), InFlight::new(), Caps::new());
+        let weights = Weights {
+            liquidity: &liquidity,
+            in_flight: &in_flight,
+            caps: &caps,
+            now: now(),
+            is_last_resort: false,
+        };
         let found = Search::new().find(&ours(&channels), &request, &weights);
 
         match (ldks, found) {

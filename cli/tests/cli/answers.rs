@@ -583,8 +583,8 @@ fn hop(to: u8, amount_msat: u64, fee_msat: u64, held_ms: Option<u32>) -> Hop {
 
 pub(crate) fn estimated() -> EstimateRouteResponse {
     let hops = vec![hop(2, 10_510, 510, None), hop(3, 10_000, 0, None)];
-    let over = Route { amount_msat: 10_000, fee_msat: 510, hops };
-    let direct = Route { amount_msat: 11_000, fee_msat: 0, hops: vec![hop(3, 11_000, 0, None)] };
+    let over = Route { amount_msat: 10_000, fee_msat: 510, hops, chance_ppm: 1_000 };
+    let direct = Route { amount_msat: 11_000, fee_msat: 0, hops: vec![hop(3, 11_000, 0, None)], chance_ppm: 989_999 };
     EstimateRouteResponse { routes: vec![over, direct], amount_msat: 21_000, fee_msat: 510 }
 }
 

@@ -27,7 +27,7 @@ use crate::payments::{
     AttemptRow, Limits, Listener, PARTS_MAX, PayKey, PayRefusal, PayRequest, PaymentRow, PaymentStatus,
     TIMEOUT_DEFAULT, Target, Told,
 };
-use crate::route::{Route, RouteHop};
+use crate::route::{Estimate, Route, RouteHop};
 
 /// Payments that one stream may have under way.
 const OUTSTANDING_MAX: usize = 8_192;
@@ -88,13 +88,14 @@ impl Payments for PaymentsService {
         let payment = request.into_inner().payment.unwrap_or_default();
         let request = order(v1::PayRequest { idempotency_key: String::new(), ..payment });
         let request = request.map_err(|refusal| fault::pay(&refusal))?;
-        let routes = self.0.api.payments.estimate(request).await.map_err(|refusal| fault::pay(&refusal))?;
-        let sum = |of: fn(&Route) -> Msat| routes.iter().map(|route| of(route).0).fold(0, u64::saturating_add);
+        let estimates = self.0.api.payments.estimate(request).await.map_err(|refusal| fault::pay(&refusal))?;
+        let sum = |of: fn(&Route) -> Msat| estimates.iter().map(|one| of(&one.route).0).fold(0, u64::saturating_add);
         let (amount_msat, fee_msat) = (sum(Route::received), sum(Route::fee));
-        let routes = routes.iter().map(|route| v1::Route {
+        let routes = estimates.iter().map(|Estimate { route, chance_ppm }| v1::Route {
             amount_msat: route.received().0,
             fee_msat: route.fee().0,
             hops: hops(route, &[]),
+            chance_ppm: *chance_ppm,
         });
         Ok(Response::new(EstimateRouteResponse { routes: routes.collect(), amount_msat, fee_msat }))
     }

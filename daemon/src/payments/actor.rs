@@ -31,7 +31,7 @@ use super::listener::Listener;
 use super::prepare::{PayerRules, Prepared};
 use super::receive::{Fulfilment, HoldReply, InvoiceRefusal};
 use super::refusal::PayRefusal;
-use super::send::{LookUp, Order, Part, World};
+use super::send::{Found, LookUp, Order, World};
 use super::{ForwardRules, Updates};
 use crate::channels::{CommandError, CommandResult, NoNewWork, Registry};
 use crate::clock;
@@ -66,9 +66,9 @@ pub(crate) enum Input {
     /// It was not written after all.
     AbandonInvoice(PaymentHash),
     /// What a search has found.
-    Found(crate::happened::PaymentId, Result<Vec<Part>, PayRefusal>),
+    Found(crate::happened::PaymentId, Result<Found, PayRefusal>),
     /// What ways a payment would take.
-    Estimate(Box<Prepared>, oneshot::Sender<Result<Vec<Part>, PayRefusal>>),
+    Estimate(Box<Prepared>, oneshot::Sender<Result<Found, PayRefusal>>),
     /// What payments have taught is to be written, if that is anything new.
     Remember(oneshot::Sender<()>),
     /// HTLCs that were peeled.

@@ -21,12 +21,13 @@ mod lessons;
 mod line;
 mod memory;
 mod payment;
+mod rest;
 mod search;
 #[cfg(test)]
 pub(crate) mod tests;
 mod ways;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use millrace_channel::{Fact, Millis, Offer, Side};
@@ -46,7 +47,7 @@ use crate::happened::PaymentId;
 use crate::idempotency::{Idempotency, Reserved};
 
 pub(crate) use self::memory::Memory;
-pub(crate) use self::search::{Job, Part};
+pub(crate) use self::search::{Found, Job, Part};
 
 /// Payments that may be under way, or waiting, at once: some channels' worth of HTLCs.
 pub(crate) const PAYMENTS_MAX: usize = 50_000;
@@ -118,6 +119,8 @@ pub(crate) struct Sending {
     /// Facts of payments whose acceptance another source is yet to tell of. Only on replay.
     orphans: HashMap<PaymentId, Vec<(ChannelId, Fact, u64)>>,
     waiting: VecDeque<PaymentId>,
+    /// Those that rest, by when they go on; also some that have been decided meanwhile.
+    resting: BTreeSet<(Millis, PaymentId)>,
     load: Load,
     /// What payments have taught.
     pub(crate) memory: Memory,

@@ -5,7 +5,6 @@ use millrace_wire::Msat;
 use super::search::Search;
 use super::weight::{InFlight, Weights};
 use super::{FirstHop, NoPath, Path, Request};
-use crate::graph::Direction;
 use crate::map::Map;
 
 /// No part is smaller: each costs an HTLC at every hop.
@@ -71,19 +70,33 @@ fn share(fees: Msat, part: Msat, left: Msat) -> Msat {
     Msat(u64::try_from(share).unwrap_or(fees.0))
 }
 
+/// How likely each of several ways of one payment is to carry its part beside those before it, from 0 to 1. Our own channels
+/// and those that only an invoice tells of are taken to carry theirs.
+#[must_use]
+pub fn chances(map: &Map, paths: &[Path], weights: &Weights<'_>) -> Vec<f64> {
+    let mut in_flight: InFlight = weights.in_flight.clone();
+    let of_path = |path: &Path| {
+        let weights = Weights { in_flight: &in_flight, ..*weights };
+        let chance = path.ways().map(|(way, hop)| {
+            let edges = map.index(&hop.node).map(|node| map.edges_to(node)).unwrap_or_default();
+            let edge = edges.iter().find(|edge| (edge.short_channel_id, edge.direction) == way);
+            edge.map_or(1.0, |edge| weights.chance(way, edge.capacity, hop.amount))
+        });
+        let chance = chance.product();
+        hold(path, &mut [], &mut in_flight);
+        chance
+    };
+    paths.iter().map(of_path).collect()
+}
+
 /// The channels that a part uses hold it from now on.
 fn hold(path: &Path, first_hops: &mut [FirstHop], in_flight: &mut InFlight) {
-    for (index, hop) in path.hops.iter().enumerate() {
-        let Some(before) = index.checked_sub(1).map(|before| &path.hops[before]) else {
-            for first_hop in first_hops.iter_mut().filter(|first| first.short_channel_id == hop.short_channel_id) {
-                first_hop.most = Msat(first_hop.most.0.saturating_sub(hop.amount.0));
-            }
-            continue;
-        };
-        // Whoever has the lesser id sends from it; a hint's channel is in no map, and its way does not matter.
-        let is_from_lesser = before.node < hop.node;
-        let direction = if is_from_lesser { Direction::FromLesser } else { Direction::FromGreater };
-        let held = in_flight.entry((hop.short_channel_id, direction)).or_insert(Msat::ZERO);
+    let first = path.hops.first().map(|hop| hop.short_channel_id);
+    for first_hop in first_hops.iter_mut().filter(|first_hop| Some(first_hop.short_channel_id) == first) {
+        first_hop.most = Msat(first_hop.most.0.saturating_sub(path.sent().0));
+    }
+    for (way, hop) in path.ways() {
+        let held = in_flight.entry(way).or_insert(Msat::ZERO);
         held.0 = held.0.saturating_add(hop.amount.0);
     }
 }

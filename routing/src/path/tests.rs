@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod last_resort;
+
 use millrace_wire::{Msat, ShortChannelId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::graph::Direction;
 use crate::liquidity::Liquidity;
 use crate::map::{Map, Usable};
 
@@ -56,15 +57,23 @@ struct World {
     map: Map,
     liquidity: Liquidity,
     in_flight: InFlight,
+    caps: Caps,
 }
 
 impl World {
     fn new(channels: Vec<Usable>) -> Self {
-        Self { map: Map::of_channels(channels), liquidity: Liquidity::default(), in_flight: InFlight::new() }
+        let (liquidity, in_flight, caps) = (Liquidity::default(), InFlight::new(), Caps::new());
+        Self { map: Map::of_channels(channels), liquidity, in_flight, caps }
     }
 
     const fn weights(&self) -> Weights<'_> {
-        Weights { liquidity: &self.liquidity, in_flight: &self.in_flight, now: NOW }
+        let Self { liquidity, in_flight, caps, .. } = self;
+        Weights { liquidity, in_flight, caps, now: NOW, is_last_resort: false }
+    }
+
+    /// As a last resort.
+    fn resort(&self, request: &Request<'_>) -> Result<Path, NoPath> {
+        Search::new().find(&self.map, request, &Weights { is_last_resort: true, ..self.weights() })
     }
 
     fn find(&self, request: &Request<'_>) -> Result<Path, NoPath> {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::super::refusal::PayRefusal;
-use super::super::send::{Job, Part};
+use super::super::send::{Found, Job};
 
 /// Something to be done.
 pub(crate) type Work = Box<dyn FnOnce() + Send>;
 /// Who is told what a search has found.
-pub(crate) type Finder = Box<dyn FnOnce(Result<Vec<Part>, PayRefusal>) + Send>;
+pub(crate) type Finder = Box<dyn FnOnce(Result<Found, PayRefusal>) + Send>;
 
 /// The workers. Each call returns at once or after the work, as it likes; the task is told by its queue.
 pub(crate) trait Workers: Send + Sync {

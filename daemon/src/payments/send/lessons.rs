@@ -5,14 +5,13 @@
 //! the graph, where whoever forwards could tell payments apart by it). Only how much a channel could carry is remembered
 //! for others, see [`Memory`].
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_routing::failure::{FailureMessage, code};
 use millrace_routing::graph::{NodeId, Policy, VerifiedUpdate};
-use millrace_routing::liquidity::{Liquidity, Way};
+use millrace_routing::liquidity::Way;
 use millrace_routing::map::Map;
-use millrace_routing::path::{FirstHop, Hint};
+use millrace_routing::path::{Caps, FirstHop, Hint};
 use millrace_wire::{ChannelId, Decoded, Message, Msat};
 
 use super::memory::{Memory, way, way_of};
@@ -22,20 +21,27 @@ use crate::route::Route;
 
 /// The type number of a `channel_update`, which some nodes leave out.
 const CHANNEL_UPDATE: [u8; 2] = [1, 2];
+/// So often all that is paid may come back with `mpp_timeout`: a part may have been late once, and once more; a payee that
+/// says so of everything, at once perhaps, does not put the parts together.
+pub(super) const ROUNDS_MAX: u64 = 3;
 
 /// What one payment has learned.
 #[derive(Clone, Debug)]
 pub(crate) struct Lessons {
     /// The most that a channel of ours takes.
     caps: BTreeMap<ChannelId, Msat>,
-    /// The most that channels of others take, where no map says it.
-    most: BTreeMap<Way, Msat>,
+    /// The most that channels of others take for now: they have refused more.
+    most: Caps,
+    /// Nodes that forward nothing for now.
+    busy: BTreeSet<NodeId>,
     /// Channels that do not forward this.
     shut: BTreeSet<Way>,
     /// Nodes that do not.
     nodes: BTreeSet<NodeId>,
     /// Terms as failures told them.
     terms: BTreeMap<Way, Hint>,
+    /// What parts have brought in vain, each time that they did: the payee says that the others were late.
+    unjoined: Msat,
 }
 
 /// Where and when something was learned.
@@ -54,10 +60,12 @@ impl Lessons {
     pub(crate) const fn none() -> Self {
         Self {
             caps: BTreeMap::new(),
-            most: BTreeMap::new(),
+            most: Caps::new(),
+            busy: BTreeSet::new(),
             shut: BTreeSet::new(),
             nodes: BTreeSet::new(),
             terms: BTreeMap::new(),
+            unjoined: Msat::ZERO,
         }
     }
 
@@ -84,7 +92,9 @@ impl Lessons {
         match message {
             FailureMessage::TemporaryChannelFailure { .. } => {
                 memory.refused(route, hop + 1, map, now_s);
-                self.most.insert(next, less(route.hops[hop + 1].amount));
+                let refused = less(route.hops[hop + 1].amount);
+                let most = self.most.entry(next).or_insert(refused);
+                *most = refused.min(*most);
             }
             FailureMessage::AmountBelowMinimum { channel_update, .. }
             | FailureMessage::FeeInsufficient { channel_update, .. }
@@ -102,9 +112,9 @@ impl Lessons {
             | FailureMessage::InvalidOnionHmac { .. }
             | FailureMessage::InvalidOnionKey { .. }
             | FailureMessage::InvalidOnionBlinding { .. } => drop(self.shut.insert(next)),
+            FailureMessage::TemporaryNodeFailure => drop(self.busy.insert(route.hops[hop].node.into())),
             // The node itself; or what no hop on the way may say.
-            FailureMessage::TemporaryNodeFailure
-            | FailureMessage::PermanentNodeFailure
+            FailureMessage::PermanentNodeFailure
             | FailureMessage::RequiredNodeFeatureMissing
             | FailureMessage::IncorrectOrUnknownPaymentDetails { .. }
             | FailureMessage::FinalIncorrectCltvExpiry { .. }
@@ -133,7 +143,8 @@ impl Lessons {
         if code == code::MPP_TIMEOUT && route.received() < all {
             // The other parts did not come in time: it takes all of them at another try. What brought all of it waited for
             // none, and would be sent in vain for as long as the payment may take.
-            return true;
+            self.unjoined = Msat(self.unjoined.0.saturating_add(route.received().0));
+            return !self.is_in_vain(all);
         }
         match route.hops.len() {
             0 | 1 if is_last_hops_fault => false,
@@ -150,11 +161,34 @@ impl Lessons {
         }
     }
 
+    /// The payee has sent back all that is paid with `mpp_timeout`, as often as is borne; `all` is what is paid.
+    pub(crate) const fn is_in_vain(&self, all: Msat) -> bool {
+        self.unjoined.0 >= all.0.saturating_mul(ROUNDS_MAX)
+    }
+
+    // --- what was refused for the moment ---
+
+    /// Whether somebody could not do it for the moment, and may be asked again after a pause.
+    pub(crate) fn has_refusals(&self) -> bool {
+        !self.most.is_empty() || self.has_busy_nodes()
+    }
+
+    /// Whether a node forwards nothing for now.
+    pub(crate) fn has_busy_nodes(&self) -> bool {
+        !self.busy.is_empty()
+    }
+
+    /// A pause is over.
+    pub(crate) fn forget_refusals(&mut self) {
+        self.most.clear();
+        self.busy.clear();
+    }
+
     // --- for the next search ---
 
     /// Our channels, as far as they may be used.
     pub(crate) fn doors(&self, doors: &[Door], payee: NodeId) -> Vec<FirstHop> {
-        let may_be_used = |door: &&Door| door.hop.peer == payee || !self.nodes.contains(&door.hop.peer);
+        let may_be_used = |door: &&Door| !self.is_left_out(&door.hop.peer, payee);
         let capped = |door: &Door| {
             let cap = self.caps.get(&door.channel_id).copied().unwrap_or(door.hop.most);
             FirstHop { most: door.hop.most.min(cap), ..door.hop }
@@ -165,7 +199,7 @@ impl Lessons {
     /// The invoice's channels and those whose terms were told, as far as they may be used.
     pub(crate) fn hints(&self, hints: &[Hint], payee: NodeId) -> Vec<Hint> {
         let way = |hint: &Hint| way(hint.short_channel_id, hint.from, hint.to);
-        let is_left_out = |node: &NodeId| *node != payee && self.nodes.contains(node);
+        let is_left_out = |node: &NodeId| self.is_left_out(node, payee);
         let own = hints.iter().filter(|hint| !self.terms.contains_key(&way(hint)));
         let usable = own
             .chain(self.terms.values())
@@ -178,25 +212,19 @@ impl Lessons {
         usable.map(capped).collect()
     }
 
-    /// What is known of channels, and nothing of those that are left out.
-    pub(crate) fn apply<'a>(
-        &self,
-        liquidity: &'a Liquidity,
-        map: &Map,
-        payee: NodeId,
-        now_s: u32,
-    ) -> Cow<'a, Liquidity> {
-        if self.shut.is_empty() && self.terms.is_empty() && self.nodes.is_empty() {
-            return Cow::Borrowed(liquidity);
-        }
-        let mut liquidity = liquidity.clone();
-        let mut leave_out = |way: Way| liquidity.refused(way, Msat(1), Msat::MAX_MONEY, now_s);
-        self.shut.iter().chain(self.terms.keys()).for_each(|way| leave_out(*way));
-        for node in self.nodes.iter().filter(|node| **node != payee) {
+    /// What channels on the map may be given; nothing, if they are left out.
+    pub(crate) fn limits(&self, map: &Map, payee: NodeId) -> Caps {
+        let mut caps = self.most.clone();
+        caps.extend(self.shut.iter().chain(self.terms.keys()).map(|way| (*way, Msat::ZERO)));
+        for node in self.nodes.iter().chain(&self.busy).filter(|node| **node != payee) {
             let edges = map.index(node).map(|index| map.edges_to(index)).unwrap_or_default();
-            edges.iter().for_each(|edge| leave_out((edge.short_channel_id, edge.direction)));
+            caps.extend(edges.iter().map(|edge| ((edge.short_channel_id, edge.direction), Msat::ZERO)));
         }
-        Cow::Owned(liquidity)
+        caps
+    }
+
+    fn is_left_out(&self, node: &NodeId, payee: NodeId) -> bool {
+        *node != payee && (self.nodes.contains(node) || self.busy.contains(node))
     }
 }
 

@@ -26,6 +26,7 @@ impl Sending {
         let freed = self.load.take_freed();
         let mut tries = if is_tick { freed.max(PROBES) } else { freed };
         if is_tick {
+            self.wake(world, out);
             // Whoever has waited too long is told, wherever he stands.
             let waiting = std::mem::take(&mut self.waiting);
             let (late, rest): (VecDeque<_>, _) = waiting.into_iter().partition(|id| self.is_late(*id, world));

@@ -6,7 +6,8 @@ use millrace_wire::{ChannelId, Msat, OnionPacket};
 use serde::{Deserialize, Serialize};
 
 use super::attempt::{Attempt, AttemptState, End, SavedAttempt};
-use super::lessons::Lessons;
+use super::lessons::{Lessons, ROUNDS_MAX};
+use super::rest::Patience;
 use super::search::Part;
 use super::{Order, World};
 use crate::entry::Entry;
@@ -46,6 +47,8 @@ pub(super) struct Payment {
     pub(super) is_searching: bool,
     /// It stands in the line.
     pub(super) is_waiting: bool,
+    /// How often it may still be tried where it has failed.
+    pub(super) patience: Patience,
     /// When a part of it last failed.
     pub(super) failed_at: Option<Millis>,
     /// No further attempt is made, for this reason: it ends when no part is out any more.
@@ -117,6 +120,7 @@ impl Payment {
             ready: Vec::new(),
             is_searching: false,
             is_waiting: false,
+            patience: Patience::new(),
             failed_at: None,
             closing: None,
             tried: Vec::new(),
@@ -198,6 +202,18 @@ impl Payment {
     /// The time in which attempts are begun is over.
     pub(super) fn is_late(&self, world: &World<'_>) -> bool {
         self.plan.as_ref().is_none_or(|plan| plan.deadline <= world.now)
+    }
+
+    /// Why no further attempt follows after one that has failed like this.
+    pub(super) fn why_ended(&self, read: &Read) -> Failure {
+        let failure = read.failure.clone();
+        if !self.lessons.is_in_vain(self.row.amount) {
+            return failure;
+        }
+        let words =
+            format!("the payee did not accept the parts in time, though all of them were sent {ROUNDS_MAX} times");
+        let message = format!("{words}: {}", failure.message);
+        Failure { message, ..failure }
     }
 
     /// Nothing of it is out there, and nothing is under way that would decide it.

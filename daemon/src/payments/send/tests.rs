@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+mod last_resort;
 pub(crate) mod network;
 mod parts;
 mod property;
@@ -13,6 +14,7 @@ use millrace_routing::SharedSecret;
 use millrace_routing::failure::{FailureMessage, encrypt};
 use millrace_routing::invoice::NewInvoice;
 use millrace_routing::map::Map;
+use millrace_routing::path::NoPath;
 use millrace_wire::{
     BlockHeight, ChannelId, CommitmentNumber, FeeratePerKw, HtlcId, Msat, Preimage, PublicKey, Sat, ShortChannelId,
 };

@@ -7,13 +7,13 @@ use millrace_wire::{ChannelId, Msat};
 
 use super::attempt::AttemptState;
 use super::lessons::Lesson;
-use super::search::{Door, Job, Part, scid_of};
+use super::search::{Found, Part, scid_of};
 use super::{Order, Sending, World, free_key};
 use crate::channels::{ChannelSnapshot, CommandError};
 use crate::happened::{AttemptBegun, Failure, FailureReason, PaymentId};
 use crate::payments::failure::Read;
 use crate::payments::pick::{Pick, pick};
-use crate::payments::prepare::{BuiltAttempt, Plan};
+use crate::payments::prepare::BuiltAttempt;
 use crate::payments::refusal::{PayRefusal, failure_of, refusal_of};
 
 /// Attempts of one payment: by then, something is wrong that no further one mends.
@@ -26,7 +26,8 @@ impl Sending {
     /// Offers what is missing to a channel with the payee, looks for ways, lets it wait, or ends the payment.
     pub(super) fn go_on(&mut self, id: PaymentId, world: &World<'_>, out: &mut Vec<Order>) {
         let Some(payment) = self.payments.get_mut(&id) else { return };
-        if payment.is_given_up || payment.is_searching || payment.is_waiting || payment.closing.is_some() {
+        let is_busy = payment.is_searching || payment.is_waiting || payment.patience.is_resting;
+        if payment.is_given_up || is_busy || payment.closing.is_some() {
             return;
         }
         let missing = payment.missing();
@@ -109,71 +110,11 @@ impl Sending {
         }
     }
 
-    /// What a search needs; none if there is no channel to begin with.
-    fn job(&mut self, id: PaymentId, plan: &Plan, world: &World<'_>) -> Option<Job> {
-        let payment = self.payments.get_mut(&id)?;
-        let mut doors = Vec::new();
-        for channel in (world.channels)().iter().filter(|channel| channel.is_usable()) {
-            if self.load.is_full(channel) && !payment.full.contains(&channel.channel_id) {
-                payment.full.push(channel.channel_id);
-            }
-            if !payment.full.contains(&channel.channel_id) {
-                doors.push(Door::of(channel));
-            }
-        }
-        if doors.is_empty() {
-            return None;
-        }
-        let live = payment.live().count() + payment.ready.len();
-        Some(Job {
-            id,
-            goal: plan.goal.clone(),
-            amount: payment.missing(),
-            fee_limit: payment.fee_left(plan),
-            parts_max: plan.parts_max.saturating_sub(live).max(1),
-            blocks_max: plan.blocks_max,
-            first_attempt: payment.next_attempt,
-            doors,
-            lessons: payment.lessons.clone(),
-            map: world.map.clone(),
-            liquidity: self.memory.liquidity(),
-            in_flight: self.memory.in_flight(),
-            now_s: seconds(world.unix_ms),
-            height: world.height,
-            node_id: world.rules.node_id,
-            node_key: world.rules.node_key,
-        })
-    }
-
-    /// What ways a payment would take now, if it were begun: nothing is kept of the question.
-    pub(crate) fn estimate(&self, prepared: &crate::payments::prepare::Prepared, world: &World<'_>) -> Job {
-        let plan = &prepared.plan;
-        let usable = (world.channels)();
-        Job {
-            id: prepared.id,
-            goal: plan.goal.clone(),
-            amount: plan.goal.amount,
-            fee_limit: plan.fee_limit,
-            parts_max: plan.parts_max,
-            blocks_max: plan.blocks_max,
-            first_attempt: 0,
-            doors: usable.iter().filter(|channel| channel.is_usable()).map(|channel| Door::of(channel)).collect(),
-            lessons: super::lessons::Lessons::none(),
-            map: world.map.clone(),
-            liquidity: self.memory.liquidity(),
-            in_flight: self.memory.in_flight(),
-            now_s: seconds(world.unix_ms),
-            height: world.height,
-            node_id: world.rules.node_id,
-            node_key: world.rules.node_key,
-        }
-    }
-
     /// A search has ended.
     pub(crate) fn found(
         &mut self,
         id: PaymentId,
-        result: Result<Vec<Part>, PayRefusal>,
+        result: Result<Found, PayRefusal>,
         world: &World<'_>,
         out: &mut Vec<Order>,
     ) {
@@ -190,7 +131,8 @@ impl Sending {
             return self.close_or_refuse(id, Failure::here(FailureReason::Timeout, message), world, out);
         }
         match result {
-            Ok(parts) => {
+            Ok(Found { parts, is_last_resort }) => {
+                payment.patience.resorts += u32::from(is_last_resort);
                 payment.ready = parts;
                 self.offer_ready(id, out);
                 // Another part may have failed meanwhile.
@@ -213,7 +155,7 @@ impl Sending {
             (false, false) => 0,
         };
         let rest = payment.ready.split_off(now);
-        for Part { attempt, channel_id, route, onion } in std::mem::replace(&mut payment.ready, rest) {
+        for Part { attempt, channel_id, route, onion, .. } in std::mem::replace(&mut payment.ready, rest) {
             let (Some(plan), Some(first)) = (&payment.plan, route.hops.first()) else { continue };
             // Holds by the search's own limits, and is never to be broken: more than was approved is never sent.
             assert!(route.received() <= payment.missing(), "a part brings more than is missing");
@@ -267,8 +209,11 @@ impl Sending {
         self.go_on(id, world, out);
     }
 
-    /// No way now: it waits, if a channel may have room in a moment; else it ends.
+    /// No way now: it rests or waits, if there may be one in a moment; else it ends.
     fn end_or_wait(&mut self, id: PaymentId, refusal: PayRefusal, world: &World<'_>, out: &mut Vec<Order>) {
+        if self.rest(id, &refusal, world) {
+            return;
+        }
         let Some(payment) = self.payments.get(&id) else { return };
         // What has just come back may not be seen yet in what its channel shows of itself.
         let lacks_balance = matches!(refusal, PayRefusal::NoRoute { why: NoPath::Balance { .. }, .. });
@@ -347,7 +292,8 @@ impl Sending {
         payment.onion = None;
         payment.failed_at = Some(world.now);
         if !may_succeed || payment.is_late(world) || payment.closing.is_some() {
-            return self.close(id, read.failure.clone(), out);
+            let failure = payment.why_ended(read);
+            return self.close(id, failure, out);
         }
         self.go_on(id, world, out);
         if let Some(payment) = self.payments.get_mut(&id).filter(|payment| !payment.is_given_up) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use millrace_routing::graph::{Graph, NodeId, VerifiedUpdate};
 use millrace_routing::map::{Edge, Map};
-use millrace_routing::path::{DELTA_MAX, FirstHop, HOPS_MAX, InFlight, Request, Search, Weights};
+use millrace_routing::path::{Caps, DELTA_MAX, FirstHop, HOPS_MAX, InFlight, Request, Search, Weights};
 use millrace_wire::{ChainHash, Message, Msat};
 
 use super::payer::Payer;
@@ -161,7 +161,8 @@ fn search(arguments: &Arguments, held: &Held) -> Searched {
     if sources.is_empty() || payees.len() < 2 {
         return searched;
     }
-    let (mut payer, in_flight, mut search) = (Payer::default(), InFlight::new(), Search::default());
+    let (mut payer, mut search) = (Payer::default(), Search::default());
+    let (in_flight, caps) = (InFlight::new(), Caps::new());
     let begun = Instant::now();
     let is_enough = |searched: &Searched| {
         let waits = searched.on_new_maps == 0 && begun.elapsed() < GOSSIP_WAIT_MAX;
@@ -183,7 +184,13 @@ fn search(arguments: &Arguments, held: &Held) -> Searched {
             first_hops: &own[&source],
             hints: &[],
         };
-        let weights = Weights { liquidity: &payer.liquidity, in_flight: &in_flight, now: TIMESTAMP };
+        let weights = Weights {
+            liquidity: &payer.liquidity,
+            in_flight: &in_flight,
+            caps: &caps,
+            now: TIMESTAMP,
+            is_last_resort: false,
+        };
         let begun = Instant::now();
         let map = newest();
         let way = search.find(&map, &request, &weights);

@@ -46,17 +46,51 @@ fn a_refused_amount_is_a_bound_for_all_and_the_channels_before_have_carried_it()
 }
 
 #[test]
-fn what_is_left_out_has_no_chance_and_the_map_is_as_it_was() {
+fn what_is_left_out_is_given_nothing_and_what_has_refused_less() {
     let map = map();
+    let (payee, route) = (NodeId::from(node(4)), over(&[3, 4], 500_000));
+    let limits = |message: FailureMessage| learned(&route, 0, message).0.limits(&map, payee);
+    assert_eq!(limits(FailureMessage::UnknownNextPeer), Caps::from([(way_of(&route, 1), Msat::ZERO)]));
+    let busy = FailureMessage::TemporaryChannelFailure { channel_update: Vec::new() };
+    assert_eq!(limits(busy), Caps::from([(way_of(&route, 1), Msat(499_999))]));
+    // Node 6, with the one channel that leads to it.
+    for message in [FailureMessage::TemporaryNodeFailure, FailureMessage::PermanentNodeFailure] {
+        let (lessons, ..) = learned(&over(&[3, 6, 4], 500_000), 1, message);
+        assert_eq!(lessons.limits(&map, payee), Caps::from([(way_of(&over(&[3, 6], 1), 1), Msat::ZERO)]));
+    }
+}
+
+#[test]
+fn what_was_refused_for_the_moment_is_forgotten_after_a_pause_and_nothing_else_is() {
     let payee = NodeId::from(node(4));
-    let nothing = Liquidity::default();
-    let (lessons, ..) = learned(&over(&[3, 4], 500_000), 0, FailureMessage::UnknownNextPeer);
-    let applied = lessons.apply(&nothing, &map, payee, NOW);
+    let (map, route) = (map(), over(&[3, 6, 4], 500_000));
+    let busy = FailureMessage::TemporaryChannelFailure { channel_update: Vec::new() };
+    for (message, is_passing) in [
+        (busy, true),
+        (FailureMessage::TemporaryNodeFailure, true),
+        (FailureMessage::PermanentNodeFailure, false),
+        (FailureMessage::UnknownNextPeer, false),
+    ] {
+        let (mut lessons, ..) = learned(&route, 1, message.clone());
+        assert_eq!(lessons.has_refusals(), is_passing, "{message:?}");
+        lessons.forget_refusals();
+        assert!(!lessons.has_refusals());
+        assert_eq!(lessons.limits(&map, payee).is_empty(), is_passing, "{message:?}");
+    }
+}
+
+#[test]
+fn of_two_amounts_that_were_refused_the_smaller_one_counts() {
+    let (mut lessons, mut memory) = (Lessons::none(), Memory::default());
+    let map = map();
+    for amount in [300_000, 500_000] {
+        let route = over(&[3, 4], amount);
+        let at = Lesson { route: &route, channel_id: OWN, all: Msat(800_000), map: &map, now_s: NOW };
+        let busy = FailureMessage::TemporaryChannelFailure { channel_update: Vec::new() };
+        lessons.learn(&read(0, busy), &at, &mut memory);
+    }
     let way = way_of(&over(&[3, 4], 1), 1);
-    assert_eq!(applied.bounds(way, Msat(1_000_000_000), NOW).most, Msat::ZERO);
-    let other = way_of(&over(&[5, 4], 1), 1);
-    assert_eq!(applied.bounds(other, Msat(1_000_000_000), NOW).most, Msat(1_000_000_000));
-    assert!(nothing.is_empty());
+    assert_eq!(lessons.limits(&map, NodeId::from(node(4)))[&way], Msat(299_999));
 }
 
 #[test]
@@ -90,6 +124,25 @@ fn parts_that_waited_in_vain_are_sent_again_and_what_was_all_of_it_is_not_by_the
     assert!(may_succeed && lessons.shut.contains(&way_of(&route, 1)), "another way may be tried");
     let (_, _, may_succeed) = learned_of(Msat(500_000), &over(&[4], 500_000), 0, FailureMessage::MppTimeout);
     assert!(!may_succeed, "a payee that is a peer is not asked again");
+}
+
+#[test]
+fn all_of_it_waits_in_vain_three_times_however_it_is_divided() {
+    let (mut lessons, mut memory) = (Lessons::none(), Memory::default());
+    let map = map();
+    let mut send_back = |amount: u64, mut lessons: Lessons| {
+        let route = over(&[3, 4], amount);
+        let at = Lesson { route: &route, channel_id: OWN, all: Msat(500_000), map: &map, now_s: NOW };
+        let may_succeed = lessons.learn(&read(1, FailureMessage::MppTimeout), &at, &mut memory);
+        assert_eq!(may_succeed, !lessons.is_in_vain(Msat(500_000)));
+        (lessons, may_succeed)
+    };
+    for amount in [300_000, 200_000, 499_999, 1, 250_000, 249_999] {
+        let (next, may_succeed) = send_back(amount, lessons);
+        assert!(may_succeed);
+        lessons = next;
+    }
+    assert!(!send_back(1, lessons).1);
 }
 
 mod terms {
@@ -135,8 +188,8 @@ mod terms {
             let hints = lessons.hints(&[], NodeId::from(node(4)));
             assert_eq!(hints.len(), 1);
             assert_eq!((hints[0].policy.fee_base_msat, hints[0].short_channel_id), (7_000, scid));
-            let applied = lessons.apply(&Liquidity::default(), &map(), NodeId::from(node(4)), NOW).into_owned();
-            assert_eq!(applied.bounds(way_of(&over(&[3, 4], 1), 1), Msat(1_000_000_000), NOW).most, Msat::ZERO);
+            let limits = lessons.limits(&map(), NodeId::from(node(4)));
+            assert_eq!(limits, Caps::from([(way_of(&over(&[3, 4], 1), 1), Msat::ZERO)]));
         }
     }
 

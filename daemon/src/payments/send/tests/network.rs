@@ -8,6 +8,7 @@ use millrace_routing::map::Usable;
 use millrace_routing::onion::{Incoming, PeeledHop, peel};
 use millrace_wire::{CltvDelta, CltvExpiry};
 
+use super::last_resort::after_pause;
 use super::*;
 use crate::payments::prepare::{Limits, Target};
 use crate::payments::send::Job;
@@ -33,7 +34,7 @@ pub(super) fn policy(base: u32) -> Policy {
     }
 }
 
-fn usable(from: u8, to: u8, base: u32) -> Usable {
+pub(super) fn usable(from: u8, to: u8, base: u32) -> Usable {
     let [from_id, to_id] = [from, to].map(|n| NodeId::from(node(n)));
     Usable {
         short_channel_id: scid(from, to),
@@ -124,8 +125,14 @@ pub(super) fn failed_at(
 }
 
 /// Accepted and out there, over these nodes.
-fn first(payer: &mut Payer, bolt11: String) -> (PaymentId, ChannelId, Vec<u8>, UnboundedReceiver<(u64, Told)>) {
-    let told = payer.pay(request(bolt11));
+pub(super) fn first(payer: &mut Payer, bolt11: String) -> (PaymentId, ChannelId, Vec<u8>, Ear) {
+    first_of(payer, request(bolt11))
+}
+
+pub(super) type Ear = UnboundedReceiver<(u64, Told)>;
+
+pub(super) fn first_of(payer: &mut Payer, request: PayRequest) -> (PaymentId, ChannelId, Vec<u8>, Ear) {
+    let told = payer.pay(request);
     payer.search();
     let (id, attempt, channel_id, offer, entry) = payer.offer();
     let peer = PEERS.iter().find(|(id, _)| *id == channel_id).unwrap().1;
@@ -214,6 +221,10 @@ fn a_node_that_fails_is_gone_around_by_this_payment_alone() {
     let (_, channel_id, nodes, _) = next(&mut payer);
     assert_eq!((channel_id, &nodes[..]), (D, &[5, 4][..]), "node 3 is left out, with all of its channels");
     payer.fact(D, failed_at((id, 1, 1), &nodes, 0, &FailureMessage::PermanentNodeFailure));
+    // There is no other way than node 3: after a pause it is asked again, which node 5 is not.
+    let (_, _, nodes) = after_pause(&mut payer, 1_000).unwrap();
+    assert_eq!(nodes, [3, 4]);
+    payer.fact(C, failed_at((id, 2, 2), &nodes, 0, &FailureMessage::PermanentNodeFailure));
     payer.search();
     let (_, failure) = payer.given_up();
     assert_eq!((failure.reason, failure.hop), (FailureReason::Permanent, Some(1)));
@@ -340,9 +351,12 @@ fn the_hints_of_an_invoice_lead_to_a_payee_whom_nobody_knows() {
     let (id, _, nodes, _) = first(&mut payer, new.sign(&key(7)).unwrap());
     assert_eq!(nodes, [3, 4, 7]);
     payer.fact(C, failed_at((id, 0, 0), &nodes, 1, &BUSY));
+    // It is the only way.
+    assert_eq!(after_pause(&mut payer, 1_000).unwrap().2, [3, 4, 7]);
+    payer.fact(C, failed_at((id, 1, 1), &nodes, 1, &FailureMessage::UnknownNextPeer));
     payer.search();
     let (_, failure) = payer.given_up();
-    assert_eq!((failure.reason, failure.hop), (FailureReason::Temporary, Some(2)), "it was the only way");
+    assert_eq!((failure.reason, failure.hop), (FailureReason::Permanent, Some(2)));
 }
 
 #[test]

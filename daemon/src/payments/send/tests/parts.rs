@@ -203,3 +203,32 @@ fn after_a_restart_the_parts_that_are_out_decide() {
         }
     }
 }
+
+/// A payee that sends everything back at once, as if the other parts had been late: three times are enough.
+#[test]
+fn parts_that_the_payee_does_not_put_together_are_sent_three_times() {
+    let mut payer = narrow();
+    let (id, mut told) = two_out(&mut payer);
+    let mut out = std::collections::VecDeque::from([(0, C, 0), (1, D, 0)]);
+    let mut attempts = 2;
+    while let Some((attempt, channel_id, htlc)) = out.pop_front() {
+        let peer = PEERS.iter().find(|(id, _)| *id == channel_id).unwrap().1;
+        payer.fact(channel_id, failed_at((id, attempt, htlc), &[peer, 4], 1, &FailureMessage::MppTimeout));
+        payer.search();
+        for (_, attempt, channel_id, offer, entry) in offers(&mut payer) {
+            let peer = PEERS.iter().find(|(id, _)| *id == channel_id).unwrap().1;
+            assert_eq!(peeled(&offer, peer), (vec![peer, 4], Msat(300_000), Msat(600_000)));
+            payer.entry(&entry);
+            payer.fact(channel_id, committed(id, attempt, attempt.into()));
+            out.push_back((attempt, channel_id, attempt.into()));
+            attempts += 1;
+        }
+        super::last_resort::settle(&mut payer);
+    }
+    assert_eq!(attempts, 7, "three times two, and the one that was under way when the last of them came back");
+    let told = drain(&mut told);
+    let Some(Told::Failed { failure, row: Some(row) }) = told.last() else { panic!("{told:?}") };
+    assert_eq!((failure.reason, failure.code), (FailureReason::PayeeRefused, 23));
+    assert!(failure.message.contains("did not accept the parts in time"), "{}", failure.message);
+    assert!(row.attempts.iter().all(|attempt| matches!(&attempt.status, PaymentStatus::Failed(why) if why.code == 23)));
+}
