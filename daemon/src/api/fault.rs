@@ -266,6 +266,10 @@ fn no_route(payee: &PublicKey, why: &NoPath) -> (ErrorDetail, &'static str) {
         NoPath::FeeLimit { fee_limit } => {
             (detail(ErrorReason::NoRoute).fact("fee_limit_msat", fee_limit.0), "Raise the fee limit.")
         }
+        NoPath::DeltaLimit { delta_limit, needed } => (
+            detail(ErrorReason::NoRoute).fact("blocks", needed).fact("blocks_max", delta_limit),
+            "Raise the limit of blocks, as far as the node's own lets you.",
+        ),
     }
 }
 
@@ -553,6 +557,7 @@ mod tests {
             PayRefusal::NoRoute { payee: peer, why: NoPath::Balance { most: amount } },
             PayRefusal::NoRoute { payee: peer, why: NoPath::NoWay },
             PayRefusal::NoRoute { payee: peer, why: NoPath::FeeLimit { fee_limit: amount } },
+            PayRefusal::NoRoute { payee: peer, why: NoPath::DeltaLimit { delta_limit: 1, needed: 2 } },
             PayRefusal::PayeeDemands { payee: peer },
             PayRefusal::TimedOut,
             PayRefusal::PeerAway { payee: peer },
