@@ -23,6 +23,13 @@ pub const CAPACITY_SAT_MAX: u64 = 1_000_000_000;
 /// The largest that ldk-node takes part in.
 pub const LDK_CAPACITY_SAT_MAX: u64 = 16_777_215;
 
+/// The fewest blocks between the two HTLCs' expiries that a daemon takes, and LDK.
+pub const CLTV_DELTA_MIN: u16 = 48;
+/// The most: BOLT 7 recommends to lock no payment for longer.
+pub const CLTV_DELTA_MAX: u16 = 2_016;
+/// A `channel_update` can name no higher fee, neither the base nor the share.
+pub const FEE_MAX: u64 = u32::MAX as u64;
+
 /// The first of them; whoever comes later is called by a number.
 const NAMES: [&str; 12] =
     ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy", "kim", "leo"];
@@ -92,6 +99,15 @@ pub struct PolicyPlan {
     pub htlc_minimum_msat: Option<u64>,
     /// The largest HTLC.
     pub htlc_maximum_msat: Option<u64>,
+}
+
+impl PolicyPlan {
+    /// Whether it is about a channel.
+    #[must_use]
+    pub fn is_for(&self, channel: &ChannelPlan) -> bool {
+        let ends = [(channel.from, channel.to), (channel.to, channel.from)];
+        ends.iter().any(|(node, peer)| *node == self.node && self.peer.is_none_or(|wanted| wanted == *peer))
+    }
 }
 
 /// A network.

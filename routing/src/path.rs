@@ -112,6 +112,12 @@ impl Path {
         Msat(self.sent().0 - self.received().0)
     }
 
+    /// Blocks between the next block and the expiry of what leaves this node.
+    #[must_use]
+    pub fn delta(&self) -> u32 {
+        self.hops.first().map_or(0, |hop| hop.delta)
+    }
+
     /// The channels behind our own. Whoever has the lesser id sends from it; of a channel that is in no map, that does not
     /// matter.
     fn ways(&self) -> impl Iterator<Item = (Way, &Hop)> {
@@ -146,5 +152,13 @@ pub enum NoPath {
     FeeLimit {
         /// The most to pay.
         fee_limit: Msat,
+    },
+    /// Some do and are cheap enough, and all of them keep our HTLC for more blocks.
+    #[error("every way takes more than {delta_limit} blocks, the cheapest {needed}")]
+    DeltaLimit {
+        /// The most blocks.
+        delta_limit: u32,
+        /// What the way takes that costs the least.
+        needed: u32,
     },
 }

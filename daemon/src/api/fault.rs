@@ -17,7 +17,7 @@ use millrace_channel::Refusal;
 use millrace_channel::phase::opening::Unacceptable;
 use millrace_routing::invoice::InvoiceError;
 use millrace_routing::path::NoPath;
-use millrace_wire::PublicKey;
+use millrace_wire::{PaymentHash, PublicKey};
 
 /// A field of the request cannot be right.
 pub(super) fn field(name: &str, what: impl Into<String>) -> Status {
@@ -34,6 +34,14 @@ pub(super) fn not_found(kind: &str, which: impl std::fmt::Display) -> Status {
         .fact("kind", kind)
         .hint(format!("List what there is, and check which {kind} you mean."))
         .into_status(format!("there is no {kind} {which}"))
+}
+
+/// The public graph holds no such thing.
+pub(super) fn not_in_graph(noun: &str, which: impl std::fmt::Display) -> Status {
+    ErrorDetail::new(ErrorReason::NotFound)
+        .fact("kind", format!("graph_{noun}"))
+        .hint("Check the name; what was announced lately may not be known here yet, and what is private never is.")
+        .into_status(format!("there is no {noun} {which} in the public graph"))
 }
 
 /// The node broke one of its own rules.
@@ -258,6 +266,10 @@ fn no_route(payee: &PublicKey, why: &NoPath) -> (ErrorDetail, &'static str) {
         NoPath::FeeLimit { fee_limit } => {
             (detail(ErrorReason::NoRoute).fact("fee_limit_msat", fee_limit.0), "Raise the fee limit.")
         }
+        NoPath::DeltaLimit { delta_limit, needed } => (
+            detail(ErrorReason::NoRoute).fact("blocks", needed).fact("blocks_max", delta_limit),
+            "Raise the limit of blocks, as far as the node's own lets you.",
+        ),
     }
 }
 
@@ -276,6 +288,17 @@ pub(super) fn make_invoice(error: &MakeError) -> Status {
             .hint("Wait until invoices have expired, or give new ones a shorter life.")
             .into_status(error.to_string()),
     }
+}
+
+/// What was given as a preimage is an invoice's payment hash.
+pub(super) fn hash_as_preimage(payment_hash: PaymentHash) -> Status {
+    ErrorDetail::new(ErrorReason::InvalidField)
+        .fact("field", "preimage")
+        .hint(
+            "Give the preimage; or, if the node drew it, give the hash as payment_hash: \
+             `millrace invoice settle --hash HASH`.",
+        )
+        .into_status(format!("preimage: {payment_hash} is the payment hash of an invoice, not its preimage"))
 }
 
 /// An invoice is not settled, or not cancelled.
@@ -499,13 +522,13 @@ pub(super) fn channel_state(state: ChannelState, what: &str) -> Status {
     ErrorDetail::new(ErrorReason::ChannelNotUsable)
         .fact("state", format!("{state:?}"))
         .hint("See the channel's state.")
-        .into_status(format!("the channel is {state:?}: it cannot {what}"))
+        .into_status(format!("the channel is {state}: it cannot {what}"))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use millrace_wire::{Msat, PaymentHash};
+    use millrace_wire::Msat;
     use tonic::Code;
 
     use super::*;
@@ -534,6 +557,7 @@ mod tests {
             PayRefusal::NoRoute { payee: peer, why: NoPath::Balance { most: amount } },
             PayRefusal::NoRoute { payee: peer, why: NoPath::NoWay },
             PayRefusal::NoRoute { payee: peer, why: NoPath::FeeLimit { fee_limit: amount } },
+            PayRefusal::NoRoute { payee: peer, why: NoPath::DeltaLimit { delta_limit: 1, needed: 2 } },
             PayRefusal::PayeeDemands { payee: peer },
             PayRefusal::TimedOut,
             PayRefusal::PeerAway { payee: peer },
@@ -562,6 +586,24 @@ mod tests {
             assert_eq!(status.code(), detail.reason().code());
             assert!(!status.message().is_empty());
         }
+    }
+
+    #[test]
+    fn what_the_graph_does_not_hold_is_told_in_words() {
+        for noun in ["channel", "node"] {
+            let status = not_in_graph(noun, "1x1x1");
+            assert_eq!(status.message(), format!("there is no {noun} 1x1x1 in the public graph"));
+            let detail = detail(&status);
+            assert_eq!(detail.facts["kind"], format!("graph_{noun}"), "the contract's word, for programs");
+            assert!(!detail.hint.contains('_'), "{}", detail.hint);
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_channel_is_told_in_words() {
+        let status = channel_state(ChannelState::ShuttingDown, "have a policy");
+        assert_eq!(status.message(), "the channel is shutting down: it cannot have a policy");
+        assert_eq!(detail(&status).facts["state"], "ShuttingDown", "as programs know it");
     }
 
     #[test]

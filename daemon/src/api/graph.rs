@@ -40,7 +40,7 @@ impl Graph for GraphService {
         let id = parse::node_id(&node_id)?;
         let most = if channels_max == 0 { CHANNELS_MAX } else { channels_max.min(CHANNELS_MAX) };
         let found = self.0.api.gossip.node(NodeId::from(id), most as usize).await;
-        let node = found.ok_or_else(|| fault::not_found("graph_node", hex::encode(&node_id)))?;
+        let node = found.ok_or_else(|| fault::not_in_graph("node", hex::encode(&node_id)))?;
         Ok(Response::new(GetGraphNodeResponse { node: Some(node_message(&node)) }))
     }
 
@@ -51,7 +51,7 @@ impl Graph for GraphService {
         self.0.ready()?;
         let id = ShortChannelId(request.into_inner().scid);
         let found = self.0.api.gossip.channel(id).await;
-        let channel = found.ok_or_else(|| fault::not_found("graph_channel", id))?;
+        let channel = found.ok_or_else(|| fault::not_in_graph("channel", id))?;
         Ok(Response::new(GetGraphChannelResponse { channel: Some(channel_message(&channel)) }))
     }
 }

@@ -94,18 +94,20 @@ impl Invoices for InvoicesService {
         self.0.ready()?;
         let mut request = request.into_inner();
         let key = std::mem::take(&mut request.idempotency_key);
-        let (payment_hash, preimage) = match &request.which {
+        // A preimage looks like a hash, and is taken for one.
+        let (payment_hash, preimage, mistaken) = match &request.which {
             Some(Which::Preimage(bytes)) => {
-                let preimage = Preimage::new(parse::bytes_32("preimage", bytes)?);
-                (preimage.hash(), Some(preimage))
+                let bytes = parse::bytes_32("preimage", bytes)?;
+                let preimage = Preimage::new(bytes);
+                (preimage.hash(), Some(preimage), Some(PaymentHash(bytes)))
             }
-            Some(Which::PaymentHash(bytes)) => (parse::payment_hash(bytes)?, None),
+            Some(Which::PaymentHash(bytes)) => (parse::payment_hash(bytes)?, None, None),
             None => return Err(fault::field("which", "a preimage or a payment hash is due")),
         };
         let stored = once(&self.0, "Invoices.Settle", &key, &request, move |inner, once| async move {
             let decided = inner.api.payments.settle_invoice(payment_hash, preimage).await;
             let wanted = |row: &InvoiceRow| row.paid.is_some() && row.kind == InvoiceKind::Hold;
-            (once, finish_decision(&inner, payment_hash, decided, wanted).await)
+            (once, finish_decision(&inner, payment_hash, decided, mistaken, wanted).await)
         });
         parse::payment_hash(once::reference(&stored.await?)?)?;
         let row = self.find(&payment_hash).await?;
@@ -123,7 +125,7 @@ impl Invoices for InvoicesService {
         let stored = once(&self.0, "Invoices.Cancel", &key, &request, move |inner, once| async move {
             let decided = inner.api.payments.cancel_invoice(payment_hash).await;
             let wanted = |row: &InvoiceRow| row.cancelled.is_some();
-            (once, finish_decision(&inner, payment_hash, decided, wanted).await)
+            (once, finish_decision(&inner, payment_hash, decided, None, wanted).await)
         });
         parse::payment_hash(once::reference(&stored.await?)?)?;
         let row = self.find(&payment_hash).await?;
@@ -132,11 +134,12 @@ impl Invoices for InvoicesService {
 }
 
 /// What a decision about an invoice came to. One that is no longer in memory was decided long ago, or has expired: the view
-/// knows.
+/// knows. `mistaken` may be the hash that was meant, where the hash of something else was looked for.
 async fn finish_decision(
     inner: &Shared,
     payment_hash: PaymentHash,
     decided: Result<(), HoldError>,
+    mistaken: Option<PaymentHash>,
     wanted: impl Fn(&InvoiceRow) -> bool + Send,
 ) -> Result<Finished, Status> {
     match decided {
@@ -145,8 +148,12 @@ async fn finish_decision(
         Err(HoldError::Refused(HoldRefusal::Unknown(_))) => {
             let past = &inner.past;
             past.view.catch_up(&past.log).await;
-            let row = past.view.invoice(&payment_hash).map_err(|error| fault::view(&error))?;
-            let row = row.ok_or_else(|| fault::not_found("invoice", payment_hash))?;
+            let look = |hash: &PaymentHash| past.view.invoice(hash).map_err(|error| fault::view(&error));
+            let Some(row) = look(&payment_hash)? else {
+                let meant = mistaken.map(|hash| look(&hash)).transpose()?.flatten();
+                let not_found = || fault::not_found("invoice", payment_hash);
+                return Err(meant.map_or_else(not_found, |row| fault::hash_as_preimage(row.payment_hash)));
+            };
             if !wanted(&row) {
                 let refusal = match (&row.paid, row.cancelled) {
                     (Some(_), _) => HoldRefusal::Paid(payment_hash),

@@ -1,5 +1,6 @@
 //! What others see of a channel: published by its actor through the outbox, so that it shows nothing that is not durable.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bitcoin::ScriptBuf;
@@ -28,6 +29,20 @@ pub enum ChannelState {
     OnChain,
     /// Over.
     Closed,
+}
+
+/// In words, as errors say it.
+impl fmt::Display for ChannelState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Opening => "opening",
+            Self::Normal => "open",
+            Self::ShuttingDown => "shutting down",
+            Self::Closing => "closing",
+            Self::OnChain => "closing on chain",
+            Self::Closed => "closed",
+        })
+    }
 }
 
 impl From<&Phase> for ChannelState {

@@ -16,6 +16,9 @@ pub(crate) struct Read {
     pub(crate) message: Option<FailureMessage>,
     /// Which hop said it, from 0; none if nobody vouches for it.
     pub(crate) hop: Option<usize>,
+    /// It is our own peer that could not read the onion (BOLT 2, `update_fail_malformed_htlc`): what it says is of itself.
+    /// Where a hop says the same in a failure, it tells of the next one.
+    pub(crate) is_malformed: bool,
     /// How long each hop says that it held the HTLC, in milliseconds.
     pub(crate) held_ms: Vec<u32>,
 }
@@ -23,7 +26,7 @@ pub(crate) struct Read {
 impl Read {
     /// A failure of this node's own.
     pub(crate) const fn here(failure: Failure) -> Self {
-        Self { failure, message: None, hop: None, held_ms: Vec::new() }
+        Self { failure, message: None, hop: None, is_malformed: false, held_ms: Vec::new() }
     }
 }
 
@@ -40,7 +43,8 @@ pub(crate) fn read(removal: &Removal, secrets: &[SharedSecret], nodes: &[PublicK
             })
         }
         Removal::Malformed { sha256_of_onion, failure_code } => {
-            Some(named(FailureMessage::from_malformed(*failure_code, *sha256_of_onion), 0, nodes))
+            let message = FailureMessage::from_malformed(*failure_code, *sha256_of_onion);
+            Some(Read { is_malformed: true, ..named(message, 0, nodes) })
         }
     }
 }
@@ -56,7 +60,7 @@ fn unreadable(error: Undecodable) -> Read {
         code: 0,
         hop: hop.and_then(number),
     };
-    Read { failure, message: None, hop, held_ms: Vec::new() }
+    Read { failure, message: None, hop, is_malformed: false, held_ms: Vec::new() }
 }
 
 fn named(message: FailureMessage, hop: usize, nodes: &[PublicKey]) -> Read {
@@ -82,7 +86,7 @@ fn named(message: FailureMessage, hop: usize, nodes: &[PublicKey]) -> Read {
         Some(_) | None => message.to_string(),
     };
     let failure = Failure { reason, message: words, code: failure_code, hop: number(hop) };
-    Read { failure, message: Some(message), hop: Some(hop), held_ms: Vec::new() }
+    Read { failure, message: Some(message), hop: Some(hop), is_malformed: false, held_ms: Vec::new() }
 }
 
 /// As it is shown: 0 is this node.
@@ -139,7 +143,13 @@ mod tests {
         let Read { failure, .. } = told(&noise, &[SharedSecret::new([7; 32])], &[node(2)]);
         assert_eq!((failure.reason, failure.hop), (FailureReason::Unreadable, None));
         let malformed = Removal::Malformed { sha256_of_onion: [1; 32], failure_code: code::INVALID_ONION_HMAC };
-        let Read { failure, .. } = told(&malformed, &[], &[node(2)]);
+        let Read { failure, is_malformed, .. } = told(&malformed, &[], &[node(2)]);
         assert_eq!((failure.reason, failure.code), (FailureReason::Permanent, code::INVALID_ONION_HMAC));
+        assert!(is_malformed);
+        // In a failure, it is what the first hop says of the second.
+        let secret = SharedSecret::new([7; 32]);
+        let passed_on = FailureMessage::InvalidOnionHmac { sha256_of_onion: [1; 32] };
+        let removal = Removal::Fail { reason: encrypt(&secret, &passed_on), attribution: None };
+        assert!(!told(&removal, &[secret], &[node(2)]).is_malformed);
     }
 }

@@ -93,7 +93,7 @@ pub(crate) fn pick(
     let usable: Vec<_> = open.iter().copied().filter(|channel| channel.is_usable()).collect();
     if usable.is_empty() {
         let is_away = open.iter().any(|channel| channel.state == ChannelState::Normal);
-        let state = format!("it is {:?}", first.state);
+        let state = format!("it is {}", first.state);
         return Err(if is_away { PayRefusal::PeerAway { payee } } else { PayRefusal::NotUsable { state } });
     }
     let wide_enough = within_limits(&usable, amount)?;

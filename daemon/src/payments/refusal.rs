@@ -191,7 +191,9 @@ pub(super) fn failure_of(refusal: &PayRefusal) -> Failure {
         }
         PayRefusal::NoChannel { .. }
         | PayRefusal::PayeeDemands { .. }
-        | PayRefusal::NoRoute { why: NoPath::NoWay | NoPath::Ourselves, .. } => FailureReason::NoRoute,
+        | PayRefusal::NoRoute { why: NoPath::NoWay | NoPath::Ourselves | NoPath::DeltaLimit { .. }, .. } => {
+            FailureReason::NoRoute
+        }
         PayRefusal::InsufficientBalance { .. } => FailureReason::InsufficientBalance,
         PayRefusal::TooManyHtlcs { .. } | PayRefusal::TimedOut => FailureReason::Timeout,
         PayRefusal::PeerAway { .. } => FailureReason::PeerDisconnected,

@@ -175,10 +175,15 @@ impl Pair {
     async fn restart_payee(self) -> Self {
         let Self { payer, payee, chain, channels, secrets, _payer_home, payee_home, sent } = self;
         payee.stop().await;
+        for channel_id in channels {
+            payer.wait_until(channel_id, "the payer has noticed", |snapshot| !snapshot.is_usable()).await;
+        }
         let payee = start(payee_home.path(), &chain).await;
         payer.node.peers().connect(payee.node_id, &payee.lightning.to_string()).await.unwrap();
+        // Each side may use it once it has heard the other's `channel_reestablish`: the one does before the other.
         for channel_id in channels {
             payee.wait_until(channel_id, "the channel is usable again", ChannelSnapshot::is_usable).await;
+            payer.wait_until(channel_id, "the channel is usable again", ChannelSnapshot::is_usable).await;
         }
         Self { payer, payee, chain, channels, secrets, _payer_home, payee_home, sent }
     }
@@ -350,6 +355,14 @@ async fn hold_invoices_are_settled_or_cancelled_over_restarts() {
     let (_, by_node) = pair.invoice(|request| request.hold = true).await;
     let open = pair.settle(Which::Preimage(vec![0x55; 32])).await.unwrap_err();
     assert_eq!(reason(&open), ErrorReason::InvoiceNotHeld);
+    // The hash where the preimage is due; and what is neither.
+    let mistaken = pair.settle(Which::Preimage(by_node.payment_hash.0.to_vec())).await.unwrap_err();
+    assert_eq!(reason(&mistaken), ErrorReason::InvalidField);
+    assert!(mistaken.message().contains(&format!("{} is the payment hash", by_node.payment_hash)), "{mistaken:?}");
+    let hint = v1::ErrorDetail::from_status(&mistaken).unwrap().hint;
+    assert!(hint.contains("`millrace invoice settle --hash HASH`"), "{hint}");
+    let unknown = pair.settle(Which::Preimage(vec![0x56; 32])).await.unwrap_err();
+    assert_eq!(reason(&unknown), ErrorReason::NotFound);
 
     let first = [pair.send(0, 40_000_000, &by_client).await, pair.send(1, 50_000_000, &by_client).await];
     let second = pair.send(0, ASKED, &by_node).await;

@@ -7,6 +7,7 @@ use bitcoin::Network;
 use millrace_routing::graph::{Direction, NodeId, Policy};
 use millrace_routing::invoice::{Description, MIN_FINAL_CLTV, NewInvoice};
 use millrace_routing::map::{Map, Usable};
+use millrace_rpc::v1::graph_client::GraphClient;
 use millrace_rpc::v1::{self, ErrorReason, PaymentStatus};
 use millrace_wire::{Msat, PaymentSecret, Preimage, PublicKey, ShortChannelId};
 use secp256k1::{SECP256K1, SecretKey};
@@ -73,6 +74,12 @@ async fn a_way_over_a_peer_is_shown_and_tried_and_whoever_fails_it_is_named_also
 
     let unknown = estimate(&alice, pay_request(&invoice)).await.unwrap_err();
     assert_eq!(reason(&unknown), ErrorReason::NoRoute, "{unknown}");
+    let mut graph = GraphClient::new(alice.link().await);
+    let nothing = graph.get_channel(v1::GetGraphChannelRequest { scid: BEHIND.0 }).await.unwrap_err();
+    assert_eq!(nothing.message(), format!("there is no channel {BEHIND} in the public graph"));
+    let node_id = bob.node_id.serialize().to_vec();
+    let nobody = graph.get_node(v1::GetGraphNodeRequest { node_id, channels_max: 0 }).await.unwrap_err();
+    assert_eq!(nobody.message(), format!("there is no node {} in the public graph", bob.node_id));
     alice.network.publish(Arc::new(map_to_carol(bob.node_id)));
     let found = estimate(&alice, pay_request(&invoice)).await.unwrap();
     assert_eq!((found.amount_msat, found.fee_msat, found.routes.len()), (50_000, 2_000, 1));
@@ -82,6 +89,17 @@ async fn a_way_over_a_peer_is_shown_and_tried_and_whoever_fails_it_is_named_also
     let dear = v1::PayRequest { fee_limit_msat: Some(1_999), ..pay_request(&invoice) };
     assert_eq!(reason(&estimate(&alice, dear.clone()).await.unwrap_err()), ErrorReason::NoRoute);
     assert_eq!(reason(&alice.pay(dear).await.unwrap_err()), ErrorReason::NoRoute);
+    // With the blocks that may come while the payment is under way.
+    let needed = u32::from(MIN_FINAL_CLTV.0) + 3 + 40;
+    let near = |blocks| v1::PayRequest { max_cltv_expiry_blocks: blocks, ..pay_request(&invoice) };
+    assert!(estimate(&alice, near(needed)).await.is_ok());
+    for status in [estimate(&alice, near(needed - 1)).await.unwrap_err(), alice.pay(near(50)).await.unwrap_err()] {
+        assert_eq!(reason(&status), ErrorReason::NoRoute, "{status}");
+        assert!(status.message().ends_with(&format!("blocks, the cheapest {needed}")), "{status}");
+        let detail = v1::ErrorDetail::from_status(&status).unwrap();
+        assert_eq!(detail.facts["blocks"], needed.to_string());
+        assert!(detail.hint.contains("limit of blocks"), "{}", detail.hint);
+    }
     let lists = alice.payments_client().await.list(v1::ListPaymentsRequest::default()).await.unwrap();
     assert!(lists.into_inner().payments.is_empty(), "nothing was begun");
 

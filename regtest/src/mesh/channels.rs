@@ -207,12 +207,7 @@ impl Mesh {
             .filter(|side| !side.is_closing)
             .map(|side| side.channel_id)
             .collect();
-        let is_meant = |planned: &ChannelPlan| match policy.node {
-            node if node == planned.from => policy.peer.is_none_or(|peer| peer == planned.to),
-            node if node == planned.to => policy.peer.is_none_or(|peer| peer == planned.from),
-            _ => false,
-        };
-        let planned = self.plan.channels.iter().zip(&self.channels).filter(|(planned, _)| is_meant(planned));
+        let planned = self.plan.channels.iter().zip(&self.channels).filter(|(planned, _)| policy.is_for(planned));
         Ok(planned.map(|(_, channel_id)| channel_id.clone()).filter(|channel_id| open.contains(channel_id)).collect())
     }
 

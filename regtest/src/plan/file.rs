@@ -2,6 +2,7 @@
 //!
 //! Whatever is wrong is told with its line and with what to do. An unknown key is an error that suggests the right one.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use strsim::levenshtein;
@@ -9,8 +10,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    CAPACITY_SAT, CAPACITY_SAT_MAX, CAPACITY_SAT_MIN, ChannelPlan, Kind, LDK_CAPACITY_SAT_MAX, NODES_MAX, NODES_MIN,
-    NodePlan, Plan, PolicyPlan,
+    CAPACITY_SAT, CAPACITY_SAT_MAX, CAPACITY_SAT_MIN, CLTV_DELTA_MAX, CLTV_DELTA_MIN, ChannelPlan, FEE_MAX, Kind,
+    LDK_CAPACITY_SAT_MAX, NODES_MAX, NODES_MIN, NodePlan, Plan, PolicyPlan,
 };
 
 const TABLES: &[&str] = &["nodes", "channels", "policies"];
@@ -23,6 +24,8 @@ const POLICY_KEYS: &[&str] =
 const NAME_BYTES_MAX: usize = 32;
 /// BOLT 7 gives the alias so many bytes.
 const ALIAS_BYTES_MAX: usize = 32;
+/// What a node forwards at least, unless it is said.
+const HTLC_MINIMUM_MSAT: u64 = 1;
 /// Folders and commands of the network itself.
 const NAMES_TAKEN: &[&str] = &["bitcoind", "run"];
 
@@ -92,8 +95,12 @@ fn parse(text: &str) -> Result<Plan, Wrong> {
         let channel = channel(&entry, &plan)?;
         plan.channels.push(channel);
     }
+    let mut bounds = Bounds::default();
     for entry in entries(&table, "policies", POLICY_KEYS)? {
         let policy = policy(&entry, &plan)?;
+        bounds
+            .narrow(&policy, &plan)
+            .map_err(|what| (entry.at_of(&["htlc_maximum_msat", "htlc_minimum_msat"]), what))?;
         plan.policies.push(policy);
     }
     Ok(plan)
@@ -143,26 +150,47 @@ fn policy(entry: &Entry<'_, '_>, plan: &Plan) -> Result<PolicyPlan, Wrong> {
     let (node_at, name) = entry.needed("node")?;
     let node = named((node_at, name), plan)?;
     let peer = entry.text("peer")?.map(|found| named(found, plan)).transpose()?;
-    let is_between = |channel: &ChannelPlan| match peer {
-        Some(peer) => [(node, peer), (peer, node)].contains(&(channel.from, channel.to)),
-        None => [channel.from, channel.to].contains(&node),
-    };
-    if !plan.channels.iter().any(is_between) {
+    let of_all = PolicyPlan { node, peer, ..PolicyPlan::default() };
+    if !plan.channels.iter().any(|channel| of_all.is_for(channel)) {
         let with = peer.map_or_else(String::new, |peer| format!(" with {}", plan.nodes[peer].name));
         return Err((node_at, format!("{name} has no channel{with}: add one in a table [[channels]], or drop this")));
     }
     let wide = |key: &'static str| entry.number(key, 0, 1_000_000_000_000);
-    let fee_ppm = entry.number("fee_ppm", 0, u64::from(u32::MAX))?;
-    let cltv_delta = entry.number("cltv_delta", 1, 2_016)?;
+    let fee_ppm = entry.number("fee_ppm", 0, FEE_MAX)?;
+    let cltv_delta = entry.number("cltv_delta", CLTV_DELTA_MIN.into(), CLTV_DELTA_MAX.into())?;
     Ok(PolicyPlan {
-        node,
-        peer,
-        fee_base_msat: entry.number("fee_base_msat", 0, u64::from(u32::MAX))?,
+        fee_base_msat: entry.number("fee_base_msat", 0, FEE_MAX)?,
         fee_ppm: fee_ppm.and_then(|ppm| u32::try_from(ppm).ok()),
         cltv_delta: cltv_delta.and_then(|delta| u16::try_from(delta).ok()),
         htlc_minimum_msat: wide("htlc_minimum_msat")?,
         htlc_maximum_msat: wide("htlc_maximum_msat")?,
+        ..of_all
     })
+}
+
+/// The smallest and the largest HTLC that a node forwards over each of its channels, as one policy after the other sets them:
+/// what one leaves out stays as those before it have left it.
+#[derive(Default)]
+struct Bounds(BTreeMap<(usize, usize), (u64, Option<u64>)>);
+
+impl Bounds {
+    /// Takes a policy in; what is wrong if a daemon would not.
+    fn narrow(&mut self, policy: &PolicyPlan, plan: &Plan) -> Result<(), String> {
+        for (place, _) in plan.channels.iter().enumerate().filter(|(_, channel)| policy.is_for(channel)) {
+            let (least, most) = self.0.entry((policy.node, place)).or_insert((HTLC_MINIMUM_MSAT, None));
+            *least = policy.htlc_minimum_msat.unwrap_or(*least);
+            if let Some(told) = policy.htlc_maximum_msat {
+                *most = Some(told).filter(|told| *told > 0);
+            }
+            if let Some(most) = most.filter(|most| most < least) {
+                let name = &plan.nodes[policy.node].name;
+                return Err(format!(
+                    "{name} would forward nothing: htlc_maximum_msat {most} is below htlc_minimum_msat {least}"
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn named((at, name): (usize, &str), plan: &Plan) -> Result<usize, Wrong> {
@@ -227,6 +255,11 @@ impl<'a, 'text> Entry<'a, 'text> {
 
     fn needed(&self, key: &str) -> Result<(usize, &'a str), Wrong> {
         self.text(key)?.ok_or_else(|| (self.at, format!("{key} is missing: add {key} = \"…\"")))
+    }
+
+    /// Where the first of these is said that is.
+    fn at_of(&self, keys: &[&str]) -> usize {
+        keys.iter().find_map(|key| self.value(key)).map_or(self.at, |value| value.span().start)
     }
 
     fn truth(&self, key: &str) -> Result<Option<bool>, Wrong> {
@@ -345,6 +378,31 @@ mod tests {
         wrong(&channel("to = \"bob\"\ncapacity_sat = \"much\""), 10, &["whole number"]);
         wrong(&channel("to = \"bob\"\npush_sat = 9_500_000"), 10, &["from 0 to 9000000"]);
         wrong(&channel("to = \"bob\"\npublic = \"yes\""), 10, &["true or false"]);
+    }
+
+    #[test]
+    fn policies_that_no_daemon_takes() {
+        let policy = |rest: &str| {
+            let both = "[[channels]]\nfrom = \"alice\"\nto = \"bob\"\n[[policies]]\nnode = \"alice\"\n";
+            with(&format!("{both}{rest}\n"))
+        };
+        wrong(&policy("cltv_delta = 47"), 12, &["cltv_delta", "from 48 to 2016"]);
+        wrong(&policy("cltv_delta = 2_017"), 12, &["from 48 to 2016"]);
+        wrong(&policy("fee_base_msat = 4_294_967_296"), 12, &["fee_base_msat", "from 0 to 4294967295"]);
+        wrong(&policy("fee_ppm = 4_294_967_296"), 12, &["fee_ppm", "from 0 to 4294967295"]);
+        wrong(&policy("htlc_minimum_msat = -1"), 12, &["htlc_minimum_msat", "whole number"]);
+        let below = ["alice", "htlc_maximum_msat 6 is below htlc_minimum_msat 7"];
+        wrong(&policy("htlc_minimum_msat = 7\nhtlc_maximum_msat = 6"), 13, &below);
+        // What an earlier policy has said holds; 0 takes a maximum away.
+        let earlier = "htlc_maximum_msat = 6\n[[policies]]\nnode = \"alice\"\n";
+        wrong(&policy(&format!("{earlier}htlc_minimum_msat = 7")), 15, &below);
+        for fine in ["htlc_minimum_msat = 7\nhtlc_maximum_msat = 7", "htlc_minimum_msat = 0\nhtlc_maximum_msat = 1"] {
+            assert!(parse(&policy(fine)).is_ok());
+        }
+        let apart = format!("{earlier}htlc_minimum_msat = 7\nhtlc_maximum_msat = 0");
+        assert!(parse(&policy(&apart)).is_ok());
+        let of_another = earlier.replace("alice", "bob");
+        assert!(parse(&policy(&format!("{of_another}htlc_minimum_msat = 7"))).is_ok());
     }
 
     #[test]

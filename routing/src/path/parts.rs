@@ -33,17 +33,20 @@ pub fn find_parts(
     let mut in_flight: InFlight = weights.in_flight.clone();
     let (mut paths, mut left, mut fees_left) = (Vec::new(), request.amount, request.fee_limit);
     let mut size = request.amount;
+    // The largest that had no way since the last one that had.
+    let mut refused: Option<Msat> = None;
     while left > Msat::ZERO {
         size = size.min(left);
         let fee_limit = if size == left { fees_left } else { share(fees_left, size, left) };
         let part = Request { amount: size, fee_limit, first_hops: &first_hops, ..*request };
         let weights = Weights { in_flight: &in_flight, ..*weights };
-        match search.find(map, &part, &weights) {
+        match search.look(map, &part, &weights) {
             Ok(path) => {
                 left = Msat(left.0 - size.0);
                 fees_left = Msat(fees_left.0 - path.fee().0);
                 hold(&path, &mut first_hops, &mut in_flight);
                 paths.push(path);
+                refused = None;
             }
             Err(no_path @ (NoPath::Ourselves | NoPath::NoChannel)) => return Err(no_path),
             Err(no_path) => {
@@ -52,7 +55,17 @@ pub fn find_parts(
                 let smaller = Msat(size.0.div_ceil(2));
                 let is_enough = u128::from(smaller.0) * parts_left as u128 >= u128::from(left.0);
                 if smaller < PART_MIN || smaller == size || !is_enough {
-                    return Err(together(no_path, request));
+                    let why = together(no_path, request);
+                    // A share of the fees is of no use if the way costs the same for any amount.
+                    let sizes = [refused.unwrap_or(size), size];
+                    let told = sizes.map(|amount| {
+                        let part = Request { amount, fee_limit: fees_left, ..part };
+                        search.explain(why, map, &part, &weights)
+                    });
+                    return Err(told.into_iter().find(|told| *told != NoPath::NoWay).unwrap_or(why));
+                }
+                if no_path == NoPath::NoWay {
+                    refused.get_or_insert(size);
                 }
                 size = smaller;
             }

@@ -65,6 +65,11 @@ impl Search {
     /// # Errors
     /// [`NoPath`].
     pub fn find(&mut self, map: &Map, request: &Request<'_>, weights: &Weights<'_>) -> Result<Path, NoPath> {
+        self.look(map, request, weights).map_err(|why| self.explain(why, map, request, weights))
+    }
+
+    /// The same, without asking whether it is the limit of blocks that leaves no way.
+    pub(super) fn look(&mut self, map: &Map, request: &Request<'_>, weights: &Weights<'_>) -> Result<Path, NoPath> {
         let most = check(request)?;
         if request.amount > most {
             return Err(NoPath::Balance { most });
@@ -72,6 +77,23 @@ impl Search {
         let field = Field::new(map, request, weights);
         let Some(path) = self.run(&field, By::Cost).path else { return self.find_within(&field) };
         Ok(path)
+    }
+
+    /// Where there is no way: whether there would be one if it could take as many blocks as it likes. It takes a further
+    /// search, so it is asked once, at the end.
+    pub(super) fn explain(&mut self, why: NoPath, map: &Map, request: &Request<'_>, weights: &Weights<'_>) -> NoPath {
+        if why != NoPath::NoWay {
+            return why;
+        }
+        let delta_limit = request.delta_limit;
+        let unlimited = Request { delta_limit: u32::MAX, ..*request };
+        match self.find_within(&Field::new(map, &unlimited, weights)).map(|path| path.delta()) {
+            Ok(needed) if needed > delta_limit => NoPath::DeltaLimit { delta_limit, needed },
+            // Within the limit, and not found for its length: see `frontier`.
+            // The search that keeps to the limit is bounded, and may miss a way: see `frontier`.
+            Ok(_) => why,
+            Err(why) => why,
+        }
     }
 
     /// A node's best way may be the one that breaks a limit further on, and hide another that does not: so by fees alone, and

@@ -152,8 +152,38 @@ fn limits_of_fee_time_and_length_are_kept_to_the_last_unit() {
     assert_eq!((path.fee(), path.hops[0].delta, path.hops.len()), (Msat(12), 40, 3));
     let fee_limit = Msat(11);
     assert_eq!(world.find(&Request { fee_limit, ..just }), Err(NoPath::FeeLimit { fee_limit }));
-    assert_eq!(world.find(&Request { delta_limit: 39, ..just }), Err(NoPath::NoWay));
+    assert_eq!(
+        world.find(&Request { delta_limit: 39, ..just }),
+        Err(NoPath::DeltaLimit { delta_limit: 39, needed: 40 })
+    );
     assert_eq!(world.find(&Request { hops_limit: 2, ..just }), Err(NoPath::NoWay));
+    // Where both are broken, the fee is told first; what breaks no limit of blocks is no matter of blocks.
+    assert_eq!(world.find(&Request { fee_limit, delta_limit: 39, ..just }), Err(NoPath::FeeLimit { fee_limit }));
+    assert_eq!(world.find(&Request { delta_limit: 39, hops_limit: 2, ..just }), Err(NoPath::NoWay));
+    assert_eq!(world.find(&Request { delta_limit: 39, payee: node(8), ..just }), Err(NoPath::NoWay));
+}
+
+#[test]
+fn parts_that_take_too_many_blocks() {
+    let world = World::new(vec![usable(12, 1, 2, policy(0, 0, 10)), usable(29, 2, 9, policy(0, 0, 10))]);
+    let doors = [door(1, 1, 600_000), door(2, 1, 600_000)];
+    let asked = Request { delta_limit: 40, ..request(1_000_000, &doors, &[]) };
+    assert_eq!(world.find_parts(&asked, 2).map(|paths| paths.len()), Ok(2));
+    let near = Request { delta_limit: 39, ..asked };
+    assert_eq!(world.find_parts(&near, 2), Err(NoPath::DeltaLimit { delta_limit: 39, needed: 40 }));
+    // Each part would cost the same, and all of them more than may be paid: it needs none.
+    let base = policy(600, 0, 10);
+    let world = World::new(vec![usable(12, 1, 2, base), usable(29, 2, 9, base)]);
+    let doors = [door(1, 1, 1_100_000)];
+    let near = Request { fee_limit: Msat(1_200), first_hops: &doors, ..near };
+    assert_eq!(world.find_parts(&near, 16), Err(NoPath::DeltaLimit { delta_limit: 39, needed: 40 }));
+    let dear = Request { fee_limit: Msat(1_199), ..near };
+    assert!(matches!(world.find_parts(&dear, 16), Err(NoPath::FeeLimit { .. })));
+    // What it takes for all of it, though less would do for a part.
+    let thin = Usable { capacity: Msat(500_000), ..usable(28, 2, 9, policy(0, 0, 5)) };
+    let world = World::new(vec![usable(12, 1, 2, policy(0, 0, 10)), usable(29, 2, 9, policy(0, 0, 10)), thin]);
+    let nearest = Request { delta_limit: 34, ..near };
+    assert_eq!(world.find_parts(&nearest, 16), Err(NoPath::DeltaLimit { delta_limit: 34, needed: 40 }));
 }
 
 /// Of two channels from node 2 to the payee the one is better until a limit cuts it off, one hop before it.
@@ -174,7 +204,9 @@ fn a_way_within_the_limits_that_another_hides() {
     assert_eq!(route(&world.find(&near).unwrap()), [1, 12, 29]);
     let fee_limit = Msat(5_009);
     assert_eq!(world.find(&Request { fee_limit, ..near }), Err(NoPath::FeeLimit { fee_limit }));
-    assert_eq!(world.find(&Request { delta_limit: 39, ..asked }), Err(NoPath::NoWay));
+    let delta_limit = 39;
+    let cheapest = NoPath::DeltaLimit { delta_limit, needed: 130 };
+    assert_eq!(world.find(&Request { delta_limit, ..asked }), Err(cheapest));
     // By hops: the one without a fee has one more.
     let around = vec![
         usable(12, 1, 2, policy(10, 0, 10)),
@@ -413,8 +445,23 @@ proptest! {
         } else {
             prop_assert!(within.is_empty(), "{found:?}, and there is a way for {within:?}");
             let is_too_dear = !costs(&Request { fee_limit: Msat(u64::MAX), ..asked }).is_empty();
-            let expected = if is_too_dear { NoPath::FeeLimit { fee_limit } } else { NoPath::NoWay };
-            prop_assert_eq!(found, Err(expected));
+            let without_blocks = Request { delta_limit: u32::MAX, ..asked };
+            let all = costs(&Request { fee_limit: Msat(u64::MAX), ..without_blocks });
+            match all.iter().map(|way| way.1).min() {
+                None => prop_assert_eq!(found, Err(NoPath::NoWay)),
+                Some(least) if is_too_dear || least > fee_limit.0 => {
+                    prop_assert_eq!(found, Err(NoPath::FeeLimit { fee_limit }));
+                }
+                // What is told to be needed is: with it there is a way, and it is the cheapest of all.
+                Some(least) => {
+                    let Err(NoPath::DeltaLimit { delta_limit: told, needed }) = found else {
+                        return Err(TestCaseError::fail(format!("{found:?}")));
+                    };
+                    prop_assert!(told == delta_limit && needed > delta_limit);
+                    let longer = world.find(&Request { delta_limit: needed, fee_limit: Msat(least), ..asked }).unwrap();
+                    prop_assert!(longer.fee().0 == least && longer.hops[0].delta <= needed, "{longer:?}");
+                }
+            }
         }
     }
 

@@ -88,6 +88,10 @@ impl Lessons {
         if hop >= last {
             return self.learn_of_payee(message, at);
         }
+        if read.is_malformed {
+            self.nodes.insert(route.hops[hop].node.into());
+            return true;
+        }
         let next = way_of(route, hop + 1);
         match message {
             FailureMessage::TemporaryChannelFailure { .. } => {

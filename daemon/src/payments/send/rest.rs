@@ -62,7 +62,7 @@ impl Sending {
         let Some(payment) = self.payments.get_mut(&id) else { return false };
         let PayRefusal::NoRoute { why, .. } = refusal else { return false };
         let may_help = match why {
-            NoPath::NoWay | NoPath::FeeLimit { .. } => payment.lessons.has_refusals(),
+            NoPath::NoWay | NoPath::FeeLimit { .. } | NoPath::DeltaLimit { .. } => payment.lessons.has_refusals(),
             // A peer of ours that forwards nothing for now takes its channels with it.
             NoPath::NoChannel | NoPath::Balance { .. } => payment.lessons.has_busy_nodes(),
             NoPath::Ourselves => false,

@@ -186,7 +186,7 @@ impl Job {
     fn paths<'a>(&self, known: &Weights<'a>) -> Result<(Vec<Path>, Weights<'a>), PayRefusal> {
         let last_resort = Weights { is_last_resort: true, ..*known };
         let found = match self.look(known) {
-            Err(NoPath::NoWay | NoPath::FeeLimit { .. }) if self.may_resort => {
+            Err(NoPath::NoWay | NoPath::FeeLimit { .. } | NoPath::DeltaLimit { .. }) if self.may_resort => {
                 self.look(&last_resort).map(|paths| (paths, last_resort))
             }
             found => found.map(|paths| (paths, *known)),
@@ -195,7 +195,11 @@ impl Job {
             let why = match why {
                 // The last part that was tried had but a share of it.
                 NoPath::FeeLimit { .. } => NoPath::FeeLimit { fee_limit: self.fee_limit },
-                NoPath::Ourselves | NoPath::NoChannel | NoPath::Balance { .. } | NoPath::NoWay => why,
+                NoPath::Ourselves
+                | NoPath::NoChannel
+                | NoPath::Balance { .. }
+                | NoPath::NoWay
+                | NoPath::DeltaLimit { .. } => why,
             };
             PayRefusal::NoRoute { payee: self.goal.payee, why }
         })

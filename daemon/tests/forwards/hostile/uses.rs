@@ -4,7 +4,7 @@ use millrace_channel::ledger::htlc::Removal;
 use millrace_channel::tx::claim::ClaimKind;
 use millrace_routing::failure::{Undecodable, code, decode_attributed};
 use millrace_routing::invoice::Invoice;
-use millrace_wire::{ChannelId, Message};
+use millrace_wire::{ChannelId, Message, PaymentHash};
 use millraced::channels::{Accepted, ChannelState};
 
 use super::{AMOUNT, Stage, attribution, came, resolved, secret};
@@ -237,8 +237,11 @@ async fn one_peer_cannot_fill_a_channel_by_all_of_its_own() {
     }
     pay_charlie(&stage, &charlie, target, plan(1_000_000)).await;
     stage.others_go_on().await;
-    // All of it comes back; then the other half of what the channel holds.
-    for htlc in charlie.node.registry().snapshot(target).unwrap().htlcs.iter() {
+    // All of it comes back; then the other half of what the channel holds. What the others have paid may still be on its way
+    // out of the channel.
+    let is_mallorys = |hash: &PaymentHash| sent.iter().any(|one| one.offer.payment_hash == *hash);
+    let snapshot = charlie.node.registry().snapshot(target).unwrap();
+    for htlc in snapshot.htlcs.iter().filter(|htlc| is_mallorys(&htlc.payment_hash)) {
         let registry = charlie.node.registry();
         registry.fail(target, htlc.id, vec![0; 292], None, Vec::new()).await.unwrap().unwrap();
     }

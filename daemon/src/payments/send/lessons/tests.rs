@@ -15,7 +15,7 @@ const NOW: u32 = 1_700_000_000;
 
 fn read(hop: usize, message: FailureMessage) -> Read {
     let failure = Failure::here(FailureReason::Temporary, "x");
-    Read { failure, message: Some(message), hop: Some(hop), held_ms: Vec::new() }
+    Read { failure, message: Some(message), hop: Some(hop), is_malformed: false, held_ms: Vec::new() }
 }
 
 fn learned(route: &Route, hop: usize, message: FailureMessage) -> (Lessons, Memory, bool) {
@@ -24,10 +24,14 @@ fn learned(route: &Route, hop: usize, message: FailureMessage) -> (Lessons, Memo
 
 /// Of a part of a payment.
 fn learned_of(all: Msat, route: &Route, hop: usize, message: FailureMessage) -> (Lessons, Memory, bool) {
+    learned_from(&read(hop, message), all, route)
+}
+
+fn learned_from(read: &Read, all: Msat, route: &Route) -> (Lessons, Memory, bool) {
     let (mut lessons, mut memory) = (Lessons::none(), Memory::default());
     let map = map();
     let at = Lesson { route, channel_id: OWN, all, map: &map, now_s: NOW };
-    let may_succeed = lessons.learn(&read(hop, message), &at, &mut memory);
+    let may_succeed = lessons.learn(read, &at, &mut memory);
     (lessons, memory, may_succeed)
 }
 
@@ -77,6 +81,30 @@ fn what_was_refused_for_the_moment_is_forgotten_after_a_pause_and_nothing_else_i
         assert!(!lessons.has_refusals());
         assert_eq!(lessons.limits(&map, payee).is_empty(), is_passing, "{message:?}");
     }
+}
+
+/// A peer that cannot read the onion is not tried again, over whichever channel; where it says that the next hop could not,
+/// it is the channel to that one.
+#[test]
+fn who_cannot_read_an_onion_is_left_out() {
+    let route = over(&[3, 6, 4], 500_000);
+    let message = FailureMessage::InvalidOnionHmac { sha256_of_onion: [1; 32] };
+    let doors = [OWN, ChannelId([2; 32])].map(|channel_id| {
+        let peer = NodeId::from(node(3));
+        let scid = ShortChannelId(channel_id.0[0].into());
+        Door { channel_id, hop: FirstHop { peer, short_channel_id: scid, least: Msat(1), most: Msat(900_000) } }
+    });
+    let (of_itself, _, may_succeed) =
+        learned_from(&Read { is_malformed: true, ..read(0, message.clone()) }, route.received(), &route);
+    assert!(may_succeed && of_itself.shut.is_empty());
+    assert_eq!(of_itself.doors(&doors, node(4).into()), []);
+    let (of_the_next, _, may_succeed) = learned(&route, 0, message.clone());
+    assert!(may_succeed && of_the_next.shut.contains(&way_of(&route, 1)));
+    assert_eq!(of_the_next.doors(&doors, node(4).into()).len(), 2);
+    // A payee that cannot is not asked again.
+    let alone = over(&[4], 500_000);
+    let (.., may_succeed) = learned_from(&Read { is_malformed: true, ..read(0, message) }, alone.received(), &alone);
+    assert!(!may_succeed);
 }
 
 #[test]

@@ -330,7 +330,8 @@ fn limits_of_fee_and_time_are_kept() {
     assert_eq!(why, millrace_routing::path::NoPath::FeeLimit { fee_limit: Msat(999) });
     let near = |blocks| Limits { blocks: Some(blocks), ..Limits::default() };
     assert_eq!(refused(near(85), invoice(9, 500_000)), None);
-    assert!(matches!(refused(near(84), invoice(9, 500_000)), Some(PayRefusal::NoRoute { .. })));
+    let Some(PayRefusal::NoRoute { why, .. }) = refused(near(84), invoice(9, 500_000)) else { panic!() };
+    assert_eq!(why, millrace_routing::path::NoPath::DeltaLimit { delta_limit: 84, needed: 85 });
     let to_nobody = NewInvoice { amount: Some(Msat(500_000)), ..new_invoice(9) }.sign(&key(7)).unwrap();
     assert!(
         matches!(refused(Limits::default(), to_nobody), Some(PayRefusal::NoRoute { payee, .. }) if payee == node(7))
