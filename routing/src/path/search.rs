@@ -89,7 +89,6 @@ impl Search {
         let unlimited = Request { delta_limit: u32::MAX, ..*request };
         match self.find_within(&Field::new(map, &unlimited, weights)).map(|path| path.delta()) {
             Ok(needed) if needed > delta_limit => NoPath::DeltaLimit { delta_limit, needed },
-            // Within the limit, and not found for its length: see `frontier`.
             // The search that keeps to the limit is bounded, and may miss a way: see `frontier`.
             Ok(_) => why,
             Err(why) => why,
