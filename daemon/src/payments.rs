@@ -45,6 +45,7 @@ use self::actor::workers::{RuntimeWorkers, Workers};
 use self::actor::{Input, ReceivingRules, Surroundings};
 use self::core::Core;
 use self::prepare::Moment;
+pub use self::send::FIRST_PAUSE_MS;
 use self::send::{Found, LookUp, Part};
 use crate::channels::Registry;
 use crate::clock;
@@ -80,6 +81,9 @@ pub struct PaymentRules {
     pub accepts_keysend: bool,
     /// How long a part of a payment waits for the others, in milliseconds; [`MPP_TIMEOUT_MS`] by BOLT 4.
     pub mpp_timeout_ms: u64,
+    /// How long a payment rests at first that finds no way but one that has refused it, in milliseconds; usually
+    /// [`FIRST_PAUSE_MS`].
+    pub first_pause_ms: u64,
     /// How long an invoice that has expired is in memory, in milliseconds; usually [`EXPIRED_KEPT_MS`].
     pub expired_kept_ms: u64,
     /// What is asked of those who want something forwarded.
@@ -156,6 +160,7 @@ impl Payments {
             node_key: *keys.node_key(),
             node_id: keys.node_id(),
             max_cltv_expiry_blocks: rules.max_cltv_expiry_blocks,
+            first_pause_ms: rules.first_pause_ms,
         };
         Arc::new(Self {
             core: Mutex::new(Some(Core::new(idempotency.clone(), policies.clone(), Arc::clone(&log)))),

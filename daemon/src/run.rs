@@ -26,7 +26,7 @@ use crate::gossip::{BitcoindFunding, Gossip, GossipRules};
 use crate::keys::Keys;
 use crate::network::Network;
 use crate::node::{self, Node, Origins, RecoveredNode, StartError, Surroundings};
-use crate::payments::{EXPIRED_KEPT_MS, ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
+use crate::payments::{EXPIRED_KEPT_MS, FIRST_PAUSE_MS, ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use crate::peer::PeerRules;
 use crate::policy::Policies;
 use crate::prepare::Prepared;
@@ -367,6 +367,7 @@ fn payment_rules(config: &Config) -> PaymentRules {
         keys_kept_ms: u64::from(payments.idempotency_hours) * 3_600_000,
         accepts_keysend: payments.accept_keysend,
         mpp_timeout_ms: MPP_TIMEOUT_MS,
+        first_pause_ms: FIRST_PAUSE_MS,
         expired_kept_ms: EXPIRED_KEPT_MS,
         forwards: ForwardRules {
             usual: config.routing.policy(),

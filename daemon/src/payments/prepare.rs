@@ -113,6 +113,8 @@ pub struct PayerRules {
     pub node_id: PublicKey,
     /// The furthest expiry that is offered, in blocks from now.
     pub max_cltv_expiry_blocks: u16,
+    /// How long a payment rests that finds no way but one that has refused it, at first, in milliseconds.
+    pub first_pause_ms: u64,
 }
 
 /// What is to arrive, and what the payee must be told.
@@ -418,7 +420,13 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn rules() -> PayerRules {
-        PayerRules { network: Network::Regtest, node_key: key(1), node_id: node(1), max_cltv_expiry_blocks: 2016 }
+        PayerRules {
+            network: Network::Regtest,
+            node_key: key(1),
+            node_id: node(1),
+            max_cltv_expiry_blocks: 2016,
+            first_pause_ms: 1_000,
+        }
     }
 
     /// An invoice of node 2.

@@ -47,6 +47,7 @@ use crate::happened::PaymentId;
 use crate::idempotency::{Idempotency, Reserved};
 
 pub(crate) use self::memory::Memory;
+pub use self::rest::FIRST_PAUSE_MS;
 pub(crate) use self::search::{Found, Job, Part};
 
 /// Payments that may be under way, or waiting, at once: some channels' worth of HTLCs.

@@ -30,7 +30,9 @@ use crate::channels::{
 use crate::checkpoint::{ChannelSections, NodeSection, of_fold};
 use crate::facts::{Fold, Folds};
 use crate::keys::Keys;
-use crate::payments::{EXPIRED_KEPT_MS, ForwardRules, Heard, MPP_TIMEOUT_MS, PaymentRules, Payments, Task};
+use crate::payments::{
+    EXPIRED_KEPT_MS, FIRST_PAUSE_MS, ForwardRules, Heard, MPP_TIMEOUT_MS, PaymentRules, Payments, Task,
+};
 use crate::recovery::{Recovery, recover};
 use crate::seed::Seed;
 use crate::steps::StepLog;
@@ -83,6 +85,7 @@ fn payment_rules(forwards: ForwardRules) -> PaymentRules {
         keys_kept_ms: 86_400_000,
         accepts_keysend: false,
         mpp_timeout_ms: MPP_TIMEOUT_MS,
+        first_pause_ms: FIRST_PAUSE_MS,
         expired_kept_ms: EXPIRED_KEPT_MS,
         forwards,
     }

@@ -3,6 +3,7 @@
 use millrace_routing::failure::code;
 use millrace_rpc::v1::{self, PaymentStatus};
 use millrace_wire::Msat;
+use millraced::payments::FIRST_PAUSE_MS;
 use millraced::policy::ForwardPolicy;
 
 use crate::four::{A, C, Four};
@@ -33,7 +34,7 @@ async fn chance_ppm(four: &Four) -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_way_is_tried_again_once_it_may_have_got_better() {
-    let four = Four::new().await;
+    let four = Four::with_pause(FIRST_PAUSE_MS).await;
     four.draw(|drawn| drawn[1].capacity = CAPACITY);
     let before = chance_ppm(&four).await;
     assert!((150_000..250_000).contains(&before), "a fifth of what there is may be there: {before}");

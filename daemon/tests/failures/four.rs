@@ -18,6 +18,7 @@ use millrace_wire::message::{UpdateAddHtlc, UpdateFailHtlc, UpdateFailMalformedH
 use millrace_wire::{
     BlockHeight, ChannelId, ChannelUpdate, CltvDelta, CltvExpiry, HtlcId, Message, Msat, OnionPacket, ShortChannelId,
 };
+use millraced::payments::FIRST_PAUSE_MS;
 use millraced::policy::ForwardPolicy;
 
 use crate::support::tap::{Tap, To};
@@ -70,11 +71,16 @@ pub(crate) struct Told {
 pub(crate) type Drawn = [Usable; 2];
 
 impl Four {
+    /// Payments that fail for the moment are tried again soon.
     pub(crate) async fn new() -> Self {
+        Self::with_pause(FIRST_PAUSE_MS / 10).await
+    }
+
+    pub(crate) async fn with_pause(first_pause_ms: u64) -> Self {
         let chain = FakeChain::new();
         let homes = Homes::new();
         let [a, b, c, d] = &*homes;
-        let waits = Waits { mpp_timeout_ms: MPP_TIMEOUT_MS, ..Waits::default() };
+        let waits = Waits { mpp_timeout_ms: MPP_TIMEOUT_MS, first_pause_ms, ..Waits::default() };
         let nodes = [
             start_with(a.path(), &chain, waits).await,
             start_with(b.path(), &chain, waits).await,

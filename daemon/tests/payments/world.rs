@@ -30,7 +30,7 @@ use millraced::facts::Fold;
 use millraced::gossip::{BitcoindFunding, Gossip, GossipRules};
 use millraced::network::Network;
 use millraced::node::{Node, Origins, Surroundings, open};
-use millraced::payments::{EXPIRED_KEPT_MS, ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
+use millraced::payments::{EXPIRED_KEPT_MS, FIRST_PAUSE_MS, ForwardRules, MPP_TIMEOUT_MS, PaymentRules, Payments};
 use millraced::peer::PeerRules;
 use millraced::prepare::prepare;
 use millraced::readiness::Readiness;
@@ -90,13 +90,15 @@ pub(crate) async fn start(home: &Path, chain: &FakeChain) -> World {
 pub(crate) struct Waits {
     /// A part of a payment for the others.
     pub(crate) mpp_timeout_ms: u64,
+    /// A payment before it is tried again where it has failed.
+    pub(crate) first_pause_ms: u64,
     /// Until it has an expired invoice in memory no more.
     pub(crate) expired_kept_ms: u64,
 }
 
 impl Default for Waits {
     fn default() -> Self {
-        Self { mpp_timeout_ms: MPP_TIMEOUT_MS, expired_kept_ms: EXPIRED_KEPT_MS }
+        Self { mpp_timeout_ms: MPP_TIMEOUT_MS, first_pause_ms: FIRST_PAUSE_MS, expired_kept_ms: EXPIRED_KEPT_MS }
     }
 }
 
@@ -128,6 +130,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, waits: Waits) -> Wor
         keys_kept_ms: 86_400_000,
         accepts_keysend: true,
         mpp_timeout_ms: waits.mpp_timeout_ms,
+        first_pause_ms: waits.first_pause_ms,
         expired_kept_ms: waits.expired_kept_ms,
         forwards: ForwardRules::default(),
     };

@@ -15,10 +15,12 @@ use super::{Order, Sending, World};
 use crate::happened::PaymentId;
 use crate::payments::refusal::PayRefusal;
 
-/// The pauses of one payment, in milliseconds.
-const PAUSES_MS: [u64; 3] = [1_000, 2_000, 4_000];
+/// The first pause of a payment, in milliseconds.
+pub const FIRST_PAUSE_MS: u64 = 1_000;
+/// All of its pauses, against the first.
+const PAUSES: [u64; 3] = [1, 2, 4];
 /// So often one payment is tried on ways that cannot carry it by what is known: once at first, and once after each pause.
-const RESORTS_MAX: u32 = PAUSES_MS.len() as u32 + 1;
+const RESORTS_MAX: u32 = PAUSES.len() as u32 + 1;
 
 /// How often a payment was tried on ways that have failed.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +44,10 @@ impl Patience {
 
 impl Payment {
     /// When the pause is over that follows the last failure; none if there is no further one.
-    fn pause_over(&self) -> Option<Millis> {
+    fn pause_over(&self, world: &World<'_>) -> Option<Millis> {
         let Patience { pauses, .. } = self.patience;
-        let pause = PAUSES_MS.get(pauses).filter(|_| self.patience.may_resort())?;
-        self.failed_at.map(|failed_at| failed_at.plus(*pause))
+        let pause = PAUSES.get(pauses).filter(|_| self.patience.may_resort())?;
+        self.failed_at.map(|failed_at| failed_at.plus(pause * world.rules.first_pause_ms))
     }
 
     /// Whether an attempt may still be begun then.
@@ -70,7 +72,7 @@ impl Sending {
         if !may_help {
             return false;
         }
-        let over = payment.pause_over().filter(|over| payment.may_begin_at(*over, world));
+        let over = payment.pause_over(world).filter(|over| payment.may_begin_at(*over, world));
         let Some(over) = over else { return false };
         payment.patience.is_resting = true;
         self.resting.insert((over, id));
@@ -83,7 +85,7 @@ impl Sending {
             self.resting.pop_first();
             let Some(payment) = self.payments.get_mut(&id) else { continue };
             // Another part may have failed meanwhile: who refused it has its pause, too.
-            if let Some(over) = payment.pause_over().filter(|over| *over > world.now) {
+            if let Some(over) = payment.pause_over(world).filter(|over| *over > world.now) {
                 self.resting.insert((over, id));
                 continue;
             }
