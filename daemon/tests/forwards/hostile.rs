@@ -64,6 +64,14 @@ impl Stage {
         self.tell_height();
     }
 
+    /// Mallory says nothing of channels any more. He still listens, and answers pings.
+    fn silence_mallory(&self) {
+        self.tap.rewrite(|to, message| {
+            let is_dumb = to == To::Left && message.channel_id().is_some();
+            if is_dumb { Vec::new() } else { vec![(to, message)] }
+        });
+    }
+
     /// Blocks into which nothing comes that was broadcast.
     fn mine_empty(&self, blocks: u32) {
         self.line.chain.mine_empty(blocks);
