@@ -19,7 +19,7 @@ mod payment;
 mod scene;
 #[path = "../../channel/tests/support/seeds.rs"]
 #[allow(unreachable_pub, reason = "the tests of the channel crate share it")]
-mod seeds;
+pub(crate) mod seeds;
 mod world;
 
 use std::cell::RefCell;

@@ -14,14 +14,12 @@ mod model;
 mod planted;
 mod rivals;
 mod scene;
-#[path = "../../../../channel/tests/support/seeds.rs"]
-#[allow(unreachable_pub, reason = "the tests of the channel crate share it")]
-mod seeds;
 mod story;
 
 use story::play;
 
 use crate::claims::plan::plan;
+use crate::sim::seeds;
 
 #[test]
 fn everything_that_can_be_claimed_is_claimed_whatever_bitcoind_and_the_peers_do() {

@@ -75,7 +75,7 @@ fn terms(ours: &ChannelKeys, theirs: &ChannelKeys, index: u8, format: Commitment
     Terms {
         channel_id: ChannelId([index; 32]),
         remote_node: theirs.basepoints().funding,
-        funder: if index % 2 == 0 { Side::Local } else { Side::Remote },
+        funder: if index.is_multiple_of(2) { Side::Local } else { Side::Remote },
         channel_type: ChannelType { format, scid_alias: false, zero_conf: false },
         funding_outpoint: funding,
         capacity: CAPACITY,
