@@ -4,14 +4,15 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bitcoin::{Block, BlockHash, Transaction, Txid};
-use millrace_chain::broadcast::{Broadcaster, Status};
+use millrace_chain::broadcast::{Broadcaster, Status, Submission};
+use millrace_chain::fees::FeeEstimates;
 use millrace_channel::CommitmentFormat;
 use millrace_channel::effect::Purpose;
 use millrace_channel::phase::on_chain::Claims;
 use millrace_journal::Position;
-use millrace_wire::ChannelId;
+use millrace_wire::{ChannelId, FeeratePerKw, Sat};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::chain_feed::{BlockFollower, BroadcastOrder, Following, MempoolNews};
 use crate::channels::{
@@ -23,7 +24,7 @@ use crate::clock;
 use crate::entry::{Entry, Kind};
 use crate::facts::{Fold, Item, News, Telling};
 use crate::steps::JournalHandle;
-use crate::wallet::{Label, TxKind, WalletError, WalletHandle};
+use crate::wallet::{Closed, Label, TxKind, WalletError, WalletHandle};
 
 const LOCK: &str = "nothing panics while the wallet's records are locked";
 
@@ -98,13 +99,20 @@ pub struct Coins {
     claimer: Claimer,
     registry: Registry,
     broadcaster: Broadcaster,
+    fees: watch::Receiver<FeeEstimates>,
 }
 
 impl Coins {
     /// To be called on the runtime that the wallet runs on.
     #[must_use]
-    pub fn new(wallet: WalletHandle, claimer: Claimer, registry: Registry, broadcaster: Broadcaster) -> Arc<Self> {
-        Arc::new(Self { runtime: Handle::current(), wallet, claimer, registry, broadcaster })
+    pub fn new(
+        wallet: WalletHandle,
+        claimer: Claimer,
+        registry: Registry,
+        broadcaster: Broadcaster,
+        fees: watch::Receiver<FeeEstimates>,
+    ) -> Arc<Self> {
+        Arc::new(Self { runtime: Handle::current(), wallet, claimer, registry, broadcaster, fees })
     }
 
     /// Keeps back what the channels of this moment may need: after every block, and before the first call is answered.
@@ -171,6 +179,10 @@ fn no_funding(error: &WalletError) -> NoFunding {
             NoFunding::Funds { needed: *needed, available: *available }
         }
         WalletError::Reserve { reserve, left, .. } => NoFunding::Reserve { reserve: *reserve, available: *left },
+        WalletError::ReserveCoins { coins, left, each } => {
+            let of = |coins: u32| each.checked_mul(u64::from(coins)).unwrap_or(Sat::MAX_MONEY);
+            NoFunding::Reserve { reserve: of(*coins), available: of(*left) }
+        }
         other => NoFunding::Other(other.to_string()),
     }
 }
@@ -189,6 +201,33 @@ pub(crate) async fn try_out(wallet: &WalletHandle, broadcaster: &Broadcaster, tx
         }
         Status::InMempool | Status::Confirmed | Status::Waiting { .. } => Ok(()),
     }
+}
+
+/// Whether so many more channels with anchors can be kept coins for. Enough that is in too few coins is divided.
+async fn check_reserve(
+    wallet: &WalletHandle,
+    broadcaster: &Broadcaster,
+    feerate: FeeratePerKw,
+    more: u32,
+) -> Result<Result<(), WalletError>, Closed> {
+    match wallet.check_reserve_for(more).await? {
+        Err(WalletError::ReserveCoins { .. }) => {}
+        checked => return Ok(checked),
+    }
+    let made = match wallet.divide(more, feerate).await? {
+        Ok(made) => made,
+        Err(error) => return Ok(Err(error)),
+    };
+    let txid = made.tx.compute_txid();
+    if let Err(reason) = try_out(wallet, broadcaster, &made.tx).await {
+        tracing::warn!(%txid, reason, "coins cannot be divided for the reserve now");
+        return wallet.check_reserve_for(more).await;
+    }
+    let label = Label { kind: TxKind::Withdrawal, channel: None };
+    wallet.mark_broadcast(made.tx.clone(), label, clock::unix_ms() / 1000).await?;
+    let status = broadcaster.submit(Submission::Single(made.tx)).await;
+    tracing::info!(%txid, fee = made.fee.0, ?status, "coins divided: each channel has one to get its commitment confirmed");
+    Ok(Ok(()))
 }
 
 impl ChannelWallet for Coins {
@@ -210,7 +249,8 @@ impl ChannelWallet for Coins {
     }
 
     fn reserve(&self, others: usize, reply: ReserveReply) {
-        let (wallet, registry) = (self.wallet.clone(), self.registry.clone());
+        let (wallet, registry, broadcaster) = (self.wallet.clone(), self.registry.clone(), self.broadcaster.clone());
+        let feerate = FeeratePerKw(self.fees.borrow().mutual_close().0);
         self.runtime.spawn(async move {
             keep_reserve(&wallet, &registry).await;
             // What others have promised may come true.
@@ -218,7 +258,7 @@ impl ChannelWallet for Coins {
                 |snapshot: &&std::sync::Arc<ChannelSnapshot>| has_open_anchors(snapshot) && snapshot.is_only_promised();
             let promised = registry.snapshots().iter().filter(is_promised).count();
             let more = u32::try_from(others + promised).unwrap_or(u32::MAX).saturating_add(1);
-            reply(match wallet.check_reserve_for(more).await {
+            reply(match check_reserve(&wallet, &broadcaster, feerate, more).await {
                 Ok(checked) => checked.map_err(|error| no_funding(&error)),
                 Err(_) => Err(NoFunding::Gone),
             });

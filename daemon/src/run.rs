@@ -137,7 +137,7 @@ impl Running {
             fees: fees.clone(),
             sync: sync.clone(),
         });
-        let coins = Coins::new(wallet.clone(), claimer.clone(), registry.clone(), broadcaster.clone());
+        let coins = Coins::new(wallet.clone(), claimer.clone(), registry.clone(), broadcaster.clone(), fees.clone());
 
         let gossip = Gossip::start(
             ChainHash::using_genesis_block_const(config.network),
@@ -326,6 +326,7 @@ fn channel_rules(config: &Config) -> ChannelRules {
         htlc_minimum: channel.htlc_minimum,
         reserve_ppm: channel.reserve_ppm,
         max_accepted_htlcs: channel.max_accepted_htlcs,
+        closing_cost_percent: channel.closing_cost_percent,
         max_in_flight_percent: channel.max_in_flight_percent,
         minimum_depth: u32::from(channel.minimum_depth),
         minimum_depth_large: u32::from(channel.minimum_depth_large),

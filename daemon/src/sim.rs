@@ -19,7 +19,7 @@ mod payment;
 mod scene;
 #[path = "../../channel/tests/support/seeds.rs"]
 #[allow(unreachable_pub, reason = "the tests of the channel crate share it")]
-mod seeds;
+pub(crate) mod seeds;
 mod world;
 
 use std::cell::RefCell;
@@ -37,6 +37,6 @@ pub(crate) fn draw(bytes: &mut [u8]) -> bool {
 }
 
 /// From here on, until the end of the world, this thread draws from a seed.
-fn draw_from(seed: Option<u64>) {
+pub(crate) fn draw_from(seed: Option<u64>) {
     DRAWN.set(seed.map(StdRng::seed_from_u64));
 }

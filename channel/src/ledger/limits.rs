@@ -167,7 +167,8 @@ impl OfferBounds {
         };
         Self {
             slots_used: pending.count.local,
-            slots: remote.max_accepted_htlcs.min(HTLCS_MAX),
+            // What we accept is bounded by what closing may cost, and so is what we offer.
+            slots: remote.max_accepted_htlcs.min(terms.party(Side::Local).max_accepted_htlcs).min(HTLCS_MAX),
             minimum: Msat(remote.htlc_minimum.0.max(1)),
             in_flight_left: left(remote.max_htlc_value_in_flight, pending.in_flight.local),
             balance_left: Msat(u64::try_from(balance.max(0)).unwrap_or(0)),

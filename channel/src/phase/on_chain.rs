@@ -7,6 +7,7 @@
 pub mod breach;
 pub mod claims;
 pub mod ending;
+pub mod others;
 
 use bitcoin::{OutPoint, ScriptBuf, Transaction, TxOut, Txid, Witness};
 use millrace_wire::message::Error;
@@ -32,6 +33,7 @@ use crate::tx::script;
 pub use breach::Breach;
 pub use claims::{Claims, Cpfp, HtlcTxClaim, Sweep};
 pub use ending::Ending;
+pub use others::{OtherCommitments, Stake};
 
 /// What is known of the channel's end on chain.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

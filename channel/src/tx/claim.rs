@@ -16,7 +16,7 @@ use super::commitment::{Commitment, HtlcOutput};
 use super::funding;
 use super::script::{self, HtlcScripts};
 use super::sighash::{p2wpkh_digest, p2wsh_digest, witness_signature};
-use super::weight::{SIGNATURE_BYTES_MAX, input_weight, spend_weight};
+use super::weight::{ANCHOR_VALUE, SIGNATURE_BYTES_MAX, input_weight, spend_weight};
 use crate::curve::sign;
 use crate::keys::{ChannelKeys, CommitmentKeys};
 use crate::secrets::Secret;
@@ -258,17 +258,21 @@ const fn penalty(
 /// Our anchor in `commitment` of either side, to be spent by a child that pays for it. `None` if it has none.
 #[must_use]
 pub fn anchor(terms: &Terms, commitment: &Commitment) -> Option<Claim> {
-    let vout = commitment.anchors.local?;
+    commitment.anchors.local.map(|vout| anchor_at(terms, commitment.outpoint(vout)))
+}
+
+/// Our anchor, wherever it is: value and script are the same in every commitment of the channel.
+pub(crate) fn anchor_at(terms: &Terms, outpoint: OutPoint) -> Claim {
     let witness_script = script::anchor(funding::funding_key(terms, Side::Local));
-    Some(Claim {
-        outpoint: commitment.outpoint(vout),
-        output: commitment.output(vout).clone(),
+    Claim {
+        outpoint,
+        output: TxOut { value: ANCHOR_VALUE.to_amount(), script_pubkey: witness_script.to_p2wsh() },
         kind: ClaimKind::Anchor,
         sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
         lock_time: 0,
         weight: input_weight(&[SIGNATURE_BYTES_MAX, witness_script.len() as u64]),
         witness_script,
-    })
+    }
 }
 
 /// With anchors, every output but the anchors themselves waits one block. Without, the sequence only has to allow

@@ -13,6 +13,7 @@ mod faults;
 mod limits;
 mod lossy;
 mod on_chain;
+mod others;
 mod ready;
 mod reconnect;
 mod resume;

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-pub use client::{Auth, Timeouts};
+pub use client::{Answers, Auth, Timeouts};
 pub use reply::{ChainInfo, HeaderInfo, MempoolEntry, MempoolInfo, NetworkInfo, PackageOutcome, TestAccept, Tip, Utxo};
 
 use crate::{ChainError, Result};
@@ -30,6 +30,9 @@ pub const VERSION_MIN: u32 = 270_000;
 /// Transactions asked for in one request: at most 400 kB each, so 40 MB of hex at the very worst.
 const BATCH_MAX: usize = 50;
 
+/// Switches off bitcoind's own limit, 0.10 BTC per 1000 virtual bytes, which it holds against each transaction for itself: a
+/// small child that pays for a large commitment is above it. Whoever makes a transaction bounds its fee.
+const ANY_FEERATE: u32 = 0;
 /// bitcoind's codes that mean "there is no such thing".
 const RPC_INVALID_ADDRESS_OR_KEY: i32 = -5;
 const RPC_INVALID_PARAMETER: i32 = -8;
@@ -100,6 +103,13 @@ impl Bitcoind {
         let client = Client::new(&config.url, config.auth, config.timeouts)?;
         let shared = Shared { client, url: config.url, network: config.network };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// One inside of this process.
+    #[must_use]
+    pub fn within(bitcoind: Arc<dyn Answers>, network: Network) -> Self {
+        let shared = Shared { client: Client::within(bitcoind), url: "within this process".to_owned(), network };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The network this node is for.
@@ -367,7 +377,7 @@ impl Bitcoind {
     /// [`ChainError::Rpc`] with the mempool's reason if it is refused.
     pub async fn send(&self, transaction: &Transaction) -> Result<()> {
         const METHOD: &str = "sendrawtransaction";
-        let txid: Txid = self.call(METHOD, &[json!(serialize_hex(transaction))]).await?;
+        let txid: Txid = self.call(METHOD, &[json!(serialize_hex(transaction)), json!(ANY_FEERATE)]).await?;
         let own = transaction.compute_txid();
         if txid == own {
             return Ok(());
@@ -382,7 +392,8 @@ impl Bitcoind {
     /// [`ChainError::Rpc`] if it is no such package.
     pub async fn send_package(&self, transactions: &[Transaction]) -> Result<Vec<PackageOutcome>> {
         let hex: Vec<_> = transactions.iter().map(serialize_hex).collect();
-        let reply: PackageReply = self.shared.client.call("submitpackage", &[json!(hex)], Patience::Bulk).await?;
+        let arguments = [json!(hex), json!(ANY_FEERATE)];
+        let reply: PackageReply = self.shared.client.call("submitpackage", &arguments, Patience::Bulk).await?;
         Ok(transactions.iter().map(|transaction| reply.outcome(&transaction.compute_txid())).collect())
     }
 

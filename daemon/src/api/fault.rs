@@ -385,6 +385,11 @@ pub(super) fn wallet(error: &WalletError) -> Status {
             .fact("available_sat", left.0)
             .hint("Send less: the rest is kept to get channels' commitments confirmed.")
             .into_status(message),
+        WalletError::ReserveCoins { coins, left, each } => ErrorDetail::new(ErrorReason::AnchorReserve)
+            .fact("reserve_sat", each.0.saturating_mul(u64::from(*coins)))
+            .fact("available_sat", each.0.saturating_mul(u64::from(*left)))
+            .hint("Send less: each channel keeps a coin of its own to get its commitment confirmed.")
+            .into_status(message),
         WalletError::Address { .. } => ErrorDetail::new(ErrorReason::AddressInvalid)
             .fact("field", "address")
             .hint("Check that the address was copied whole.")

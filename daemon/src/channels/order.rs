@@ -1,8 +1,10 @@
 //! What the rest of the node asks of the channels, and what it is answered.
 
-use bitcoin::{OutPoint, ScriptBuf};
+use bitcoin::{OutPoint, ScriptBuf, Weight};
+use millrace_channel::ledger::limits::HTLCS_MAX;
 use millrace_channel::phase::opening::LocalParams;
-use millrace_channel::{Policy, Refusal};
+use millrace_channel::tx::weight::commit_weight;
+use millrace_channel::{CommitmentFormat, Policy, Refusal};
 use millrace_wire::{ChannelId, FeeratePerKw, HtlcId, Msat, PublicKey, Sat};
 use tokio::sync::{mpsc, oneshot};
 
@@ -200,6 +202,8 @@ pub struct ChannelRules {
     pub reserve_ppm: u32,
     /// The most HTLCs that are taken at once.
     pub max_accepted_htlcs: u16,
+    /// The part of a channel that it may cost to close it at a high feerate when it is full of HTLCs, in percent.
+    pub closing_cost_percent: u8,
     /// The part of a channel that may be in flight towards us, in percent.
     pub max_in_flight_percent: u8,
     /// Confirmations for channels that peers fund.
@@ -227,6 +231,7 @@ impl ChannelRules {
             htlc_minimum: Msat(1),
             reserve_ppm: 10_000,
             max_accepted_htlcs: 483,
+            closing_cost_percent: 50,
             max_in_flight_percent: 100,
             minimum_depth: 3,
             minimum_depth_large: 6,
@@ -248,12 +253,19 @@ impl ChannelRules {
         LocalParams {
             // BOLT 2: never below the other side's dust limit.
             channel_reserve: reserve.max(usual_minimum),
-            max_accepted_htlcs: self.max_accepted_htlcs,
+            max_accepted_htlcs: self.max_accepted_htlcs.min(self.htlcs_max(capacity)),
             max_htlc_value_in_flight: in_flight,
             to_self_delay: self.to_self_delay,
             htlc_minimum: self.htlc_minimum,
             ..usual
         }
+    }
+
+    /// So many HTLCs each way that closing the channel costs no more of it than it may; but ten, or it would be of no use.
+    fn htlcs_max(&self, capacity: Sat) -> u16 {
+        let may_cost = u128::from(capacity.0) * u128::from(self.closing_cost_percent) / 100;
+        let is_cheap = |htlcs: &u16| u128::from(closing_cost(*htlcs).0) <= may_cost;
+        (HTLCS_MIN..=HTLCS_MAX).rev().find(is_cheap).unwrap_or(HTLCS_MIN)
     }
 
     /// The confirmations that a channel of this size needs, if a peer funds it.
@@ -263,9 +275,38 @@ impl ChannelRules {
     }
 }
 
+/// What a channel is always given, however small it is.
+const HTLCS_MIN: u16 = 10;
+/// At which closing costs are worked out: 100 sat/vB.
+const CLOSING_FEERATE: FeeratePerKw = FeeratePerKw(25_000);
+/// A child of the anchor with one coin of the wallet's and change.
+const CHILD_WEIGHT: Weight = Weight::from_wu(700);
+
+/// What a commitment with so many HTLCs each way costs at a high feerate, with the child that pays for it.
+fn closing_cost(htlcs: u16) -> Sat {
+    let commitment = commit_weight(CommitmentFormat::Anchors, 2 * usize::from(htlcs));
+    CLOSING_FEERATE.fee_ceil(commitment + CHILD_WEIGHT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// BOLT 3, "Expected Weights": 1,124, and 172 for each HTLC.
+    #[test]
+    fn a_channel_takes_so_many_htlcs_that_closing_it_costs_no_more_than_half_of_it() {
+        assert_eq!(closing_cost(10), Sat(25 * (1_124 + 20 * 172 + 700)));
+        let taken = |sat| rules().local_params(Sat(sat)).max_accepted_htlcs;
+        assert_eq!([20_000, 263_199, 1_000_000, 10_000_000].map(taken), [10, 10, 52, 483]);
+        for capacity in (264_000..9_000_000).step_by(77_777) {
+            let (htlcs, half) = (taken(capacity), Sat(capacity / 2));
+            assert!(closing_cost(htlcs) <= half && (htlcs == 483 || closing_cost(htlcs + 1) > half), "{capacity}");
+        }
+        let strict = ChannelRules { closing_cost_percent: 5, ..rules() };
+        assert_eq!(strict.local_params(Sat(10_000_000)).max_accepted_htlcs, 52);
+        let few = ChannelRules { max_accepted_htlcs: 7, ..rules() };
+        assert_eq!(few.local_params(Sat(10_000_000)).max_accepted_htlcs, 7, "the owner may want fewer still");
+    }
 
     fn rules() -> ChannelRules {
         ChannelRules::usual(millrace_wire::ChainHash::REGTEST)

@@ -5,6 +5,8 @@
 //! * HTLCs, which the peer may take too, go alone or with those of the same channel, kind and deadline; close to the
 //!   deadline, or once a rival spends one of them, each goes alone. So no rival can hold up more than he spends.
 //! * An anchor is spent by a child of its own commitment alone, and only if the commitment pays too little by itself.
+//! * What the mempool refuses for anything but its fee is made again, each output alone: one that cannot be spent now holds
+//!   up no other, nor does a coin of the wallet's that is gone.
 //!
 //! A transaction that pays enough stays as it is. One that does not is made again from the same inputs, for more: what
 //! an input has been bid for is never bid for less (BIP 125 would not let it). Nothing pays more than is at stake.
@@ -34,12 +36,17 @@ pub struct Situation<'a> {
     pub rates: Rates,
     /// What each channel may claim.
     pub claims: &'a BTreeMap<ChannelId, Claims>,
+    /// The commitment of each channel that is to be helped into a block: the one that the mempool has, or should have.
+    pub helped: &'a BTreeMap<ChannelId, Cpfp>,
     /// What spends claimed outputs: in the mempool, or made here and not taken yet.
     pub spends: &'a BTreeMap<OutPoint, Arc<Spending>>,
     /// Outputs (of claims, and those that commitments spend) that are spent in a block.
     pub spent: &'a BTreeSet<OutPoint>,
     /// How often in a row a bid for an output was refused as too low.
     pub refused: &'a BTreeMap<OutPoint, u32>,
+    /// Outputs that must not hold up others: what they were in was refused, and not for its fee; or the wallet could not
+    /// pay for all of it.
+    pub alone: &'a BTreeSet<OutPoint>,
 }
 
 /// A transaction that spends claimed outputs.
@@ -59,6 +66,8 @@ pub struct Spending {
     pub is_ours: bool,
     /// Whether the mempool has it.
     pub is_in_mempool: bool,
+    /// Whether the mempool has refused it, and not for its fee: as it is, it may never be taken.
+    pub is_stuck: bool,
     /// Where it pays to, if it is a sweep.
     pub destination: Option<ScriptBuf>,
 }
@@ -158,8 +167,8 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
     for group in group::groups(situation, &mut plan) {
         group.decide(situation, &mut plan);
     }
-    for (channel_id, claims) in situation.claims {
-        if let Some(cpfp) = &claims.parent {
+    for (channel_id, cpfp) in situation.helped {
+        if let Some(claims) = situation.claims.get(channel_id) {
             child::decide(situation, *channel_id, claims.keys_index, cpfp, &mut plan);
         }
     }

@@ -40,12 +40,13 @@ impl Rates {
     #[must_use]
     pub fn new(by_target: [FeeratePerKw; TARGETS.len()], minimum: FeeratePerKw) -> Self {
         let mut index = 0;
+        let minimum = with_margin(minimum).max(FeeratePerKw::FLOOR).min(FEERATE_MAX);
         let by_target = by_target.map(|rate| {
             let target = u32::from(TARGETS[index]);
             index += 1;
-            (target, rate.max(minimum).max(FeeratePerKw::FLOOR).min(FEERATE_MAX))
+            (target, rate.max(minimum).min(FEERATE_MAX))
         });
-        Self { by_target, minimum: minimum.max(FeeratePerKw::FLOOR).min(FEERATE_MAX) }
+        Self { by_target, minimum }
     }
 
     /// The least that the mempool takes.
@@ -78,6 +79,13 @@ impl Rates {
     }
 }
 
+/// bitcoind counts whole virtual bytes, so a transaction of 100 of them needs up to 0.75 % more than its weight says: as much
+/// as [`FeeratePerKw::FLOOR`] has on top of 1 sat/vB.
+fn with_margin(minimum: FeeratePerKw) -> FeeratePerKw {
+    let raised = (u64::from(minimum.0) * 253).div_ceil(250);
+    FeeratePerKw(u32::try_from(raised).unwrap_or(u32::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,10 +112,23 @@ mod tests {
         assert_eq!([at(100), at(102), at(103), at(120)], [6_000, 6_000, 9_000, 24_000]);
     }
 
+    /// Of each weight, what it pays is enough for its virtual bytes.
+    #[test]
+    fn the_least_is_enough_for_whole_virtual_bytes() {
+        for per_kvb in [1_000_u64, 1_001, 14_730, 40_803, 99_999] {
+            let per_kw = FeeratePerKw(u32::try_from(per_kvb.div_ceil(4)).unwrap_or(u32::MAX));
+            let minimum = Rates::new([FeeratePerKw(1); 5], per_kw).minimum();
+            for weight in 400..4_000 {
+                let (fee, vsize) = (minimum.fee_ceil(bitcoin::Weight::from_wu(weight)).0, weight.div_ceil(4));
+                assert!(fee * 1_000 >= per_kvb * vsize, "{fee} for {weight} at {per_kvb}");
+            }
+        }
+    }
+
     #[test]
     fn nothing_below_the_mempool_or_above_reason() {
         let low = Rates::new([FeeratePerKw(1); 5], FeeratePerKw(700));
-        assert_eq!((low.calm(), low.minimum()), (FeeratePerKw(700), FeeratePerKw(700)));
+        assert_eq!((low.calm(), low.minimum()), (FeeratePerKw(709), FeeratePerKw(709)));
         let high = Rates::new([FeeratePerKw(u32::MAX); 5], FeeratePerKw(1));
         assert_eq!(high.urgent(BlockHeight(1), BlockHeight(9)), FEERATE_MAX);
     }

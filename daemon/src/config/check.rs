@@ -78,6 +78,7 @@ fn channel(config: &Config) -> Result<(), (&'static str, String)> {
     within("channel.max_to_self_delay_blocks", channel.max_to_self_delay_blocks, 1, DELAY_BLOCKS_MAX)?;
     within("channel.to_self_delay_blocks", channel.to_self_delay_blocks, 1, DELAY_BLOCKS_MAX)?;
     within("channel.max_accepted_htlcs", channel.max_accepted_htlcs, 1, HTLCS_MAX)?;
+    within("channel.closing_cost_percent", channel.closing_cost_percent, 1, 100)?;
     within("channel.max_in_flight_percent", channel.max_in_flight_percent, 1, 100)?;
     within("channel.minimum_depth", channel.minimum_depth, 1, DELAY_BLOCKS_MAX)?;
     within("channel.minimum_depth_large", channel.minimum_depth_large, channel.minimum_depth, DELAY_BLOCKS_MAX)?;

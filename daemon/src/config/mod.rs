@@ -102,6 +102,9 @@ pub struct ChannelConfig {
     pub htlc_minimum: Msat,
     /// Most HTLCs that we accept at once. Default: 483.
     pub max_accepted_htlcs: u16,
+    /// The part of a channel that it may cost to close it at 100 sat/vB when it is full of HTLCs, in percent: so many fewer
+    /// are accepted on a small one, but 10 on each. Default: 50.
+    pub closing_cost_percent: u8,
     /// The part of a channel that may be in flight towards us, in percent. Default: 100.
     pub max_in_flight_percent: u8,
     /// The most that dust HTLCs may put at risk in one channel. Default: 50,000,000 msat.
@@ -169,9 +172,10 @@ impl RoutingConfig {
 /// The on-chain wallet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WalletConfig {
-    /// Kept back for each anchor channel. Default: 25,000 sat.
+    /// Kept back for each anchor channel, as a coin of its own. Default: 50,000 sat, which gets a commitment confirmed at
+    /// 100 sat/vB; each HTLC in it costs 4,300 sat more at that rate.
     pub anchor_reserve: Sat,
-    /// The most that is kept back. Default: 1,000,000 sat.
+    /// The most that is kept back. Default: 1,000 BTC, which is no limit: with less, not all channels can close at once.
     pub anchor_reserve_max: Sat,
 }
 
@@ -274,6 +278,7 @@ impl Default for ChannelConfig {
             max_to_self_delay_blocks: 2016,
             htlc_minimum: Msat(1),
             max_accepted_htlcs: 483,
+            closing_cost_percent: 50,
             max_in_flight_percent: 100,
             max_dust_exposure: Msat(50_000_000),
             minimum_depth: 3,
@@ -308,7 +313,7 @@ impl Default for RoutingConfig {
 
 impl Default for WalletConfig {
     fn default() -> Self {
-        Self { anchor_reserve: Sat(25_000), anchor_reserve_max: Sat(1_000_000) }
+        Self { anchor_reserve: Sat(50_000), anchor_reserve_max: Sat(100_000_000_000) }
     }
 }
 

@@ -155,6 +155,11 @@ fn channel() -> Vec<Field> {
         field("channel.htlc_minimum_msat", |c| &mut c.channel.htlc_minimum, "Smallest HTLC accepted, in millisatoshi."),
         field("channel.max_accepted_htlcs", |c| &mut c.channel.max_accepted_htlcs, "Most HTLCs accepted at once."),
         field(
+            "channel.closing_cost_percent",
+            |c| &mut c.channel.closing_cost_percent,
+            "The part of a channel that it may cost to close it at 100 sat/vB when it is full of HTLCs, in percent; 10 are always accepted.",
+        ),
+        field(
             "channel.max_in_flight_percent",
             |c| &mut c.channel.max_in_flight_percent,
             "The part of a channel that may be in flight towards us, in percent.",
@@ -248,7 +253,11 @@ fn routing() -> Vec<Field> {
 
 fn rest() -> Vec<Field> {
     vec![
-        field("wallet.anchor_reserve_sat", |c| &mut c.wallet.anchor_reserve, "Kept back for each anchor channel."),
+        field(
+            "wallet.anchor_reserve_sat",
+            |c| &mut c.wallet.anchor_reserve,
+            "Kept back for each anchor channel, as a coin of its own: enough for its commitment at 100 sat/vB.",
+        ),
         field("wallet.anchor_reserve_max_sat", |c| &mut c.wallet.anchor_reserve_max, "The most that is kept back."),
         field("journal.segment_mib", |c| &mut c.journal.segment_mib, "Size of a segment of the journal, in MiB."),
         field("peers.max_connections", |c| &mut c.peers.max_connections, "Most connections with peers."),

@@ -9,8 +9,9 @@ use bdk_wallet::{Utxo, WeightedUtxo};
 use bitcoin::transaction::Version;
 use bitcoin::{FeeRate, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Weight, absolute, psbt};
 use millrace_wire::{FeeratePerKw, Sat};
+use secp256k1::rand::rngs::StdRng;
 use secp256k1::rand::seq::SliceRandom;
-use secp256k1::rand::thread_rng;
+use secp256k1::rand::{RngCore, SeedableRng, thread_rng};
 
 use super::coin::{Coin, InputToAdd, unsigned_input};
 use super::error::WalletError;
@@ -98,7 +99,8 @@ impl Plan {
         Err(self.insufficient(missing))
     }
 
-    /// All required coins into the first output, whatever it says, but for the fee and for what is to be kept.
+    /// All required coins into the first output, whatever it says, but for the fee, the other outputs, and what is to be kept
+    /// as change.
     pub(super) fn compose_all(mut self, keep: Sat) -> Result<Draft, WalletError> {
         check_feerate(self.feerate)?;
         let keep = (keep > Sat::ZERO).then(|| keep.max(self.dust()));
@@ -106,9 +108,10 @@ impl Plan {
         let available: Sat = coins.iter().map(Coin::value).sum();
         let weight = self.weight(coins.iter().map(Coin::weight), keep.is_some());
         let fee = self.fee(weight);
-        let [output] = self.outputs.as_mut_slice() else { panic!("everything goes to one output") };
+        let (output, others) = self.outputs.split_first_mut().expect("everything goes to the first output");
         let dust = Sat::from(output.script_pubkey.minimal_non_dust());
-        let costs = add(fee, keep.unwrap_or(Sat::ZERO));
+        let others: Sat = others.iter().map(|output| Sat::from(output.value)).sum();
+        let costs = add(add(fee, others), keep.unwrap_or(Sat::ZERO));
         let Some(amount) = available.checked_sub(costs).filter(|amount| *amount >= dust) else {
             return Err(WalletError::InsufficientFunds { needed: add(costs, dust), available });
         };
@@ -165,7 +168,7 @@ impl Plan {
             FeeRate::from_sat_per_kwu(u64::from(self.feerate.0)),
             target.to_amount(),
             &self.change_script,
-            &mut thread_rng(),
+            &mut rng(),
         );
         let selection = selection.map_err(|short| WalletError::InsufficientFunds {
             needed: Sat::from(short.needed),
@@ -213,8 +216,8 @@ impl Plan {
         let mut outputs = self.outputs.clone();
         outputs.extend(change.map(|value| self.change_output(value)));
         if self.shuffles {
-            coins.shuffle(&mut thread_rng());
-            outputs.shuffle(&mut thread_rng());
+            coins.shuffle(&mut rng());
+            outputs.shuffle(&mut rng());
         }
         let own = coins.iter().map(|coin| unsigned_input(coin.outpoint, Sequence::ENABLE_RBF_NO_LOCKTIME));
         let input: Vec<TxIn> = self.foreign.iter().map(InputToAdd::to_input).chain(own).collect();
@@ -263,6 +266,17 @@ fn weighted(outpoint: OutPoint, output: &TxOut, weight: Weight) -> WeightedUtxo 
 /// Sums of coins that exist, and of fees that are bounded by weight and feerate.
 pub(super) fn add(one: Sat, other: Sat) -> Sat {
     one.checked_add(other).expect("coins and bounded fees fit 64 bits")
+}
+
+/// What hides which output is change, and chooses among coins: drawn from the seed in a simulation.
+fn rng() -> StdRng {
+    let mut seed = [0; 32];
+    #[cfg(test)]
+    if crate::sim::draw(&mut seed) {
+        return StdRng::from_seed(seed);
+    }
+    thread_rng().fill_bytes(&mut seed);
+    StdRng::from_seed(seed)
 }
 
 /// The bytes that Bitcoin's compact integers take.

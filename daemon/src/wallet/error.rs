@@ -29,6 +29,18 @@ pub enum WalletError {
         /// The difference.
         short: Sat,
     },
+    /// There is enough for anchors, but in too few coins: each channel that closes at the same time needs one of its own.
+    #[error(
+        "{coins} coins of at least {each} are kept back, one for each channel to get its commitment confirmed; {left} would be left"
+    )]
+    ReserveCoins {
+        /// How many must stay.
+        coins: u32,
+        /// How many would stay.
+        left: u32,
+        /// What each must hold.
+        each: Sat,
+    },
     /// The address is none.
     #[error("`{address}` is not a Bitcoin address: {reason}")]
     Address {

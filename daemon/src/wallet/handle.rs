@@ -187,6 +187,14 @@ impl WalletHandle {
         self.make(move |wallet| wallet.fund_channel(script, amount, feerate, has_anchors)).await
     }
 
+    /// [`Wallet::divide`].
+    ///
+    /// # Errors
+    /// [`Closed`]; inside, [`WalletError`].
+    pub async fn divide(&self, more: u32, feerate: FeeratePerKw) -> Result<Result<Made, WalletError>, Closed> {
+        self.make(move |wallet| wallet.divide(more, feerate)).await
+    }
+
     /// [`Wallet::cpfp`].
     ///
     /// # Errors

@@ -6,7 +6,6 @@ use bdk_wallet::chain::Merge;
 use bdk_wallet::{KeychainKind, LocalOutput};
 use bitcoin::constants::COINBASE_MATURITY;
 use bitcoin::{Address, OutPoint, ScriptBuf, TxOut, Txid};
-use millrace_wire::Sat;
 
 use super::codec::{Change, Label};
 use super::coin::{AddressType, Coin, Reach};
@@ -169,11 +168,6 @@ impl Wallet {
     /// The coins that can be spent by those who go so far.
     pub(super) fn coins_within(&self, reach: Reach) -> Vec<Coin> {
         self.coins().into_iter().filter(|coin| coin.is_within(reach)).collect()
-    }
-
-    /// Their sum.
-    pub(super) fn spendable(&self, reach: Reach) -> Sat {
-        self.coins_within(reach).iter().map(Coin::value).sum()
     }
 
     pub(super) fn coin(&self, account: Account, output: LocalOutput) -> Coin {

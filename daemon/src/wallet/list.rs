@@ -208,10 +208,17 @@ impl Wallet {
         height.map_or(0, |height| (self.height() + 1).saturating_sub(height))
     }
 
-    /// The largest coins, until they cover the reserve.
+    /// The smallest coins of which each is enough for a channel, one for each; while there are not so many, the largest, until
+    /// they cover the reserve.
     fn reserved_outpoints(&self, coins: &[Coin]) -> Vec<OutPoint> {
         let mut candidates: Vec<&Coin> = coins.iter().filter(|coin| coin.is_within(Reach::OwnChange)).collect();
         candidates.sort_by_key(|coin| std::cmp::Reverse(coin.value()));
+        let enough = candidates.iter().rev().filter(|coin| coin.value() >= self.reserve_policy.per_channel);
+        let count = self.reserve_policy.coins(self.anchor_channels) as usize;
+        let each: Vec<OutPoint> = enough.take(count).map(|coin| coin.outpoint).collect();
+        if each.len() == count {
+            return each;
+        }
         let mut missing = self.reserve();
         let mut reserved = Vec::new();
         for coin in candidates {

@@ -11,10 +11,10 @@ use millrace_wire::{FeeratePerKw, Sat};
 
 use super::codec::TxKind;
 use super::coin::{Coin, InputToAdd, Reach};
-use super::compose::{Draft, Plan, add, check_dust, check_feerate};
+use super::compose::{Draft, Plan, check_dust, check_feerate};
 use super::error::WalletError;
 use super::ledger::Wallet;
-use super::reserve;
+use super::reserve::{self, PIECES_MAX};
 use crate::keys::{Account, Branch};
 
 /// How much to send.
@@ -85,7 +85,7 @@ impl Wallet {
         match amount {
             Amount::Exactly(amount) => {
                 let output = TxOut { value: amount.to_amount(), script_pubkey: script };
-                self.pay(output, feerate, self.reserve())
+                self.pay(Some(output), feerate, self.anchor_channels)
             }
             Amount::All => self.send_all(script, feerate),
         }
@@ -103,8 +103,16 @@ impl Wallet {
         has_anchors: bool,
     ) -> Result<Made, WalletError> {
         let channels = self.anchor_channels.saturating_add(u32::from(has_anchors));
-        let reserve = self.reserve_policy.of(channels);
-        self.pay(TxOut { value: amount.to_amount(), script_pubkey: script }, feerate, reserve)
+        self.pay(Some(TxOut { value: amount.to_amount(), script_pubkey: script }), feerate, channels)
+    }
+
+    /// Divides coins, so that each of the channels, and of so many more, has one of its own: where
+    /// [`WalletError::ReserveCoins`] says that there are too few. To be broadcast and marked as a withdrawal.
+    ///
+    /// # Errors
+    /// [`WalletError`].
+    pub fn divide(&mut self, more: u32, feerate: FeeratePerKw) -> Result<Made, WalletError> {
+        self.pay(None, feerate, self.anchor_channels.saturating_add(more))
     }
 
     /// Makes a withdrawal again with a higher fee (BIP 125). What it pays others stays as it is. To be
@@ -119,14 +127,18 @@ impl Wallet {
         let is_change = |output: &TxOut| {
             matches!(self.taproot.derivation_of_spk(output.script_pubkey.clone()), Some((KeychainKind::Internal, _)))
         };
-        let (change, outputs): (Vec<TxOut>, Vec<TxOut>) = replaced.tx.output.iter().cloned().partition(is_change);
-        let old_change: Sat = change.iter().map(|output| Sat::from(output.value)).sum();
-        let branch = if change.is_empty() { Some(Branch::Change) } else { None };
-        let change_script = match change.into_iter().next() {
-            Some(output) => output.script_pubkey,
-            None => self.next_script(Branch::Change),
-        };
+        let (mut change, mut outputs): (Vec<TxOut>, Vec<TxOut>) =
+            replaced.tx.output.iter().cloned().partition(is_change);
         let paid = outputs.first().cloned();
+        // The largest pays the new fee; the others are coins of the reserve.
+        change.sort_by_key(|output| output.value);
+        let branch = if change.is_empty() { Some(Branch::Change) } else { None };
+        let change_script = match change.pop() {
+            Some(output) => output.script_pubkey,
+            None => self.next_script(Branch::Change, 0),
+        };
+        let pieces: Vec<Sat> = change.iter().map(|output| Sat::from(output.value)).collect();
+        outputs.extend(change);
         let plan = Plan {
             foreign: Vec::new(),
             outputs,
@@ -142,9 +154,8 @@ impl Wallet {
             shuffles: true,
         };
         let draft = plan.compose()?;
-        let left = self.left_after(&draft).saturating_sub(old_change);
-        reserve::check(self.reserve(), left)?;
-        Ok(self.finish(draft, branch, paid.as_ref()))
+        reserve::check(&self.reserve_policy, self.anchor_channels, &self.left_after(&draft, &pieces, Some(*txid)))?;
+        Ok(self.finish(draft, branch, paid.as_ref(), 0))
     }
 
     /// Makes a child that pays for its parent by an anchor. May use the reserve: that is what it is for.
@@ -171,7 +182,7 @@ impl Wallet {
             lock_time: absolute::LockTime::ZERO,
             shuffles: false,
         })?;
-        Ok(self.finish(draft, Some(Branch::Receive), None))
+        Ok(self.finish(draft, Some(Branch::Receive), None, 0))
     }
 
     /// Adds inputs and change to a transaction that pays no fee, such as HTLC transactions with anchors. May use
@@ -196,7 +207,7 @@ impl Wallet {
             lock_time: request.tx.lock_time,
             shuffles: false,
         })?;
-        Ok(self.finish(draft, Some(Branch::Receive), request.tx.output.first()))
+        Ok(self.finish(draft, Some(Branch::Receive), request.tx.output.first(), 0))
     }
 
     fn parse_address(&self, text: &str) -> Result<ScriptBuf, WalletError> {
@@ -210,16 +221,36 @@ impl Wallet {
         Ok(address.script_pubkey())
     }
 
-    /// One output, and change that leaves the reserve untouched.
-    fn pay(&mut self, output: TxOut, feerate: FeeratePerKw, reserve: Sat) -> Result<Made, WalletError> {
-        check_dust(&output)?;
-        let change_script = self.next_script(Branch::Change);
+    /// One output, if any, and change that leaves the reserve of so many channels untouched, in as many coins.
+    fn pay(&mut self, output: Option<TxOut>, feerate: FeeratePerKw, channels: u32) -> Result<Made, WalletError> {
+        output.iter().try_for_each(check_dust)?;
+        let (mut pieces, mut lacking) = (u32::from(output.is_none()), None);
+        // Ends: there are more pieces each time, and as many as coins that are to stay are always enough.
+        loop {
+            let draft = match (self.draft(output.as_ref(), feerate, pieces), lacking) {
+                (Err(WalletError::InsufficientFunds { .. }), Some(lacking)) => return Err(lacking),
+                (drafted, _) => drafted?,
+            };
+            let made = vec![self.reserve_policy.per_channel; pieces as usize];
+            match reserve::check(&self.reserve_policy, channels, &self.left_after(&draft, &made, None)) {
+                Ok(()) => return Ok(self.finish(draft, Some(Branch::Change), output.as_ref(), pieces)),
+                Err(WalletError::ReserveCoins { coins, left, each }) if pieces + (coins - left) <= PIECES_MAX => {
+                    pieces += coins - left;
+                    lacking = Some(WalletError::ReserveCoins { coins, left, each });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A payment that also makes so many coins for the reserve.
+    fn draft(&self, output: Option<&TxOut>, feerate: FeeratePerKw, pieces: u32) -> Result<Draft, WalletError> {
         let plan = |optional| Plan {
             foreign: Vec::new(),
-            outputs: vec![output.clone()],
+            outputs: output.cloned().into_iter().chain(self.pieces(pieces)).collect(),
             required: Vec::new(),
             optional,
-            change_script: change_script.clone(),
+            change_script: self.next_script(Branch::Change, pieces),
             needs_change: false,
             feerate,
             parent: None,
@@ -228,21 +259,36 @@ impl Wallet {
             lock_time: self.lock_time(),
             shuffles: true,
         };
-        let draft = nearest(&[Reach::Confirmed, Reach::OwnChange], |reach| plan(self.coins_within(reach)).compose())?;
-        reserve::check(reserve, self.left_after(&draft))?;
-        Ok(self.finish(draft, Some(Branch::Change), Some(&output)))
+        nearest(&[Reach::Confirmed, Reach::OwnChange], |reach| plan(self.coins_within(reach)).compose())
+    }
+
+    /// So many coins for the reserve, each to an address of its own.
+    fn pieces(&self, count: u32) -> impl Iterator<Item = TxOut> + '_ {
+        let value = self.reserve_policy.per_channel.to_amount();
+        (0..count).map(move |at| TxOut { value, script_pubkey: self.next_script(Branch::Change, at) })
     }
 
     fn send_all(&mut self, script: ScriptBuf, feerate: FeeratePerKw) -> Result<Made, WalletError> {
         let is_worth_it = |coin: &Coin| coin.value() > feerate.fee_ceil(coin.weight());
         let coins: Vec<Coin> = self.coins_within(Reach::OwnChange).into_iter().filter(is_worth_it).collect();
         let output = TxOut { value: bitcoin::Amount::ZERO, script_pubkey: script.clone() };
+        // The last of them is the change.
+        let count = self.reserve_policy.coins(self.anchor_channels);
+        let pieces = count.saturating_sub(1);
+        if pieces > PIECES_MAX {
+            return Err(WalletError::ReserveCoins {
+                coins: count,
+                left: PIECES_MAX,
+                each: self.reserve_policy.per_channel,
+            });
+        }
+        let made = self.reserve_policy.of(pieces);
         let plan = Plan {
             foreign: Vec::new(),
-            outputs: vec![output],
+            outputs: std::iter::once(output).chain(self.pieces(pieces)).collect(),
             required: coins,
             optional: Vec::new(),
-            change_script: self.next_script(Branch::Change),
+            change_script: self.next_script(Branch::Change, pieces),
             needs_change: false,
             feerate,
             parent: None,
@@ -251,9 +297,9 @@ impl Wallet {
             lock_time: self.lock_time(),
             shuffles: true,
         };
-        let draft = plan.compose_all(self.reserve())?;
+        let draft = plan.compose_all(self.reserve().saturating_sub(made))?;
         let paid = draft.tx.output.iter().find(|output| output.script_pubkey == script).cloned();
-        Ok(self.finish(draft, Some(Branch::Change), paid.as_ref()))
+        Ok(self.finish(draft, Some(Branch::Change), paid.as_ref(), pieces))
     }
 
     /// From confirmed coins if they do, else from our change too, else from whatever there is: it is urgent.
@@ -262,7 +308,7 @@ impl Wallet {
         replaced: Option<&Replaced>,
         plan: impl Fn(Vec<Coin>, ScriptBuf, Option<Sat>) -> Plan,
     ) -> Result<Draft, WalletError> {
-        let change_script = self.next_script(Branch::Receive);
+        let change_script = self.next_script(Branch::Receive, 0);
         nearest(&[Reach::Confirmed, Reach::OwnChange, Reach::Anything], |reach| {
             let mut coins = self.coins_within(reach);
             if let Some(replaced) = replaced {
@@ -274,12 +320,14 @@ impl Wallet {
         })
     }
 
-    /// What could be spent after this transaction, change included.
-    fn left_after(&self, draft: &Draft) -> Sat {
+    /// The coins that could be spent after this transaction, its own among them: `pieces` and change. What `instead_of`
+    /// made is gone then.
+    fn left_after(&self, draft: &Draft, pieces: &[Sat], instead_of: Option<Txid>) -> Vec<Sat> {
         let spent: Vec<OutPoint> = draft.coins.iter().map(|coin| coin.outpoint).collect();
+        let stays = |coin: &&Coin| !spent.contains(&coin.outpoint) && Some(coin.outpoint.txid) != instead_of;
         let rest = self.coins_within(Reach::OwnChange);
-        let rest: Sat = rest.iter().filter(|coin| !spent.contains(&coin.outpoint)).map(Coin::value).sum();
-        add(rest, draft.change.unwrap_or(Sat::ZERO))
+        let rest = rest.iter().filter(stays).map(Coin::value);
+        rest.chain(pieces.iter().copied()).chain(draft.change).collect()
     }
 
     /// Anti fee sniping: a transaction is for the next block, not for one that somebody mines again.
@@ -287,17 +335,20 @@ impl Wallet {
         absolute::LockTime::from_height(self.height()).unwrap_or(absolute::LockTime::ZERO)
     }
 
-    /// The script that the next fresh address of the taproot account will have.
-    fn next_script(&self, branch: Branch) -> ScriptBuf {
+    /// The script that the next fresh address of the taproot account will have, but for so many before it.
+    fn next_script(&self, branch: Branch, before: u32) -> ScriptBuf {
         let keychain = keychain(branch);
-        let index = self.taproot.next_derivation_index(keychain);
+        let index = self.taproot.next_derivation_index(keychain) + before;
         self.taproot.peek_address(keychain, index).address.script_pubkey()
     }
 
-    /// Signs, takes the change address if it was used, and locks the coins.
-    fn finish(&mut self, draft: Draft, fresh_change: Option<Branch>, paid: Option<&TxOut>) -> Made {
+    /// Signs, takes the addresses of `pieces` and change if they were used, and locks the coins.
+    fn finish(&mut self, draft: Draft, fresh_change: Option<Branch>, paid: Option<&TxOut>, pieces: u32) -> Made {
         let is_segwit = |output: &TxOut| output.script_pubkey.is_witness_program();
         assert!(draft.prevouts.iter().all(is_segwit), "an input that is not segwit could change the transaction's id");
+        for _ in 0..pieces {
+            self.taproot.reveal_next_address(KeychainKind::Internal);
+        }
         if let (Some(branch), Some(_)) = (fresh_change, draft.change) {
             self.taproot.reveal_next_address(keychain(branch));
         }

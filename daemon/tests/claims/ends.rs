@@ -36,7 +36,7 @@ const KEYS_INDEX: u64 = 7;
 /// What each side must wait for its own money.
 const DELAY: u16 = 10;
 /// Buried soon, so that the tests are short.
-const POLICY: Policy = Policy {
+pub(crate) const POLICY: Policy = Policy {
     max_dust_exposure: Msat(50_000_000),
     offered_grace: 2,
     received_margin: 18,
@@ -73,14 +73,24 @@ pub(crate) struct End {
 
 impl Owner {
     pub(crate) fn new(seed: u8) -> Self {
+        Self::with_reserve(seed, NO_RESERVE)
+    }
+
+    pub(crate) fn with_reserve(seed: u8, reserve: ReservePolicy) -> Self {
         let keys = Keys::derive(&Seed::from_entropy(&[seed; 32]), Network::Regtest);
-        Self::with_records(keys, Arc::default())
+        Self::with_records(keys, Arc::default(), reserve)
+    }
+
+    /// Another channel's owner, with the same wallet.
+    pub(crate) fn share(&self) -> Self {
+        let wallet_task = tokio::spawn(std::future::pending());
+        Self { keys: self.keys.clone(), wallet: self.wallet.clone(), wallet_task, records: Arc::clone(&self.records) }
     }
 
     /// The wallet as its records tell it.
-    fn with_records(keys: Keys, records: Arc<Mutex<Vec<Vec<u8>>>>) -> Self {
+    fn with_records(keys: Keys, records: Arc<Mutex<Vec<Vec<u8>>>>, reserve: ReservePolicy) -> Self {
         let known = records.lock().unwrap().clone();
-        let wallet = Wallet::load(known, keys.wallet().clone(), NO_RESERVE).unwrap();
+        let wallet = Wallet::load(known, keys.wallet().clone(), reserve).unwrap();
         let journal = Arc::clone(&records);
         let (wallet, wallet_task) = millraced::wallet::spawn(wallet, move |bytes| {
             journal.lock().unwrap().push(bytes);
@@ -291,21 +301,25 @@ impl End {
         self.drain();
     }
 
-    /// What the channel claims now.
+    /// What the channel claims now, but for the anchor, which is in whichever commitment the mempool has.
     fn claimed(&self) -> BTreeSet<OutPoint> {
         let Some(claims) = &self.claims else { return BTreeSet::new() };
-        let anchor = claims.parent.iter().map(|cpfp| cpfp.anchor.outpoint);
         let sweeps = claims.sweeps.iter().map(|sweep| sweep.claim.outpoint);
         let htlc_txs = claims.htlc_txs.iter().map(|claim| claim.htlc_tx.tx.input[0].previous_output);
-        anchor.chain(sweeps).chain(htlc_txs).collect()
+        sweeps.chain(htlc_txs).collect()
     }
 
     /// Waits until the claiming task has done for every output what it can, as the condition says.
     pub(crate) async fn until(&mut self, what: &str, is_so: impl Fn(&ClaimsStatus) -> bool) -> ClaimsStatus {
         let claimed = self.claimed();
         let mut status = self.claimer.status();
-        let whole =
-            |status: &ClaimsStatus| status.outputs.keys().copied().collect::<BTreeSet<_>>() == claimed && is_so(status);
+        let waits_for_anchor = self.claims.as_ref().is_some_and(|claims| claims.others.is_some());
+        let whole = |status: &ClaimsStatus| {
+            let own = || status.outputs.iter().filter(|(_, output)| output.channel_id == self.channel.id());
+            let (anchors, told): (Vec<_>, Vec<_>) = own().partition(|(_, output)| output.amount == Sat::ZERO);
+            let told: BTreeSet<OutPoint> = told.into_iter().map(|(outpoint, _)| *outpoint).collect();
+            told == claimed && anchors.is_empty() != waits_for_anchor && is_so(status)
+        };
         let found = timeout(LIMIT, status.wait_for(whole)).await.map(|found| found.unwrap().clone());
         found.unwrap_or_else(|_| panic!("not in time: {what}\n{:#?}\n{claimed:#?}", self.claimer.status().borrow()))
     }
@@ -318,6 +332,11 @@ impl End {
         self.until("sent", |status| status.outputs.values().all(|output| is_done(&output.state))).await
     }
 
+    /// Waits until the claiming task has looked at all that this channel claims.
+    pub(crate) async fn until_settled(&mut self) -> ClaimsStatus {
+        self.until("looked at", |_| true).await
+    }
+
     /// The process ends and starts again, with nothing but what was written down.
     pub(crate) async fn restart(self, world: &World) -> Self {
         let Self { owner, channel, claimer: old, .. } = self;
@@ -327,7 +346,7 @@ impl End {
         let Owner { keys, wallet, wallet_task, records } = owner;
         drop(wallet);
         timeout(LIMIT, wallet_task).await.expect("the claiming task lets go of the wallet").unwrap();
-        let owner = Owner::with_records(keys, records);
+        let owner = Owner::with_records(keys, records, NO_RESERVE);
         let broadcaster = Broadcaster::start(world.bitcoind.clone(), world.sync.clone());
         let claimer = claimer(world, &owner, &broadcaster);
         let channel = Channel::restore(&bytes, POLICY, |_| owner.channel_keys()).unwrap();

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod ends;
+mod helped;
+mod reserve;
 mod world;
 
 use bitcoin::Txid;
@@ -81,7 +83,7 @@ async fn anchors_and_a_commitment_that_the_mempool_refuses_alone() {
     let mut world = World::start(&["-maxmempool=5"]).await;
     let (mut alice, mut bob, expiry, first_offer) =
         scene(&mut world, CommitmentFormat::Anchors, FeeratePerKw::FLOOR).await;
-    world.fill_mempool(&mut [&mut alice, &mut bob]).await;
+    world.fill_mempool(400_000, 2_000_000, &mut [&mut alice, &mut bob]).await;
     // The estimates follow with the next block; the mempool stays full enough.
     world.mine_empty(&mut [&mut alice, &mut bob]).await;
     let commitment = close(&mut alice);

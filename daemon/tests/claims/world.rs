@@ -98,14 +98,14 @@ impl World {
     }
 
     /// Fills a small mempool until it throws transactions out, and so demands more than the least that is relayed.
-    pub(crate) async fn fill_mempool(&mut self, ends: &mut [&mut End]) {
+    /// Each of them pays at least `fee_least` out of a coin of so much.
+    pub(crate) async fn fill_mempool(&mut self, fee_least: u64, coin_sat: u64, ends: &mut [&mut End]) {
         const TXS: usize = 60;
-        const COIN: u64 = 2_000_000;
         let open = ScriptBuf::from_bytes(vec![0x51]);
         let address = Address::p2wsh(&open, Network::Regtest);
         let mut coins = Vec::new();
         for _ in 0..TXS {
-            coins.push(self.regtest.send_to(&address, Amount::from_sat(COIN)).unwrap());
+            coins.push(self.regtest.send_to(&address, Amount::from_sat(coin_sat)).unwrap());
             if coins.len() % 20 == 0 {
                 self.mine(1, ends).await;
             }
@@ -121,8 +121,8 @@ impl World {
                 }
             }
             let outputs = 2_200;
-            let fee = 400_000 + 10_000 * index;
-            let each = (COIN - fee) / outputs;
+            let fee = fee_least + 10_000 * index;
+            let each = (coin_sat - fee) / outputs;
             let tx = Transaction {
                 version: Version::TWO,
                 lock_time: LockTime::ZERO,

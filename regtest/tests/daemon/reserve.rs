@@ -10,7 +10,7 @@ use tonic::Status;
 use super::support::{ALICE, BOB, network, refused};
 
 /// What is kept back for one channel.
-const RESERVE_SAT: u64 = 25_000;
+const RESERVE_SAT: u64 = 50_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_coins_to_close_with_takes_no_channel() {
@@ -45,7 +45,7 @@ async fn a_node_without_coins_to_close_with_takes_no_channel() {
         let request = ListChannelsRequest { include_closed: true, ..ListChannelsRequest::default() };
         assert!(node.client().unwrap().channels.list(request).await.unwrap().into_inner().channels.is_empty());
         let log = std::fs::read_to_string(node.log_path()).unwrap();
-        let says_how_much = log.contains("24,999") || log.contains("24999");
+        let says_how_much = log.contains("49,999") || log.contains("49999");
         assert_eq!(says_how_much, node.name == "bob", "the owner is told the numbers:\n{log}");
     }
     let balance = network.nodes[ALICE].client().unwrap().wallet.balance(BalanceRequest {}).await.unwrap().into_inner();
@@ -90,7 +90,7 @@ async fn an_opening_that_is_closed_before_its_use_says_so() {
     assert_eq!(told.facts["available_sat"], "1000000", "{told:?}");
     assert!(told.facts["needed_sat"].parse::<u64>().unwrap() > 5_000_000, "{told:?}");
     let told = refused(ended(too_much(990_000)).await, ErrorReason::AnchorReserve);
-    assert_eq!(told.facts["reserve_sat"], "25000", "{told:?}");
+    assert_eq!(told.facts["reserve_sat"], "50000", "{told:?}");
     let told = refused(
         ended(OpenChannelRequest { push_msat: 200_000_000, ..too_much(200_000) }).await,
         ErrorReason::InvalidField,

@@ -6,6 +6,7 @@
 use bitcoin::{OutPoint, Transaction};
 use millrace_wire::{BlockHeight, ChannelId, Preimage, Sat, Signature};
 
+use super::others::{OtherCommitments, Stake};
 use super::{OnChain, SpendKind, claimable_preimage, is_expired, second_level_outpoint};
 use crate::channel::Channel;
 use crate::ledger::Which;
@@ -26,6 +27,8 @@ pub struct Claims {
     pub keys_index: u64,
     /// Our commitment, to be helped into a block by a child of its anchor.
     pub parent: Option<Cpfp>,
+    /// How to help any other that the mempool has in its place.
+    pub others: Option<OtherCommitments>,
     /// Outputs to be sent to the wallet.
     pub sweeps: Vec<Sweep>,
     /// HTLC transactions of our commitment, which pay no fee of their own: the wallet adds one.
@@ -125,11 +128,13 @@ impl Channel {
             channel_id: self.id(),
             keys_index: self.state.keys_index,
             parent: None,
+            others: None,
             sweeps: Vec::new(),
             htlc_txs: Vec::new(),
         };
         let Phase::OnChain(on_chain) = &self.state.phase else { return claims };
         claims.parent = self.cpfp(on_chain);
+        claims.others = self.other_commitments(on_chain);
         for due in self.due(on_chain) {
             if due.height().0 > self.tip.0 + 1 {
                 continue;
@@ -193,15 +198,12 @@ impl Channel {
         let anchor = claim::anchor(&self.state.terms, &commitment)?;
         let local = commitment.sign(&self.state.terms, &self.keys);
         let parent = commitment.signed_tx(&self.state.terms, &local, &self.state.local.signature.0);
-        let htlcs = || commitment.htlcs.iter().filter(|htlc| self.is_at_stake(htlc));
-        let deadline = htlcs().map(|htlc| BlockHeight(htlc.cltv_expiry.0)).min();
-        let at_stake = htlcs().map(|htlc| htlc.amount.floor_to_sat()).sum();
-        let balance = commitment.to_local.map_or(Sat::ZERO, |vout| Sat::from(commitment.output(vout).value));
+        let Stake { deadline, at_stake, balance } = self.stake_in(&commitment);
         Some(Cpfp { parent, parent_fee: commitment.fee, anchor, deadline, at_stake, balance })
     }
 
     /// Whether this node may lose the HTLC to its expiry.
-    fn is_at_stake(&self, htlc: &HtlcOutput) -> bool {
+    pub(super) fn is_at_stake(&self, htlc: &HtlcOutput) -> bool {
         match htlc.offered_by {
             Side::Local => true,
             Side::Remote => self.preimage_of(htlc).is_some(),

@@ -61,6 +61,15 @@ impl Default for Timeouts {
     }
 }
 
+/// A bitcoind inside of this process, such as a simulated one: it gets calls as one behind a socket would.
+pub trait Answers: Send + Sync {
+    /// What it answers.
+    ///
+    /// # Errors
+    /// As a bitcoind behind a socket: [`ChainError::Rpc`], [`ChainError::Away`], [`ChainError::Odd`].
+    fn answer(&self, method: &str, arguments: &[Value]) -> Result<Value>;
+}
+
 /// Which time limit a call has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -75,6 +84,7 @@ pub(super) struct Client {
     auth: Auth,
     timeouts: Timeouts,
     login: Mutex<Option<Arc<Login>>>,
+    within: Option<Arc<dyn Answers>>,
 }
 
 /// Connections under one login.
@@ -97,7 +107,14 @@ impl Client {
         if host.trim_end_matches('/').is_empty() {
             return Err(bad("it names no host"));
         }
-        Ok(Self { url: url.to_owned(), auth, timeouts, login: Mutex::new(None) })
+        Ok(Self { url: url.to_owned(), auth, timeouts, login: Mutex::new(None), within: None })
+    }
+
+    /// To one inside of this process.
+    pub(super) fn within(bitcoind: Arc<dyn Answers>) -> Self {
+        let auth = Auth::UserPass { user: String::new(), password: String::new() };
+        let (url, timeouts) = ("within this process".to_owned(), Timeouts::default());
+        Self { url, auth, timeouts, login: Mutex::new(None), within: Some(bitcoind) }
     }
 
     pub(super) fn poll_limit(&self) -> Duration {
@@ -110,6 +127,9 @@ impl Client {
         arguments: &[Value],
         patience: Patience,
     ) -> Result<T> {
+        if let Some(bitcoind) = &self.within {
+            return read(method, bitcoind.answer(method, arguments));
+        }
         let login = self.login()?;
         match call_under(&login, method, arguments, patience).await {
             Err(ChainError::Auth { reason }) => {
@@ -126,6 +146,9 @@ impl Client {
         method: &str,
         arguments: &[Vec<Value>],
     ) -> Result<Vec<Result<T>>> {
+        if let Some(bitcoind) = &self.within {
+            return Ok(arguments.iter().map(|one| read(method, bitcoind.answer(method, one))).collect());
+        }
         let login = self.login()?;
         match batch_under(&login, method, arguments).await {
             Err(ChainError::Auth { reason }) => {
@@ -186,6 +209,10 @@ impl Client {
         });
         Login { secret, call, bulk, poll }
     }
+}
+
+fn read<T: DeserializeOwned>(method: &str, answer: Result<Value>) -> Result<T> {
+    serde_json::from_value(answer?).map_err(|error| ChainError::odd(method, error.to_string()))
 }
 
 async fn call_under<T: DeserializeOwned>(

@@ -9,7 +9,7 @@ use millrace_wire::{ChannelId, FeeratePerKw, Sat};
 
 use super::group::COIN_WEIGHT;
 use super::price::{Bid, Price, WORTH_PERCENT_CONTESTED, feerate, feerate_for};
-use super::{ChildWanted, Plan, Situation, Wanted};
+use super::{ChildWanted, Plan, Situation, Spending, Wanted};
 
 /// What a commitment should pay with its child, and what the child may cost.
 struct Budget {
@@ -24,11 +24,13 @@ pub(super) fn decide(situation: &Situation<'_>, channel_id: ChannelId, keys_inde
     if is_decided {
         return plan.not_needed.push(anchor);
     }
-    let existing = situation.spends.get(&anchor);
+    let spending = situation.spends.get(&anchor);
+    let existing = spending.filter(|spending| !spending.is_stuck);
+    let stuck: Vec<Arc<Spending>> = spending.filter(|spending| spending.is_stuck).cloned().into_iter().collect();
     let child_weight = child_weight(cpfp);
     let together = child_weight + cpfp.parent.weight();
     let budget = budget(situation, cpfp, together);
-    if existing.is_none() && budget.rate <= feerate(cpfp.parent_fee, cpfp.parent.weight()) {
+    if spending.is_none() && budget.rate <= feerate(cpfp.parent_fee, cpfp.parent.weight()) {
         return plan.not_needed.push(anchor);
     }
     let bid = Bid {
@@ -39,7 +41,7 @@ pub(super) fn decide(situation: &Situation<'_>, channel_id: ChannelId, keys_inde
         own_weight: child_weight,
         fee_max: budget.fee_max,
         existing,
-        others: &[],
+        others: &stuck,
         refused: situation.refused.get(&anchor).copied().unwrap_or(0),
         worth_percent: WORTH_PERCENT_CONTESTED,
         bids_all: true,

@@ -119,7 +119,8 @@ fn existing_groups<'a>(situation: &Situation<'a>, units: Vec<Unit<'a>>) -> (Vec<
     for units in by_txid.into_values() {
         let spending = &situation.spends[&units[0].outpoint];
         let class = units[0].class;
-        let is_whole = units.len() == spending.claims.len() && units.iter().all(|unit| unit.class == class);
+        let is_whole =
+            units.len() == spending.claims.len() && units.iter().all(|unit| unit.class == class) && !spending.is_stuck;
         if is_whole {
             groups.push(Group { class, units, existing: Some(Arc::clone(spending)) });
         } else {
@@ -177,6 +178,9 @@ impl<'a> Unit<'a> {
 
     /// Whether it must not be held up by others, or not hold up others.
     fn goes_alone(&self, situation: &Situation<'_>) -> bool {
+        if situation.alone.contains(&self.outpoint) {
+            return true;
+        }
         let contest = match self.class {
             Class::Free => return false,
             Class::Contested(contest) | Class::SecondLevel(contest) => contest,

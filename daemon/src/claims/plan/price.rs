@@ -78,10 +78,12 @@ impl Bid<'_> {
         }
     }
 
+    /// One that the mempool has thrown out for its fee is not: its minimum has risen.
     fn is_enough(&self, existing: &Spending) -> bool {
         let weight = existing.weight + self.weight - self.own_weight;
         let present = feerate(add(existing.fee, self.paid), weight);
-        u64::from(self.rate.0) * 100 < u64::from(present.0) * self.worth_percent
+        let is_above = existing.is_in_mempool || present >= self.minimum;
+        is_above && u64::from(self.rate.0) * 100 < u64::from(present.0) * self.worth_percent
     }
 
     /// What should be paid, and more than was paid before.

@@ -232,6 +232,50 @@ mod fees {
     }
 }
 
+mod refused_for_another_reason_than_its_fee {
+    use super::*;
+
+    fn stuck(world: &mut World) {
+        world.forget_mempool();
+        for spending in world.spends.values_mut() {
+            *spending = Arc::new(Spending { is_stuck: true, ..(**spending).clone() });
+        }
+    }
+
+    #[test]
+    fn a_batch_is_taken_apart_and_each_pays_no_less() {
+        let mut world = World::at(500);
+        (0..3).for_each(|_| world.sweep(1, to_remote(100_000), None));
+        world.rates = rates_of(8_000);
+        world.accept(&world.plan());
+        let before = world.spends.values().next().unwrap().feerate();
+        stuck(&mut world);
+        world.alone.extend(world.outpoints());
+        world.rates = rates_of(300);
+        let plan = world.plan();
+        assert_eq!(sweeps(&plan).iter().map(|sweep| sweep.inputs.len()).collect::<Vec<_>>(), [1, 1, 1]);
+        for sweep in sweeps(&plan) {
+            assert!(price::feerate(sweep.fee, world.weight_of(sweep)) >= before, "{sweep:?}");
+        }
+    }
+
+    #[test]
+    fn a_child_is_made_again_and_pays_no_less() {
+        let mut world = World::at(500);
+        world.commitment(1, 253, None);
+        world.accept(&world.plan());
+        let before = world.spends.values().next().unwrap().fee;
+        assert!(matches!(world.plan().txs[..], [Wanted::Keep(_)]));
+        stuck(&mut world);
+        world.rates = rates_of(300);
+        let plan = world.plan();
+        let [child] = children(&plan)[..] else { panic!("{plan:?}") };
+        assert_eq!(child.replaces, None, "the mempool has none");
+        let weight = world.spends.values().next().unwrap().weight + child.cpfp.parent.weight();
+        assert!(child.feerate.fee_ceil(weight).0 + 2 >= before.0 + child.cpfp.parent_fee.0, "{:?}", child.feerate);
+    }
+}
+
 mod dust {
     use super::*;
 
@@ -358,14 +402,17 @@ fn the_order_of_channels_and_outputs_changes_nothing() {
 
 #[test]
 fn nothing_for_nothing() {
-    let (claims, spends, none, refused) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    let (claims, helped, spends, refused) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let none = BTreeSet::new();
     let situation = Situation {
         tip: BlockHeight(1),
         rates: rates(),
         claims: &claims,
+        helped: &helped,
         spends: &spends,
         spent: &none,
         refused: &refused,
+        alone: &none,
     };
     assert_eq!(plan(&situation), Plan::default());
 }

@@ -7,7 +7,8 @@ use bitcoin::{OutPoint, Transaction, Txid};
 use millrace_chain::ChainError;
 use millrace_wire::Sat;
 
-use super::{Held, Interrupted, Task, now_s};
+use super::held::Held;
+use super::{Interrupted, Task, now_s};
 use crate::claims::plan::Spending;
 use crate::wallet::TxKind;
 
@@ -17,10 +18,14 @@ impl Task {
         &mut self,
         outpoints: &BTreeSet<OutPoint>,
     ) -> Result<BTreeMap<OutPoint, Arc<Spending>>, Interrupted> {
+        self.examine_coins().await?;
         let asked: Vec<OutPoint> = outpoints.iter().copied().collect();
         let spenders = self.parts.bitcoind.mempool_spenders(&asked).await?;
         let mut spends = BTreeMap::new();
-        for held in self.held.values() {
+        // Of several for one output, the highest bid is the one to be remembered.
+        let mut held: Vec<&Held> = self.held.values().collect();
+        held.sort_by_key(|held| held.fee);
+        for held in held {
             let spending = Arc::new(held.spending(None));
             spends.extend(held.claims.iter().map(|outpoint| (*outpoint, Arc::clone(&spending))));
         }
@@ -30,8 +35,13 @@ impl Task {
                 by_spender.entry(spender).or_default().push(outpoint);
             }
         }
+        let mut back = Vec::new();
         for (txid, held) in &mut self.held {
-            held.is_seen = by_spender.contains_key(txid);
+            let was_seen = std::mem::replace(&mut held.is_seen, by_spender.contains_key(txid));
+            back.extend((held.is_seen && !(was_seen && held.is_marked)).then_some(*txid));
+        }
+        for txid in back {
+            self.mark(txid).await?;
         }
         for (txid, claimed) in by_spender {
             if let Some(spending) = self.spending(txid, &claimed).await? {
@@ -40,6 +50,39 @@ impl Task {
             }
         }
         Ok(spends)
+    }
+
+    /// Of what was refused: whether a coin of the wallet's in it is gone. bitcoind says it in the words of a fee that is too
+    /// low if something else in the mempool spends the coin; and of a coin that never confirmed, nobody else tells the
+    /// wallet that it is not there any more.
+    async fn examine_coins(&mut self) -> Result<(), Interrupted> {
+        let is_refused = |held: &Held| held.is_refused() && !held.is_seen;
+        let refused: Vec<(Txid, Vec<OutPoint>)> =
+            self.held.iter().filter(|(_, held)| is_refused(held)).map(|(txid, held)| (*txid, held.coins())).collect();
+        for (txid, coins) in refused {
+            let spenders = self.parts.bitcoind.mempool_spenders(&coins).await?;
+            let (mut arrived, mut gone, mut is_gone) = (Vec::new(), Vec::new(), false);
+            for (coin, spender) in coins.iter().zip(spenders) {
+                match spender {
+                    Some(spender) if spender == txid => {}
+                    Some(spender) => {
+                        is_gone = true;
+                        arrived.extend(self.parts.bitcoind.transaction(&spender, None).await?);
+                    }
+                    None if self.parts.bitcoind.utxo(coin, true).await?.is_none() => {
+                        is_gone = true;
+                        gone.push(coin.txid);
+                    }
+                    None => {}
+                }
+            }
+            if is_gone {
+                // Or it would be chosen again.
+                self.parts.wallet.mempool(arrived, gone, now_s()).await?;
+                self.held.entry(txid).and_modify(Held::set_stuck);
+            }
+        }
+        Ok(())
     }
 
     /// A transaction of the mempool that spends these outputs; none if it has just gone.
@@ -64,6 +107,7 @@ impl Task {
             weight: tx.weight(),
             is_ours: false,
             is_in_mempool: true,
+            is_stuck: false,
             destination: None,
         }))
     }
@@ -78,19 +122,10 @@ impl Task {
         let Some(label) = label.await?.filter(|label| matches!(label.kind, TxKind::Sweep | TxKind::FeeBump)) else {
             return Ok(None);
         };
-        let parents = self.claims.values().filter_map(|claims| claims.parent.as_ref());
-        let parent = parents.into_iter().find(|cpfp| claimed.contains(&cpfp.anchor.outpoint));
+        let parent = self.helped.values().find(|cpfp| claimed.contains(&cpfp.anchor.outpoint));
         tracing::info!(%txid, "a claim of before the restart is in the mempool");
-        Ok(Some(Held {
-            tx: tx.clone(),
-            parent: parent.map(|cpfp| cpfp.parent.clone()),
-            claims: claimed.to_vec(),
-            label,
-            fee,
-            is_marked: true,
-            is_seen: true,
-            refusal: None,
-        }))
+        let held = Held::new(tx.clone(), parent.map(|cpfp| cpfp.parent.clone()), claimed.to_vec(), label, fee);
+        Ok(Some(Held { is_marked: true, is_seen: true, ..held }))
     }
 
     /// Outputs that are spent in a block, of those that nothing in the mempool spends; and what commitments spend.
@@ -99,7 +134,7 @@ impl Task {
         outpoints: &BTreeSet<OutPoint>,
         spends: &BTreeMap<OutPoint, Arc<Spending>>,
     ) -> Result<BTreeSet<OutPoint>, ChainError> {
-        let parents = || self.claims.values().filter_map(|claims| claims.parent.as_ref());
+        let parents = || self.helped.values();
         let anchors: BTreeSet<OutPoint> = parents().map(|cpfp| cpfp.anchor.outpoint).collect();
         let is_unclear = |outpoint: &&OutPoint| {
             !anchors.contains(outpoint) && spends.get(outpoint).is_none_or(|spending| !spending.is_in_mempool)

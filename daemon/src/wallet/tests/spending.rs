@@ -104,10 +104,12 @@ fn the_reserve_grows_by_channel_up_to_its_maximum_and_goes_with_them() {
         world.wallet.set_anchor_channels(channels);
         assert_eq!(world.wallet.reserve(), Sat(reserve), "{channels}");
     }
+    world.wallet.set_anchor_channels(0);
     world.wallet.check_reserve_for(1).unwrap();
-    world.wallet.set_anchor_channels(3);
-    world.wallet.check_reserve_for(u32::MAX).unwrap();
-    let mut scant = world_with(&[60_000]);
+    let mut many = world_with(&[30_000, 30_000, 25_000, 25_000]);
+    many.wallet.set_anchor_channels(3);
+    many.wallet.check_reserve_for(u32::MAX).unwrap();
+    let mut scant = world_with(&[30_000, 30_000]);
     scant.wallet.set_anchor_channels(1);
     scant.wallet.check_reserve_for(1).unwrap();
     assert!(matches!(scant.wallet.check_reserve_for(2), Err(WalletError::Reserve { short: Sat(15_000), .. })));
@@ -118,6 +120,76 @@ fn the_reserve_grows_by_channel_up_to_its_maximum_and_goes_with_them() {
     );
     poor.wallet.set_anchor_channels(0);
     assert_eq!(poor.wallet.reserve(), Sat::ZERO);
+}
+
+/// Coins of at least what is kept back for a channel.
+fn reserve_coins(world: &World) -> usize {
+    world.wallet.utxos().iter().filter(|utxo| utxo.amount >= Sat(25_000) && !utxo.is_locked).count()
+}
+
+#[test]
+fn enough_in_one_coin_does_not_do_for_two_channels_and_is_divided() {
+    let mut world = world_with(&[120_000]);
+    world.wallet.set_anchor_channels(1);
+    let error = world.wallet.check_reserve_for(1).unwrap_err();
+    assert_eq!(error, WalletError::ReserveCoins { coins: 2, left: 1, each: Sat(25_000) });
+    assert!(error.to_string().contains("2 coins of at least 25000 sat"), "{error}");
+    let made = world.wallet.divide(1, FEERATE).unwrap();
+    world.check(&made, FEERATE, 0);
+    world.broadcast(&made, WITHDRAWAL);
+    assert_eq!(reserve_coins(&world), 2);
+    world.wallet.check_reserve_for(1).unwrap();
+    world.mine(std::slice::from_ref(&made.tx));
+    world.wallet.check_reserve_for(1).unwrap();
+    let reserved = world.wallet.utxos().iter().filter(|utxo| utxo.is_reserved).count();
+    assert_eq!(reserved, 1, "one for the channel that there is");
+}
+
+#[test]
+fn funding_leaves_a_coin_for_each_channel_until_there_is_too_little() {
+    let mut world = world_with(&[400_000]);
+    let mut channels = 0;
+    let refusal = loop {
+        world.wallet.set_anchor_channels(channels);
+        match world.wallet.fund_channel(p2wsh(u8::try_from(channels).unwrap()), Sat(50_000), FEERATE, true) {
+            Ok(made) => {
+                world.check(&made, FEERATE, 0);
+                world.broadcast(&made, FUNDING);
+                channels += 1;
+                assert!(reserve_coins(&world) >= channels.min(4) as usize, "{channels}");
+                world.mine(std::slice::from_ref(&made.tx));
+            }
+            Err(refusal) => break refusal,
+        }
+    };
+    // RESERVE keeps 100,000 sat at most, four coins.
+    assert!(channels >= 4, "{channels}: {refusal}");
+    let is_reserve = matches!(
+        refusal,
+        WalletError::Reserve { reserve: Sat(100_000), .. } | WalletError::ReserveCoins { coins: 4, .. }
+    );
+    assert!(is_reserve, "{refusal}");
+    assert!(reserve_coins(&world) >= 4);
+}
+
+#[test]
+fn whatever_is_sent_and_made_again_leaves_a_coin_for_each_channel() {
+    let mut world = world_with(&[200_000]);
+    world.wallet.set_anchor_channels(3);
+    let made = world.wallet.send(STRANGER, Amount::Exactly(Sat(50_000)), FEERATE).unwrap();
+    world.check(&made, FEERATE, 0);
+    world.broadcast(&made, WITHDRAWAL);
+    assert_eq!(reserve_coins(&world), 3);
+    let dearer = FeeratePerKw(FEERATE.0 * 5);
+    let again = world.wallet.bump_fee(&made.tx.compute_txid(), dearer).unwrap();
+    assert_eq!(again.tx.output.len(), made.tx.output.len(), "the coins of the reserve stay what they are");
+    world.broadcast(&again, WITHDRAWAL);
+    assert_eq!(reserve_coins(&world), 3);
+    world.mine(std::slice::from_ref(&again.tx));
+    let all = world.wallet.send(STRANGER, Amount::All, FEERATE).unwrap();
+    world.check(&all, FEERATE, 0);
+    world.broadcast(&all, WITHDRAWAL);
+    assert_eq!((reserve_coins(&world), world.wallet.balance().spendable), (3, Sat::ZERO));
 }
 
 #[test]

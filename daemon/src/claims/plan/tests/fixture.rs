@@ -71,9 +71,11 @@ pub(super) struct World {
     pub(super) tip: BlockHeight,
     pub(super) rates: Rates,
     pub(super) claims: BTreeMap<ChannelId, Claims>,
+    pub(super) helped: BTreeMap<ChannelId, Cpfp>,
     pub(super) spends: BTreeMap<OutPoint, Arc<Spending>>,
     pub(super) spent: BTreeSet<OutPoint>,
     pub(super) refused: BTreeMap<OutPoint, u32>,
+    pub(super) alone: BTreeSet<OutPoint>,
     serial: u64,
 }
 
@@ -83,16 +85,18 @@ impl World {
             tip: BlockHeight(height),
             rates: rates(),
             claims: BTreeMap::new(),
+            helped: BTreeMap::new(),
             spends: BTreeMap::new(),
             spent: BTreeSet::new(),
             refused: BTreeMap::new(),
+            alone: BTreeSet::new(),
             serial: 0,
         }
     }
 
     pub(super) fn plan(&self) -> Plan {
-        let Self { tip, rates, claims, spends, spent, refused, .. } = self;
-        plan(&Situation { tip: *tip, rates: *rates, claims, spends, spent, refused })
+        let Self { tip, rates, claims, helped, spends, spent, refused, alone, .. } = self;
+        plan(&Situation { tip: *tip, rates: *rates, claims, helped, spends, spent, refused, alone })
     }
 
     fn txid(&mut self) -> Txid {
@@ -109,6 +113,7 @@ impl World {
             channel_id,
             keys_index: u64::from(channel),
             parent: None,
+            others: None,
             sweeps: Vec::new(),
             htlc_txs: Vec::new(),
         })
@@ -139,7 +144,8 @@ impl World {
             at_stake: if deadline.is_some() { Sat(200_000) } else { Sat::ZERO },
             balance: Sat(1_000_000),
         };
-        self.of(channel).parent = Some(cpfp);
+        self.of(channel).parent = Some(cpfp.clone());
+        self.helped.insert(ChannelId([channel; 32]), cpfp);
     }
 
     /// Our commitment in a block, with so many HTLCs each way of 50,000 sat.
@@ -168,6 +174,7 @@ impl World {
             weight,
             is_ours: false,
             is_in_mempool: true,
+            is_stuck: false,
             destination: None,
         };
         self.spends.insert(outpoint, Arc::new(spending));
@@ -230,6 +237,7 @@ impl World {
             weight,
             is_ours: true,
             is_in_mempool: true,
+            is_stuck: false,
             destination: Some(ScriptBuf::from_bytes(vec![u8::try_from(self.serial % 256).unwrap(); 34])),
         });
         self.spends.extend(claims.into_iter().map(|outpoint| (outpoint, Arc::clone(&spending))));
