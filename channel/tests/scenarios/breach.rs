@@ -237,8 +237,8 @@ fn the_deadline_is_the_end_of_the_cheaters_delay() {
         assert!(!shown.contains("secret: Secret([") && !shown.contains("Secret(["), "{shown}");
     }
     // One block less, and the cheater cannot take his balance; then he can.
-    let to_local = story.cheat.channel.ending().unwrap().outputs.into_iter();
-    let to_local = to_local.filter(|output| output.kind == OutputKind::Balance(Side::Local)).next().unwrap();
+    let mut to_local = story.cheat.channel.ending().unwrap().outputs.into_iter();
+    let to_local = to_local.find(|output| output.kind == OutputKind::Balance(Side::Local)).unwrap();
     assert_eq!(to_local.claimable, Some(BlockHeight(confirmed.0 + delay)));
 }
 

@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used)]
 //! The log on a real journal: what is found, before and after checkpoints, crashes and restarts.
 
 use std::path::Path;
