@@ -113,6 +113,11 @@ impl Batch {
         Ok(tokio::task::block_in_place(|| self.network.bitcoind.height())?)
     }
 
+    /// A transaction that was in the mempool once.
+    pub(super) fn seen(&self, txid: &Txid) -> Option<&Transaction> {
+        self.chain.seen(txid)
+    }
+
     /// From the first commitment to the last claim's burial.
     pub(super) async fn play(&mut self, report: &Report) -> Result<(), Error> {
         let base = self.height()?;

@@ -48,6 +48,10 @@ impl Chain {
         Ok(spends)
     }
 
+    pub(super) fn seen(&self, txid: &Txid) -> Option<&Transaction> {
+        self.seen.get(txid).map(Arc::as_ref)
+    }
+
     fn pool(&mut self, bitcoind: &Bitcoind) -> Result<BTreeMap<Txid, Waiting>, Error> {
         let told = bitcoind.call("getrawmempool", &json!([true]))?;
         let mut pool = BTreeMap::new();

@@ -4,17 +4,20 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use bitcoin::hashes::Hash;
 use bitcoin::{OutPoint, Transaction, Txid};
-use millrace_rpc::v1::{ChannelState, CloseKind, GetPaymentRequest, InvoiceStatus, PaymentStatus};
+use millrace_rpc::v1::{
+    ChannelState, CloseKind, GetPaymentRequest, InvoiceStatus, ListTransactionsRequest, PaymentStatus,
+};
 use millrace_wire::Sat;
 
 use super::batch::Batch;
-use super::cell::{InFlight, Stands};
+use super::cell::{Form, InFlight, Stands};
 use super::output::Role;
 use super::rules::{self, End, Owner};
 use super::scene::Scene;
 use super::setup::PUSHED;
-use crate::network::{Error, wait_for};
+use crate::network::{Error, wait_for, whole_page};
 
 /// What a transaction of the daemon's may pay, in sat per 1000 weight: on regtest nothing can be estimated, and the stated
 /// fallback of 1,000 stands in for every estimate; close to a deadline three times the next block's comes on top.
@@ -46,6 +49,7 @@ impl Batch {
         self.judge_forwards(height).await?;
         self.network.mine(100).await?;
         self.judge_channels(height).await?;
+        self.judge_wallet(height + 100).await?;
         Ok(sums)
     }
 
@@ -64,7 +68,33 @@ impl Batch {
                 expected -= i128::from(spend.second.map_or(0, |(_, sat)| sat));
             }
         }
-        Ok(i128::from(balance.confirmed_sat) + i128::from(balance.unconfirmed_sat) - expected)
+        Ok(i128::from(balance.confirmed_sat) - expected)
+    }
+
+    /// What the wallet still waits for, 100 blocks after everything: nothing may be.
+    async fn judge_wallet(&mut self, height: u32) -> Result<(), Error> {
+        let request = ListTransactionsRequest { page: Some(whole_page()) };
+        let answer = self.daemon().client()?.wallet.list_transactions(request).await;
+        let told = answer.map_err(|status| self.daemon().call_failed(&status))?.into_inner().transactions;
+        for tx in told.into_iter().filter(|tx| tx.height.is_none()) {
+            let mut id: [u8; 32] = tx.txid.try_into().unwrap_or_default();
+            id.reverse();
+            let txid = Txid::from_byte_array(id);
+            let inputs: Vec<Txid> = self
+                .seen(&txid)
+                .map_or_else(Vec::new, |tx| tx.input.iter().map(|input| input.previous_output.txid).collect());
+            let what = format!("the wallet still waits for {txid}, {} sat, which can never be mined", tx.received_sat);
+            let of_it = self.scenes.iter_mut().filter(|scene| inputs.iter().any(|parent| scene.is_gone(parent)));
+            let mut is_told = false;
+            for scene in of_it {
+                is_told = true;
+                scene.fail(height, format!("{what}: it spends a commitment that a reorg took out"));
+            }
+            if !is_told {
+                self.scenes.iter_mut().for_each(|scene| scene.fail(height, what.clone()));
+            }
+        }
+        Ok(())
     }
 
     async fn judge_payments(&mut self, height: u32) -> Result<(), Error> {
@@ -207,7 +237,8 @@ fn judge_outputs(
         if due == Owner::Us {
             sums.due_sat += output.sat;
         }
-        if due != Owner::Anyone && (has != due || (due == Owner::Us && sat != output.sat)) {
+        let is_whole = sat <= output.sat && output.sat - sat <= htlc_fee_max(scene.cell.form);
+        if due != Owner::Anyone && (has != due || (due == Owner::Us && !is_whole)) {
             let what = scene.name(output.role);
             wrong.push(format!("{what}: {} sat are {due:?}'s by the rules, and {has:?} has {sat} sat", output.sat));
         }
@@ -234,6 +265,14 @@ fn judge_outputs(
         scene.fail(height, what);
     }
     sums
+}
+
+/// What an HTLC transaction may pay out of its HTLC: nothing with anchors, and 703 weight at 1,200 sat per 1000 without.
+const fn htlc_fee_max(form: Form) -> u64 {
+    match form {
+        Form::Anchors => 0,
+        Form::Static => 844,
+    }
 }
 
 /// The daemon's balance in the commitment that stands is what was pushed, less what it offered in it, and what had been

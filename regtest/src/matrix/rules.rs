@@ -1,7 +1,7 @@
 //! What BOLT 5 gives to whom, and from which block on: the judge that the daemon is held against. It knows nothing of how
 //! the daemon does it.
 
-use super::cell::{Cell, Conduct, Known, Stands};
+use super::cell::{Cell, Conduct, InFlight, Known, Stands};
 use super::output::{Htlc, Role};
 use super::peer::DAEMON_DELAY;
 
@@ -49,7 +49,10 @@ pub(super) fn owner(cell: &Cell, role: Role, htlcs: &[Htlc]) -> Owner {
     }
 }
 
-/// How what the daemon offered ends for its payer: paid exactly if the peer's preimage is ever seen.
+/// How what the daemon offered ends for its payer: paid exactly if the preimage is ever seen.
+///
+/// Where what it received has the same hash, its own claim of that shows it. From then on the peer could take what it was
+/// offered, whether it does or not: the payer is to pay.
 pub(super) fn offered_end(cell: &Cell) -> End {
     let is_shown = match (cell.stands, cell.known) {
         (_, Known::Never) => false,
@@ -58,7 +61,7 @@ pub(super) fn offered_end(cell: &Cell) -> End {
         // Punished before the peer learns it.
         (Stands::Revoked, Known::Late) => false,
         (Stands::Ours | Stands::Theirs | Stands::TheirNext, Known::Early | Known::Late) => {
-            cell.conduct != Conduct::Silent
+            cell.conduct != Conduct::Silent || cell.in_flight == InFlight::Equal
         }
     };
     if is_shown { End::Paid } else { End::Failed }

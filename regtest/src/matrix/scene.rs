@@ -65,6 +65,8 @@ pub(super) struct Scene {
     /// What is not as it must be.
     pub(super) failures: Vec<String>,
     peer_txs: BTreeSet<Txid>,
+    /// The commitment that a reorg took out.
+    gone: Option<Txid>,
 }
 
 impl Scene {
@@ -83,6 +85,7 @@ impl Scene {
             late: BTreeSet::new(),
             failures: Vec::new(),
             peer_txs: BTreeSet::new(),
+            gone: None,
         }
     }
 
@@ -266,9 +269,14 @@ impl Scene {
     /// Blocks are gone, and with them the commitment.
     pub(super) fn disconnect(&mut self, height: u32) {
         self.story.tell(height, "a reorg takes the commitment out of the chain");
-        self.standing = None;
+        self.gone = self.standing.take().map(|standing| standing.txid);
         self.spends.clear();
         self.late.clear();
+    }
+
+    /// Whether this is the commitment that a reorg took out.
+    pub(super) fn is_gone(&self, txid: &Txid) -> bool {
+        self.gone == Some(*txid)
     }
 
     /// What the peer wants in the next block.
