@@ -59,6 +59,16 @@ pub enum BadSecret {
     },
 }
 
+/// A revealed per-commitment secret. Its `Debug` shows nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub [u8; 32]);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 /// Every secret that the peer has revealed, from that of commitment 0 on without a gap, in at most 49 × 32 bytes.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Stored")]

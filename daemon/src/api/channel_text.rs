@@ -249,6 +249,9 @@ fn output_message(output: &Output, claim: Option<&OutputStatus>) -> v1::OnChainO
             (v1::OutputKind::ReceivedHtlc, Some(payment_hash))
         }
         OutputKind::SecondLevel => (v1::OutputKind::SecondLevel, None),
+        OutputKind::RevokedHtlc { offered_by: Side::Local } => (v1::OutputKind::OfferedHtlc, None),
+        OutputKind::RevokedHtlc { offered_by: Side::Remote } => (v1::OutputKind::ReceivedHtlc, None),
+        OutputKind::Unknown => (v1::OutputKind::Unspecified, None),
         OutputKind::Anchor(Side::Local) => (v1::OutputKind::LocalAnchor, None),
         OutputKind::Anchor(Side::Remote) => (v1::OutputKind::RemoteAnchor, None),
     };
@@ -268,15 +271,23 @@ fn output_message(output: &Output, claim: Option<&OutputStatus>) -> v1::OnChainO
 const fn output_status(output: &Output, is_claim_underway: bool) -> v1::OutputStatus {
     match (output.kind, output.spent) {
         (_, Some((Side::Local, ..))) => v1::OutputStatus::Claimed,
-        (OutputKind::Htlc { .. }, Some((Side::Remote, ..))) => v1::OutputStatus::LostToPeer,
+        // An output of an HTLC transaction of the peer's is told only if the peer had no right to it.
+        (OutputKind::Htlc { .. } | OutputKind::SecondLevel, Some((Side::Remote, ..))) => v1::OutputStatus::LostToPeer,
         (_, Some((Side::Remote, ..))) => v1::OutputStatus::NotOurs,
         (_, None) if is_claim_underway => v1::OutputStatus::Claiming,
-        (OutputKind::Balance(Side::Remote) | OutputKind::Anchor(Side::Remote), None) => v1::OutputStatus::NotOurs,
+        (_, None) if output.is_ours() => v1::OutputStatus::Waiting,
+        (OutputKind::Balance(Side::Remote) | OutputKind::Anchor(Side::Remote) | OutputKind::Unknown, None) => {
+            v1::OutputStatus::NotOurs
+        }
         (OutputKind::Anchor(Side::Local), None) => v1::OutputStatus::Abandoned,
         // Also an HTLC that the peer offered and whose preimage may still come.
-        (OutputKind::Balance(Side::Local) | OutputKind::Htlc { .. } | OutputKind::SecondLevel, None) => {
-            v1::OutputStatus::Waiting
-        }
+        (
+            OutputKind::Balance(Side::Local)
+            | OutputKind::Htlc { .. }
+            | OutputKind::RevokedHtlc { .. }
+            | OutputKind::SecondLevel,
+            None,
+        ) => v1::OutputStatus::Waiting,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use millrace_chain::SyncState;
 use millrace_channel::input::CloseOrder;
+use millrace_channel::ledger::past::PastHtlc;
 use millrace_channel::{Command, Offer};
 use millrace_journal::QUEUED_BYTES_BUSY;
 use millrace_wire::{AttributionData, ChannelId, FeeratePerKw, HtlcId, Preimage, PublicKey, ShortChannelId};
@@ -151,6 +152,14 @@ impl Registry {
     /// The outcome of an offered HTLC was taken over: the channel may forget it (D13). Not answered.
     pub fn release_outcome(&self, channel_id: ChannelId, id: HtlcId) {
         self.order(channel_id, Command::ReleaseOutcome(id), Vec::new(), None);
+    }
+
+    /// Tells a channel what is kept of the HTLCs in its peer's revoked commitment. Answered once it is durable.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing has changed.
+    pub(crate) async fn breach_htlcs(&self, channel_id: ChannelId, htlcs: Vec<PastHtlc>) -> CommandResult {
+        self.command(channel_id, Command::BreachHtlcs(htlcs), Vec::new()).await
     }
 
     /// Changes the feerate of a channel that this node funds. Not answered: a channel that cannot is asked again.
