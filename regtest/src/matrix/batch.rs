@@ -35,8 +35,8 @@ const SETTINGS: [(&str, &str); 11] = [
     ("routing-peer-share-percent", "100"),
     ("log-level", "info,millraced=debug"),
 ];
-/// Blocks on the commitment that the reorg takes out.
-const BURIED: u32 = 2;
+/// How many blocks a reorg takes out, at most: the one with the commitment and those on it.
+const BURIED_MAX: u32 = 4;
 /// The block, counted from the last one before the commitments, after which late preimages are known.
 const LATE: u32 = 5;
 /// Blocks after the last expiry: the block of what takes it back, the delay of its output, six for a failure to be final.
@@ -62,6 +62,8 @@ pub(super) struct Batch {
     pub(super) coins: Vec<Coin>,
     /// What the daemon's wallet was given.
     pub(super) given_sat: u64,
+    /// The coins of that.
+    pub(super) given: Vec<OutPoint>,
     /// What the transactions in blocks pay the miners.
     pub(super) fees: HashMap<Txid, u64>,
     /// The transactions that have spent something of a scene's.
@@ -91,6 +93,7 @@ impl Batch {
             forwards: Vec::new(),
             coins: Vec::new(),
             given_sat: 0,
+            given: Vec::new(),
             fees: HashMap::new(),
             txs: HashMap::new(),
             restarts: 0,
@@ -118,6 +121,11 @@ impl Batch {
         self.chain.seen(txid)
     }
 
+    /// Those of them that spend this.
+    pub(super) fn spenders(&self, outpoint: &OutPoint) -> Vec<Txid> {
+        self.chain.spenders(outpoint)
+    }
+
     /// From the first commitment to the last claim's burial.
     pub(super) async fn play(&mut self, report: &Report) -> Result<(), Error> {
         let base = self.height()?;
@@ -125,10 +133,11 @@ impl Batch {
         let is_swapped = self.scenes.iter().any(|scene| scene.cell.reorg == Reorg::Swaps);
         if is_swapped {
             self.publish(base, |cell| cell.first().unwrap_or(cell.stands)).await?;
-            for _ in 1..BURIED {
+            let buried = 1 + u32::try_from(self.random.below(BURIED_MAX.into())).unwrap_or_default();
+            for _ in 1..buried {
                 self.step().await?;
             }
-            self.swap(base).await?;
+            self.swap(base, buried).await?;
         } else {
             self.publish(base, |cell| cell.stands).await?;
         }
@@ -220,7 +229,7 @@ impl Batch {
     }
 
     /// A reorg: other blocks, one more, with the commitment that is to stand. The daemon sees it happen, or is away.
-    async fn swap(&mut self, base: u32) -> Result<(), Error> {
+    async fn swap(&mut self, base: u32, buried: u32) -> Result<(), Error> {
         let is_away = self.random.below(2) == 0;
         if is_away {
             self.network.nodes[0].kill9()?;
@@ -233,11 +242,14 @@ impl Batch {
         self.txs.clear();
         // What is in the mempool again of the old chain contradicts the new one: none of it is mined.
         self.publish_in_block(base, &|cell| cell.stands)?;
-        for _ in 0..BURIED {
+        for _ in 0..buried {
             let made = self.make(&[])?;
             self.note(&made);
         }
-        if !is_away && self.random.below(2) == 0 {
+        if !is_away {
+            if self.random.below(2) == 0 {
+                self.until_followed().await?;
+            }
             self.network.nodes[0].kill9()?;
         }
         self.bring_up().await?;

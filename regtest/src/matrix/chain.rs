@@ -52,6 +52,12 @@ impl Chain {
         self.seen.get(txid).map(Arc::as_ref)
     }
 
+    /// Of all that was ever in the mempool.
+    pub(super) fn spenders(&self, outpoint: &OutPoint) -> Vec<Txid> {
+        let spends = |tx: &Transaction| tx.input.iter().any(|input| input.previous_output == *outpoint);
+        self.seen.iter().filter(|(_, tx)| spends(tx)).map(|(txid, _)| *txid).collect()
+    }
+
     fn pool(&mut self, bitcoind: &Bitcoind) -> Result<BTreeMap<Txid, Waiting>, Error> {
         let told = bitcoind.call("getrawmempool", &json!([true]))?;
         let mut pool = BTreeMap::new();

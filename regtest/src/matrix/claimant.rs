@@ -121,7 +121,10 @@ impl Claimant {
         is_spent: impl Fn(&OutPoint) -> bool,
         coin: impl FnMut() -> Option<Coin>,
     ) -> Vec<Transaction> {
-        let complete = std::mem::take(&mut self.complete);
+        let mut complete = std::mem::take(&mut self.complete);
+        // They are broadcast again and again.
+        complete.sort_by_key(Transaction::compute_txid);
+        complete.dedup();
         let Some(claims) = self.claims.clone() else { return Vec::new() };
         let sweeps: Vec<Claim> = claims.sweeps.into_iter().map(|sweep| sweep.claim).collect();
         let sweeps: Vec<Claim> = sweeps.into_iter().filter(|claim| !is_spent(&claim.outpoint)).collect();

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bitcoin::hashes::Hash;
 use bitcoin::{OutPoint, Transaction, Txid};
 use millrace_rpc::v1::{
-    ChannelState, CloseKind, GetPaymentRequest, InvoiceStatus, ListTransactionsRequest, PaymentStatus,
+    ChannelState, CloseKind, Cursor, GetPaymentRequest, InvoiceStatus, ListTransactionsRequest, ListUtxosRequest,
+    PaymentStatus, SubscribeRequest, WalletTransaction, event,
 };
 use millrace_wire::Sat;
 
@@ -49,7 +50,9 @@ impl Batch {
         self.judge_forwards(height).await?;
         self.network.mine(100).await?;
         self.judge_channels(height).await?;
+        self.judge_events(height + 100).await?;
         self.judge_wallet(height + 100).await?;
+        self.judge_coins(height + 100).await?;
         Ok(sums)
     }
 
@@ -73,10 +76,16 @@ impl Batch {
 
     /// What the wallet still waits for, 100 blocks after everything: nothing may be.
     async fn judge_wallet(&mut self, height: u32) -> Result<(), Error> {
-        let request = ListTransactionsRequest { page: Some(whole_page()) };
-        let answer = self.daemon().client()?.wallet.list_transactions(request).await;
-        let told = answer.map_err(|status| self.daemon().call_failed(&status))?.into_inner().transactions;
-        for tx in told.into_iter().filter(|tx| tx.height.is_none()) {
+        // The mempool is looked at every two seconds, and what is missing twice is gone.
+        let settled = wait_for("a wallet that waits for nothing", TOLD, async || {
+            let left = self.awaited().await?.len();
+            Ok(if left == 0 { Ok(()) } else { Err(format!("it waits for {left} transactions")) })
+        });
+        match settled.await {
+            Ok(()) | Err(Error::Late { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        for tx in self.awaited().await? {
             let mut id: [u8; 32] = tx.txid.try_into().unwrap_or_default();
             id.reverse();
             let txid = Txid::from_byte_array(id);
@@ -95,6 +104,49 @@ impl Batch {
             }
         }
         Ok(())
+    }
+
+    /// What is unconfirmed by the wallet's word.
+    async fn awaited(&self) -> Result<Vec<WalletTransaction>, Error> {
+        let request = ListTransactionsRequest { page: Some(whole_page()) };
+        let answer = self.daemon().client()?.wallet.list_transactions(request).await;
+        let told = answer.map_err(|status| self.daemon().call_failed(&status))?.into_inner().transactions;
+        Ok(told.into_iter().filter(|tx| tx.height.is_none()).collect())
+    }
+
+    /// Coins of the daemon's that no block has spent and its wallet does not have: stuck, and where the reserve is, dangerous.
+    async fn judge_coins(&mut self, height: u32) -> Result<(), Error> {
+        let request = ListUtxosRequest { page: Some(whole_page()) };
+        let answer = self.daemon().client()?.wallet.list_utxos(request).await;
+        let utxos = answer.map_err(|status| self.daemon().call_failed(&status))?.into_inner().utxos;
+        let told = utxos.into_iter().filter_map(|utxo| utxo.outpoint);
+        let told: HashSet<(String, u32)> = told.map(|outpoint| (hex::encode(&outpoint.txid), outpoint.vout)).collect();
+        for coin in self.given.clone() {
+            if told.contains(&(coin.txid.to_string(), coin.vout)) || !self.is_unspent(&coin)? {
+                continue;
+            }
+            let spenders = self.spenders(&coin);
+            let what =
+                format!("coin {coin} is unspent, and the wallet does not have it; it was to be spent by {spenders:?}");
+            let parents: Vec<Txid> = spenders.iter().filter_map(|txid| self.seen(txid)).flat_map(parents_of).collect();
+            let mut is_told = false;
+            for scene in &mut self.scenes {
+                if parents.iter().any(|parent| scene.is_gone(parent)) {
+                    is_told = true;
+                    scene.fail(height, what.clone());
+                }
+            }
+            if !is_told {
+                self.scenes.iter_mut().for_each(|scene| scene.fail(height, what.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_unspent(&self, coin: &OutPoint) -> Result<bool, Error> {
+        let ask = serde_json::json!([coin.txid.to_string(), coin.vout, false]);
+        let told = tokio::task::block_in_place(|| self.network.bitcoind.call("gettxout", &ask))?;
+        Ok(!told.is_null())
     }
 
     async fn judge_payments(&mut self, height: u32) -> Result<(), Error> {
@@ -134,6 +186,38 @@ impl Batch {
         let end = rules::received_end(&self.scenes[index].cell);
         if (status == InvoiceStatus::Paid) != (end == End::Paid) {
             self.scenes[index].fail(height, format!("an invoice is {status:?} where {end:?} is due"));
+        }
+        Ok(())
+    }
+
+    /// Each payment of the daemon's own has ended once in all of its history, whatever was restarted meanwhile; each invoice
+    /// was paid once or never.
+    async fn judge_events(&mut self, height: u32) -> Result<(), Error> {
+        let mut ends: HashMap<Vec<u8>, Vec<End>> = HashMap::new();
+        let request = SubscribeRequest { from_cursor: Some(Cursor::default()), stop_at_tip: true };
+        let answer = self.daemon().client()?.events.subscribe(request).await;
+        let mut events = answer.map_err(|status| self.daemon().call_failed(&status))?.into_inner();
+        while let Some(told) = events.message().await.map_err(|status| self.daemon().call_failed(&status))? {
+            let (payment_hash, end) = match told.event {
+                Some(event::Event::PaymentSucceeded(paid)) => (paid.payment_hash, End::Paid),
+                Some(event::Event::PaymentFailed(failed)) => (failed.payment_hash, End::Failed),
+                Some(event::Event::InvoicePaid(paid)) => (paid.payment_hash, End::Paid),
+                _ => continue,
+            };
+            ends.entry(payment_hash).or_default().push(end);
+        }
+        for scene in self.scenes.iter_mut().filter(|scene| scene.standing.is_some()) {
+            let own = scene.of_direction(true).filter(|htlc| !htlc.is_forward);
+            let mut due: Vec<_> = own.map(|htlc| (htlc.payment_hash, vec![rules::offered_end(&scene.cell)])).collect();
+            let received = scene.of_direction(false).next();
+            let is_paid = rules::received_end(&scene.cell) == End::Paid;
+            due.extend(received.map(|htlc| (htlc.payment_hash, if is_paid { vec![End::Paid] } else { Vec::new() })));
+            for (payment_hash, due) in due {
+                let found = ends.remove(&payment_hash.0.to_vec()).unwrap_or_default();
+                if found != due {
+                    scene.fail(height, format!("the events of {payment_hash} say {found:?} where {due:?} is due"));
+                }
+            }
         }
         Ok(())
     }
@@ -181,6 +265,10 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+fn parents_of(tx: &Transaction) -> Vec<Txid> {
+    tx.input.iter().map(|input| input.previous_output.txid).collect()
 }
 
 const fn kind_of(stands: Stands) -> CloseKind {

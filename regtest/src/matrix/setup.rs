@@ -91,6 +91,8 @@ impl Batch {
             })
             .await?;
         self.given_sat = given;
+        let txid = tx.compute_txid();
+        self.given = (0..).take(count).map(|vout| OutPoint { txid, vout }).collect();
         Ok(())
     }
 
@@ -143,6 +145,10 @@ impl Batch {
         for peer in peers {
             peer.funded(&tx, index, height).await?;
             peer.until("channel_ready", |peer| peer.facts().contains(&Fact::Ready)).await?;
+        }
+        let peers = self.scenes.iter().map(|scene| &scene.peer).chain([&self.payer.peer]);
+        for peer in peers {
+            self.network.wait_until_usable(0, &peer.channel()?.id().0).await?;
         }
         Ok(())
     }
