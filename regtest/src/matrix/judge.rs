@@ -213,7 +213,7 @@ impl Batch {
             let is_paid = rules::received_end(&scene.cell) == End::Paid;
             due.extend(received.map(|htlc| (htlc.payment_hash, if is_paid { vec![End::Paid] } else { Vec::new() })));
             for (payment_hash, due) in due {
-                let found = ends.remove(&payment_hash.0.to_vec()).unwrap_or_default();
+                let found = ends.remove(payment_hash.0.as_slice()).unwrap_or_default();
                 if found != due {
                     scene.fail(height, format!("the events of {payment_hash} say {found:?} where {due:?} is due"));
                 }
