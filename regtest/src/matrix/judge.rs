@@ -26,6 +26,9 @@ const FEERATE_MAX: u64 = 4 * 1_000;
 /// What is decided on chain is told by then.
 const TOLD: Duration = Duration::from_secs(20);
 
+/// Lines of the daemon's log that a failure shows.
+const LOG_LINES_MAX: usize = 6;
+
 /// What a cell came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sums {
@@ -92,7 +95,9 @@ impl Batch {
             let inputs: Vec<Txid> = self
                 .seen(&txid)
                 .map_or_else(Vec::new, |tx| tx.input.iter().map(|input| input.previous_output.txid).collect());
-            let what = format!("the wallet still waits for {txid}, {} sat, which can never be mined", tx.received_sat);
+            let said = self.logged(&txid.to_string());
+            let what =
+                format!("the wallet still waits for {txid}, {} sat, which can never be mined{said}", tx.received_sat);
             let of_it = self.scenes.iter_mut().filter(|scene| inputs.iter().any(|parent| scene.is_gone(parent)));
             let mut is_told = false;
             for scene in of_it {
@@ -143,6 +148,13 @@ impl Batch {
         Ok(())
     }
 
+    /// What the daemon's log says of something, shortened.
+    fn logged(&self, word: &str) -> String {
+        let log = std::fs::read_to_string(self.daemon().log_path()).unwrap_or_default();
+        let lines = log.lines().filter(|line| line.contains(word)).take(LOG_LINES_MAX);
+        lines.map(|line| format!("\n      log: {line}")).collect()
+    }
+
     fn is_unspent(&self, coin: &OutPoint) -> Result<bool, Error> {
         let ask = serde_json::json!([coin.txid.to_string(), coin.vout, false]);
         let told = tokio::task::block_in_place(|| self.network.bitcoind.call("gettxout", &ask))?;
@@ -154,10 +166,9 @@ impl Batch {
             if self.scenes[index].standing.is_none() {
                 continue;
             }
-            let cell = self.scenes[index].cell;
             let own: Vec<_> = self.scenes[index].of_direction(true).filter(|htlc| !htlc.is_forward).cloned().collect();
             for htlc in own {
-                let wanted = match rules::offered_end(&cell) {
+                let wanted = match self.scenes[index].offered_end() {
                     End::Paid => PaymentStatus::Succeeded,
                     End::Failed => PaymentStatus::Failed,
                 };
@@ -208,7 +219,7 @@ impl Batch {
         }
         for scene in self.scenes.iter_mut().filter(|scene| scene.standing.is_some()) {
             let own = scene.of_direction(true).filter(|htlc| !htlc.is_forward);
-            let mut due: Vec<_> = own.map(|htlc| (htlc.payment_hash, vec![rules::offered_end(&scene.cell)])).collect();
+            let mut due: Vec<_> = own.map(|htlc| (htlc.payment_hash, vec![scene.offered_end()])).collect();
             let received = scene.of_direction(false).next();
             let is_paid = rules::received_end(&scene.cell) == End::Paid;
             due.extend(received.map(|htlc| (htlc.payment_hash, if is_paid { vec![End::Paid] } else { Vec::new() })));
@@ -237,7 +248,7 @@ impl Batch {
             if scene.standing.is_none() {
                 continue;
             }
-            let (wanted, end) = (rules::offered_end(&scene.cell), self.payer.end(*id, payment_hash));
+            let (wanted, end) = (scene.offered_end(), self.payer.end(*id, payment_hash));
             if end != Some(wanted) {
                 let why = heard.as_ref().err().map_or_else(String::new, |error| format!(" ({error}; {left} in all)"));
                 scene.fail(height, format!("a forward's payer was told {end:?} where {wanted:?} is due{why}"));

@@ -53,10 +53,14 @@ impl Payer {
         Ok(id)
     }
 
-    /// Listens until all of these have ended.
+    /// Listens until all of these have ended, and nothing of them is left in the channel: the daemon would close it for what
+    /// it may claim there.
     pub(super) async fn hear_all(&mut self, forwards: &[(usize, HtlcId, PaymentHash)]) -> Result<(), Error> {
-        let is_over =
-            |peer: &Peer| forwards.iter().all(|(_, id, payment_hash)| end_of(peer, *id, payment_hash).is_some());
+        let has_ended = |peer: &Peer, id, payment_hash| end_of(peer, id, payment_hash).is_some();
+        let is_over = |peer: &Peer| {
+            forwards.iter().all(|(_, id, payment_hash)| has_ended(peer, *id, payment_hash))
+                && peer.channel().is_ok_and(|channel| channel.is_at_rest())
+        };
         self.peer.until("the end of every forward", is_over).await
     }
 

@@ -12,8 +12,8 @@ use super::judge::Sums;
 /// How one cell ended.
 #[derive(Clone, Debug)]
 pub enum Ended {
-    /// As the rules say; in words.
-    Covered(String),
+    /// As the rules say: in words, and its story if that was asked for.
+    Covered(String, Option<String>),
     /// Otherwise: why, and its story.
     Failed(String),
 }
@@ -44,7 +44,7 @@ impl Outcomes {
     #[must_use]
     pub fn of(asked: &[Cell], ended: &BTreeMap<Cell, Ended>, seed: u64, restarts: u32, took: Duration) -> Self {
         let possible = asked.iter().filter(|cell| cell.impossible().is_none());
-        let is_covered = |cell: &Cell| matches!(ended.get(cell), Some(Ended::Covered(_)));
+        let is_covered = |cell: &Cell| matches!(ended.get(cell), Some(Ended::Covered(..)));
         let failed_cells: Vec<String> =
             possible.clone().filter(|cell| !is_covered(cell)).map(ToString::to_string).collect();
         Self {
@@ -70,7 +70,9 @@ pub(super) fn tell(cell: &Cell, ended: &Ended, took: Duration, seed: u64) {
     let mut out = std::io::stderr();
     let seconds = took.as_secs();
     let _ = match ended {
-        Ended::Covered(words) => writeln!(out, "✓ {cell}  {words}  ({seconds} s)"),
+        Ended::Covered(words, story) => {
+            write!(out, "✓ {cell}  {words}  ({seconds} s)\n{}", story.as_deref().unwrap_or_default())
+        }
         Ended::Failed(story) => {
             let again = format!("millrace-regtest matrix --seed {seed} --cell {cell}");
             writeln!(out, "✗ {cell}  ({seconds} s)\n{story}    again: {again}")
@@ -103,14 +105,14 @@ mod tests {
 
     #[test]
     fn every_cell_covered() {
-        let done = Ended::Covered(String::new());
+        let done = Ended::Covered(String::new(), None);
         let outcomes = of(&[(cells()[0], done.clone()), (cells()[2], done)]);
         assert_eq!((outcomes.ok, outcomes.cases, outcomes.impossible, outcomes.failed), (true, 2, 1, 0));
     }
 
     #[test]
     fn an_empty_cell_fails() {
-        let outcomes = of(&[(cells()[0], Ended::Covered(String::new()))]);
+        let outcomes = of(&[(cells()[0], Ended::Covered(String::new(), None))]);
         assert_eq!((outcomes.ok, outcomes.cases, outcomes.impossible, outcomes.failed), (false, 1, 1, 1));
         assert_eq!(outcomes.failed_cells, ["theirs/both/late/claims/swap"]);
         assert!(!Outcomes::of(&[], &BTreeMap::new(), 1, 0, Duration::ZERO).ok, "nothing asked for is nothing shown");
@@ -118,7 +120,7 @@ mod tests {
 
     #[test]
     fn one_that_fails() {
-        let ended = [(cells()[0], Ended::Covered(String::new())), (cells()[2], Ended::Failed("why".to_owned()))];
+        let ended = [(cells()[0], Ended::Covered(String::new(), None)), (cells()[2], Ended::Failed("why".to_owned()))];
         let outcomes = of(&ended);
         assert_eq!((outcomes.ok, outcomes.cases, outcomes.failed), (false, 2, 1));
     }

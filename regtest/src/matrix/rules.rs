@@ -52,14 +52,14 @@ pub(super) fn owner(cell: &Cell, role: Role, htlcs: &[Htlc]) -> Owner {
 /// How what the daemon offered ends for its payer: paid exactly if the preimage is ever seen.
 ///
 /// Where what it received has the same hash, its own claim of that shows it. From then on the peer could take what it was
-/// offered, whether it does or not: the payer is to pay.
-pub(super) fn offered_end(cell: &Cell) -> End {
+/// offered, whether it does or not: the payer is to pay. A cheater that learns its preimage late shows it only if it is faster
+/// than the punishment, `is_taken`; it gains nothing by it.
+pub(super) fn offered_end(cell: &Cell, is_taken: bool) -> End {
     let is_shown = match (cell.stands, cell.known) {
         (_, Known::Never) => false,
         // Settled off chain, before what it stood in was revoked.
         (Stands::Revoked, Known::Early) => true,
-        // Punished before the peer learns it.
-        (Stands::Revoked, Known::Late) => false,
+        (Stands::Revoked, Known::Late) => is_taken,
         (Stands::Ours | Stands::Theirs | Stands::TheirNext, Known::Early | Known::Late) => {
             cell.conduct != Conduct::Silent || cell.in_flight == InFlight::Equal
         }

@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Name the cells, and say why some are impossible; play none.
     #[arg(long)]
     pub list: bool,
+    /// Tell the story of every cell, block by block, not only of those that fail.
+    #[arg(long)]
+    pub stories: bool,
     /// Cells that are played on one chain side by side, at most.
     #[arg(long, default_value_t = BATCH, value_parser = clap::value_parser!(u16).range(1..=400), value_name = "CELLS")]
     pub batch: u16,
@@ -38,7 +41,7 @@ const BATCH: u16 = 60;
 
 impl Default for Arguments {
     fn default() -> Self {
-        Self { pairwise: false, cell: Vec::new(), seed: None, list: false, batch: BATCH, plant: None }
+        Self { pairwise: false, cell: Vec::new(), seed: None, list: false, stories: false, batch: BATCH, plant: None }
     }
 }
 
@@ -84,7 +87,7 @@ pub async fn run(arguments: Arguments, report: &mut Report) -> Result<Outcomes, 
     let mut restarts = 0;
     for (number, cells) in (1..).zip(&batches) {
         report.begin(&format!("batch {number} of {}: {} cells", batches.len(), cells.len()));
-        let played = play(cells, seed, arguments.plant, report).await;
+        let played = play(cells, seed, &arguments, report).await;
         report.end(&played.as_ref().map(|played| format!("{} restarts", played.restarts)).map_err(ToString::to_string));
         let of_batch = match played {
             Ok(played) => {
@@ -109,8 +112,9 @@ struct Played {
     restarts: u32,
 }
 
-async fn play(cells: &[Cell], seed: u64, plant: Option<Plant>, report: &Report) -> Result<Played, Error> {
-    let mut batch = Batch::start(cells, seed, plant).await?;
+async fn play(cells: &[Cell], seed: u64, arguments: &Arguments, report: &Report) -> Result<Played, Error> {
+    let stories = arguments.stories;
+    let mut batch = Batch::start(cells, seed, arguments.plant).await?;
     report.progress("setting up");
     batch.set_up().await?;
     batch.play(report).await?;
@@ -127,7 +131,7 @@ async fn play(cells: &[Cell], seed: u64, plant: Option<Plant>, report: &Report) 
                 .push(format!("the daemon's wallet has {unexplained} sat more than all blocks of the batch explain"));
         }
         let how = if failures.is_empty() {
-            Ended::Covered(covered(sums))
+            Ended::Covered(covered(sums), stories.then(|| scene.story.text()))
         } else {
             let why: Vec<String> = failures.iter().map(|why| format!("    {why}\n")).collect();
             Ended::Failed(why.concat() + &scene.story.text())

@@ -11,7 +11,7 @@ use super::cell::{Cell, Conduct, Known, Stands};
 use super::claimant::{Claimant, Coin};
 use super::output::{self, Htlc, Output, Role};
 use super::peer::Peer;
-use super::rules::{self, Owner};
+use super::rules::{self, End, Owner};
 use super::story::Story;
 use crate::network::Error;
 
@@ -325,6 +325,14 @@ impl Scene {
                 Some(spend) => return (if spend.is_by_peer { Owner::Peer } else { Owner::Us }, at.1),
             }
         }
+    }
+
+    /// How what the daemon offered ends for its payer.
+    pub(super) fn offered_end(&self) -> End {
+        let outputs = self.standing.iter().flat_map(|standing| &standing.outputs);
+        let is_offered = |output: &&Output| matches!(output.role, Role::Htlc(at) if self.htlcs[at].is_offered);
+        let mut spends = outputs.filter(is_offered).filter_map(|output| self.spends.get(&output.outpoint));
+        rules::offered_end(&self.cell, spends.any(|spend| spend.is_by_peer))
     }
 
     /// Whether a transaction takes an HTLC of this cell, and is not the peer's.
