@@ -257,7 +257,7 @@ impl Channel {
     }
 
     /// Our newest commitment, complete.
-    fn signed_commitment(&self) -> Transaction {
+    pub(crate) fn signed_commitment(&self) -> Transaction {
         assert!(!self.state.is_data_lost, "D11: a commitment of old data is never broadcast");
         let commitment = self.commitment(Which::Current(Side::Local));
         let local = commitment.sign(&self.state.terms, &self.keys);

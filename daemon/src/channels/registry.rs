@@ -12,7 +12,7 @@ use millrace_wire::{AttributionData, ChannelId, FeeratePerKw, HtlcId, Preimage, 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::directory::{Directory, NoOpening};
-use super::input::{AllDone, Done, Input, Waiting};
+use super::input::{AllDone, CompleteCommitment, Done, Input, Waiting};
 use super::mailbox::Mailbox;
 use super::order::{CommandError, CommandResult, NoNewWork, OpenFailure, OpenOrder, OpenProgress};
 use super::snapshot::ChannelSnapshot;
@@ -186,6 +186,15 @@ impl Registry {
             // Closed: what was published last is what there is.
             Err(_) => self.snapshot(channel_id),
         }
+    }
+
+    /// Our newest commitment in a channel, complete, and its number, once it is durable. Whoever publishes it after the next
+    /// update loses the channel: only for networks on which nothing is at stake.
+    pub(crate) async fn complete_commitment(&self, channel_id: ChannelId) -> Option<CompleteCommitment> {
+        let place = self.inner.directory.place(channel_id)?;
+        let (reply, answer) = oneshot::channel();
+        self.put(place.shard, Input::Commitment { channel_id, reply });
+        answer.await.ok().flatten()
     }
 
     /// The news of a channel.
