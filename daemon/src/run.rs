@@ -150,6 +150,7 @@ impl Running {
 
         let (chain_failed, chain_failure) = mpsc::unbounded_channel::<ChainError>();
         let coins_of_chain = Arc::clone(&coins);
+        let wallet_of_chain = wallet.clone();
         let node = recovered.start(Surroundings {
             node_key: *keys.node_key(),
             peers: peer_rules(&config),
@@ -159,7 +160,7 @@ impl Running {
             gossip: Some(gossip.clone()),
             followers: vec![Arc::clone(&coins) as _],
             chain: Box::new(move |trail| {
-                let mut source = source.follow(trail, chain_failed);
+                let mut source = source.follow(trail, chain_failed, wallet_of_chain);
                 source.broadcasts = coins_of_chain.watch_broadcasts(source.broadcasts);
                 source
             }),

@@ -22,6 +22,8 @@ pub mod demo;
 #[cfg(feature = "network")]
 pub mod ldk;
 #[cfg(feature = "network")]
+pub mod matrix;
+#[cfg(feature = "network")]
 pub mod mesh;
 #[cfg(feature = "network")]
 pub mod network;

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use millrace_regtest::bench::{forward, payments, route};
-use millrace_regtest::crash;
 use millrace_regtest::random::seed_of_now;
 use millrace_regtest::report::Report;
 use millrace_regtest::stay;
+use millrace_regtest::{crash, matrix};
 
 /// Real Millrace daemons on a real bitcoind on regtest: a demo network that stays, crash tests, benchmarks.
 #[derive(Parser)]
@@ -47,6 +47,18 @@ enum Command {
         /// What the moments are drawn from; the present time unless given.
         #[arg(long)]
         seed: Option<u64>,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Every way in which a channel can end on chain, on a real bitcoind: everybody gets what the rules give
+    ///
+    /// {our, their, their next, a revoked} commitment, with HTLCs offered, received, both or all of one hash and amount, whose
+    /// preimages are known early, late or never, with a peer that is silent, claims or aggregates, with and without a reorg
+    /// that swaps the commitment; the daemon is killed and started again at every block at which its claims change.
+    Matrix {
+        #[command(flatten)]
+        arguments: matrix::Arguments,
         /// Print one JSON object as the last line.
         #[arg(long)]
         json: bool,
@@ -107,6 +119,14 @@ async fn main() -> ExitCode {
         },
         Command::Crash { cycles, seed, json } => {
             let outcomes = crash::run(cycles, seed.unwrap_or_else(seed_of_now), &mut report).await;
+            finish(outcomes.map(|outcomes| (outcomes.ok, outcomes)), json)
+        }
+        Command::Matrix { arguments, .. } if arguments.list => {
+            matrix::run::list(&arguments);
+            ExitCode::SUCCESS
+        }
+        Command::Matrix { arguments, json } => {
+            let outcomes = matrix::run(arguments, &mut report).await;
             finish(outcomes.map(|outcomes| (outcomes.ok, outcomes)), json)
         }
         Command::Bench { bench: Bench::Forward { arguments, json } } => {
