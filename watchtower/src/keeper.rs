@@ -118,7 +118,9 @@ pub struct Keeper {
     wake: WakeHandle,
     /// The last ticket: everything that was answered rests on it or on one before it.
     last: Ticket,
+    /// Bytes of records since the last checkpoint, and how many bring the next one.
     bytes: u64,
+    bytes_max: u64,
     /// Counts what clients might want to know: preimages, ended channels.
     news: watch::Sender<u64>,
     records: Vec<Record>,
@@ -131,7 +133,8 @@ impl Keeper {
         let (durable, receiver) = watch::channel(last);
         let wake: WakeHandle = Arc::new(Told(durable));
         let news = watch::Sender::new(0);
-        let mut keeper = Self { tower, log, wake, last, bytes: 0, news, records: Vec::new() };
+        let bytes_max = CHECKPOINT_BYTES;
+        let mut keeper = Self { tower, log, wake, last, bytes: 0, bytes_max, news, records: Vec::new() };
         keeper.tower.drop_unfinished_block(&mut keeper.records);
         let Promised { answer: (), .. } = keeper.write(());
         (keeper, Durability(receiver))
@@ -156,6 +159,9 @@ impl Keeper {
             self.bytes += step.len() as u64;
             // Without a journal nothing is durable any more: what rests on this never leaves.
             self.last = self.log.submit(step, Arc::clone(&self.wake)).unwrap_or(Ticket(u64::MAX));
+        }
+        if self.bytes > self.bytes_max {
+            self.checkpoint();
         }
         Promised { answer, ticket: self.last }
     }
@@ -243,11 +249,7 @@ impl Keeper {
         if self.records.len() > 1 {
             self.news.send_modify(|news| *news += 1);
         }
-        let promised = self.write(());
-        if self.bytes > CHECKPOINT_BYTES {
-            self.checkpoint();
-        }
-        promised
+        self.write(())
     }
 
     /// A block has left the chain.
@@ -361,4 +363,4 @@ impl Desk {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

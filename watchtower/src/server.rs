@@ -12,7 +12,7 @@ use millrace_journal::Ticket;
 use millrace_wire::{ChainHash, CommitmentNumber};
 use secp256k1::{PublicKey, SecretKey};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::keeper::{Desk, Durability, Fault, Keeper, Promised};
@@ -22,12 +22,16 @@ use crate::record::Handle;
 use crate::tower::{Held, Refusal};
 use crate::transport::{Connection, ConnectionError, MessageReader, MessageWriter, Traffic, answer, in_time};
 
-/// Connections at once, handshakes included: many more than a household has nodes, few enough to cost nothing.
+/// Connections of clients at once: many more than a household has nodes, few enough to cost nothing.
 const CONNECTIONS_MAX: usize = 256;
+/// Callers at once who have not yet proved to be clients: they take no client's place.
+const CALLERS_MAX: usize = 64;
 /// Answers of one connection that wait for the disk.
 const ANSWERS_MAX: usize = 1_024;
 /// What is encrypted before it is written at once.
 const WRITE_BYTES: usize = 64 << 10;
+/// How long a caller may take to say who it is, after the handshake.
+const HELLO_TIME: Duration = Duration::from_secs(10);
 /// A client that says nothing for so long is gone: it pings every half of that.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
@@ -58,7 +62,7 @@ enum Content {
 
 /// Serves until `stop` says so.
 pub async fn serve(listener: TcpListener, context: Context, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (callers, clients) = (Arc::new(Semaphore::new(CALLERS_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -75,23 +79,19 @@ pub async fn serve(listener: TcpListener, context: Context, mut stop: watch::Rec
             }
         };
         // Who finds no place is hung up on.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let context = context.clone();
-        connections.spawn(async move {
-            serve_one(socket, context).await;
-            drop(place);
-        });
+        let Ok(place) = Arc::clone(&callers).try_acquire_owned() else { continue };
+        connections.spawn(serve_one(socket, context.clone(), place, Arc::clone(&clients)));
     }
     connections.shutdown().await;
 }
 
-async fn serve_one(socket: TcpStream, context: Context) {
+async fn serve_one(socket: TcpStream, context: Context, caller: OwnedSemaphorePermit, clients: Arc<Semaphore>) {
     let peer = socket.peer_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string());
     match answer(socket, context.key, Arc::new(Traffic::default())).await {
         Ok(connection) => {
             let client = connection.remote;
             tracing::debug!(%client, peer, "a client is connected");
-            let ended = talk(connection, context).await;
+            let ended = talk(connection, context, caller, clients).await;
             let why = ended.map_or_else(|error| error.to_string(), |()| "the tower is stopping".to_owned());
             tracing::debug!(%client, why, "a client's connection has ended");
         }
@@ -99,9 +99,14 @@ async fn serve_one(socket: TcpStream, context: Context) {
     }
 }
 
-async fn talk(connection: Connection, context: Context) -> Result<(), ConnectionError> {
+async fn talk(
+    connection: Connection,
+    context: Context,
+    caller: OwnedSemaphorePermit,
+    clients: Arc<Semaphore>,
+) -> Result<(), ConnectionError> {
     let Connection { remote: client, mut reader, mut writer } = connection;
-    let hello = in_time("hello", SILENCE_MAX, reader.next()).await?;
+    let hello = in_time("hello", HELLO_TIME, reader.next()).await?;
     let checked = context.desk.ask(move |keeper| keeper.tower().check_client(&client)).await;
     let channels_max = match (hello, checked) {
         (Message::Hello { version, .. }, _) if version != PROTOCOL => {
@@ -115,6 +120,10 @@ async fn talk(connection: Connection, context: Context) -> Result<(), Connection
         (Message::Hello { .. }, Err(fault)) => return refuse(&mut writer, fault.to_string()).await,
         (_, _) => return refuse(&mut writer, "the first message is not hello".to_owned()).await,
     };
+    let Ok(_place) = clients.try_acquire_owned() else {
+        return refuse(&mut writer, format!("there are {CONNECTIONS_MAX} connections already")).await;
+    };
+    drop(caller);
     writer.put(&Message::Welcome { version: PROTOCOL, channels_max })?;
     let (sender, answers) = mpsc::channel(ANSWERS_MAX);
     let Ok(news) = context.desk.ask(|keeper| keeper.news()).await else { return Ok(()) };

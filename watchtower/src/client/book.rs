@@ -253,6 +253,8 @@ impl Book {
         let Some(entry) = state.entries.get_mut(&channel_id) else { return };
         let was_forgetting = entry.under_way == UnderWay::Forgetting;
         entry.under_way = UnderWay::Nothing;
+        // A tower that only repeats what it has said is not asked again at once.
+        let next = next.filter(|next| entry.progress.borrow().acknowledged != next.0);
         match next {
             Some(next) => entry.has_acknowledged(next, None),
             None => entry.progress.send_modify(|progress| progress.refused = Some(text.to_owned())),

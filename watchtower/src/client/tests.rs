@@ -7,17 +7,19 @@ use std::time::Instant;
 
 use bitcoin::{BlockHash, Network, Transaction};
 use millrace_channel::terms::CommitmentFormat;
-use millrace_journal::Options;
+use millrace_journal::{Options, Ticket};
 use millrace_wire::BlockHeight;
 use secp256k1::SECP256K1;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
-use crate::keeper::{self, Desk};
+use crate::keeper::tests::MemoryLog;
+use crate::keeper::{self, Desk, Log};
 use crate::message::Message;
 use crate::samples::{Sample, preimage};
 use crate::server::{self, Context};
+use crate::tower::Tower;
 use crate::transport::{self, Connection};
 
 /// How long anything may take before the test fails.
@@ -45,6 +47,10 @@ impl Site {
     async fn start(folder: &Path, address: &str) -> Self {
         let options = Options { segment_bytes: 1 << 20, reserve_bytes: 1 << 20, ..Options::default() };
         let (keeper, durability) = keeper::open(&folder.join("journal"), options).unwrap();
+        Self::with_keeper(keeper, durability, address).await
+    }
+
+    async fn with_keeper(keeper: keeper::Keeper, durability: keeper::Durability, address: &str) -> Self {
         let (desk, thread) = Desk::open(keeper).unwrap();
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -184,6 +190,61 @@ async fn noting_never_waits_and_lag_is_bounded_while_the_tower_is_away_or_silent
     assert_eq!(client.progress(id).unwrap().borrow().lag(), 2_000);
     assert!(begun.elapsed() < LIMIT / 4, "noting took {:?}", begun.elapsed());
     assert!(client.may_add(ChannelId([7; 32])), "a channel that is not watched is no matter of the tower's");
+}
+
+/// A tower whose journal is written when the test says so.
+async fn site_in_memory() -> (Site, Arc<MemoryLog>) {
+    let log = Arc::new(MemoryLog::default());
+    let (keeper, durability) = keeper::Keeper::new(Tower::default(), Arc::clone(&log) as Arc<dyn Log>, Ticket(0));
+    let site = Site::with_keeper(keeper, durability, "127.0.0.1:0").await;
+    site.allow(&key(9), 10).await;
+    log.flush();
+    (site, log)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_acknowledged_before_it_is_on_disk() {
+    let (site, log) = site_in_memory().await;
+    let sample = Sample::new(1, CommitmentFormat::Anchors);
+    let (client, _events) = Client::start(site.config(key(9)));
+    let id = client.register(sample.registration(), RevealedSecrets::new());
+    let mut progress = client.progress(id).unwrap();
+    let log_of = Arc::clone(&log);
+    let pending = async |count| {
+        while log_of.pending() != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, pending(1)).await.expect("the registration is submitted");
+    log.flush();
+    let mut other = by_hand(&site, 9).await;
+    note(&client, &sample, 0..1);
+    timeout(LIMIT, pending(1)).await.expect("the secret is submitted");
+    // The tower has it, and its pong has overtaken the answer twice; there is still no acknowledgement.
+    assert_eq!(site.next(&sample).await, Some(1));
+    for _ in 0..2 {
+        other.writer.send(&Message::Ping).await.unwrap();
+        assert_eq!(other.reader.next().await.unwrap(), Message::Pong);
+    }
+    assert_eq!(progress.borrow().acknowledged, 0);
+    log.flush();
+    until(&mut progress, "one", |progress| progress.acknowledged == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_tower_says_so_and_delays_nobody() {
+    let (site, log) = site_in_memory().await;
+    let sample = Sample::new(1, CommitmentFormat::Anchors);
+    let (client, _events) = Client::start(Config { lag_max: 50, ..site.config(key(9)) });
+    log.fill();
+    let id = client.register(sample.registration(), RevealedSecrets::new());
+    let mut progress = client.progress(id).unwrap();
+    let told = until(&mut progress, "a refusal", |progress| progress.refused.is_some()).await;
+    assert!(told.refused.unwrap().contains("full"));
+    note(&client, &sample, 0..50);
+    assert!(client.may_add(id));
+    note(&client, &sample, 50..51);
+    assert!(!client.may_add(id));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,4 +423,39 @@ async fn refusals_name_the_reason_and_what_comes_next() {
     let Message::Refused { reason, .. } = connection.reader.next().await.unwrap() else { panic!() };
     assert_eq!(reason, crate::message::Reason::UnknownChannel);
     site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipt_that_another_key_has_signed_is_none() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let sample = Sample::new(1, CommitmentFormat::Anchors);
+    let funding_outpoint = sample.terms.funding_outpoint;
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut connection = transport::answer(socket, key(5), Arc::default()).await.unwrap();
+            let handle = crate::record::Handle(3);
+            let none = CommitmentNumber(0);
+            let held = crate::tower::Held { handle, funding_outpoint, next: none, time_s: 0, is_resolved: false };
+            let next = CommitmentNumber(1);
+            let Receipt { signature, time_s, .. } = Receipt::sign(&key(6), funding_outpoint, next, 8);
+            for message in [
+                Message::Welcome { version: 1, channels_max: 9 },
+                Message::Channels { is_last: true, held: vec![held] },
+                Message::Ack { handle, next, time_s, signature },
+            ] {
+                connection.writer.send(&message).await.unwrap();
+            }
+            while connection.reader.next().await.is_ok() {}
+        }
+    });
+    let (client, _events) = Client::start(Config::new(key(5).public_key(SECP256K1), address, key(9), chain_hash()));
+    let id = client.register(sample.registration(), RevealedSecrets::new());
+    note(&client, &sample, 0..1);
+    let mut link = client.link();
+    let is_said = |link: &Link| matches!(link, Link::Down(why) if why.contains("a receipt"));
+    timeout(LIMIT, link.wait_for(is_said)).await.expect("found out in time").unwrap();
+    let progress = client.progress(id).unwrap().borrow().clone();
+    assert_eq!((progress.acknowledged, progress.receipt), (0, None));
 }

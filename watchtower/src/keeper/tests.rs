@@ -20,7 +20,7 @@ use crate::watched::Phase;
 
 /// A journal in memory: a step is there once it was written, and whoever waits is told later.
 #[derive(Default)]
-struct MemoryLog(Mutex<State>);
+pub(crate) struct MemoryLog(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -69,8 +69,17 @@ impl MemoryLog {
         true
     }
 
-    fn flush(&self) {
+    pub(crate) fn flush(&self) {
         while self.write_one() {}
+    }
+
+    /// From now on there is no room.
+    pub(crate) fn fill(&self) {
+        self.0.lock().unwrap().is_full = true;
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.0.lock().unwrap().pending.len()
     }
 
     /// What a restart finds after a crash that kept so many steps.
@@ -139,7 +148,7 @@ impl Channels {
         let two = self.two.commitment(70, 3_000_000, 0, 1);
         let second_level = self.one.htlc_txs(&one);
         let of_two = self.two.htlc_txs(&two);
-        let common = vec![
+        let common = [
             block(101, 0, Vec::new()),
             block(102, 0, vec![one.tx.clone(), second_level[0].clone()]),
             block(103, 0, vec![second_level[1].clone()]),
@@ -334,7 +343,7 @@ fn full_disk_takes_nothing_new_and_still_punishes() {
     let Promised { .. } = keeper.allow(client(), 10).unwrap();
     let handle = keeper.register(client(), sample.registration()).unwrap().answer.handle;
     let Promised { .. } = keeper.reveal(&client(), handle, CommitmentNumber(0), sample.secret(0), 0).unwrap();
-    log.0.lock().unwrap().is_full = true;
+    log.fill();
     let secret = sample.secret(1);
     assert_eq!(keeper.reveal(&client(), handle, CommitmentNumber(1), secret, 0), Err(Fault::Full));
     let other = Sample::new(2, CommitmentFormat::Anchors).registration();
@@ -342,6 +351,27 @@ fn full_disk_takes_nothing_new_and_still_punishes() {
     let Promised { .. } =
         keeper.connect(BlockHeight(7), BlockHash::all_zeros(), &[sample.commitment(0, 9_000, 0, 0).tx]);
     assert_eq!(keeper.tower().claims().len(), 1);
+}
+
+#[test]
+fn many_records_bring_a_checkpoint_by_themselves() {
+    let sample = Sample::new(1, CommitmentFormat::Anchors);
+    let log = Arc::new(MemoryLog::default());
+    let (mut keeper, _) = Keeper::new(Tower::default(), Arc::clone(&log) as Arc<dyn Log>, Ticket(0));
+    keeper.bytes_max = 1_000;
+    let Promised { .. } = keeper.allow(client(), 10).unwrap();
+    let handle = keeper.register(client(), sample.registration()).unwrap().answer.handle;
+    let mut checkpoints = std::collections::BTreeSet::new();
+    for number in (0..100).map(CommitmentNumber) {
+        let secret = sample.secret(number.0);
+        let Promised { .. } = keeper.reveal(&client(), handle, number, secret, 0).unwrap();
+        checkpoints.extend(log.0.lock().unwrap().checkpoint.as_ref().map(|(at, _)| *at));
+    }
+    assert_eq!(checkpoints.len(), 3, "after {checkpoints:?} steps");
+    log.flush();
+    let steps = log.0.lock().unwrap().written.len();
+    let (_, restarted, _) = log.after_crash(steps);
+    assert_eq!(restarted.tower().channel(handle).unwrap().next(), CommitmentNumber(100));
 }
 
 /// The slots of a peer's secrets when all below `to` are revealed, from the keys alone.

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use bitcoin::consensus;
 use bitcoin::hashes::Hash;
+use bitcoin::{BlockHash, consensus};
 use millrace_channel::terms::CommitmentFormat;
 
 use super::*;
 use crate::record::Handle;
 use crate::revoked::Revoked;
 use crate::samples::{Sample, wallet};
+use crate::tower::Tower;
+use millrace_wire::CommitmentNumber;
+use secp256k1::{SECP256K1, SecretKey};
 
 const TIP: u32 = 1_000;
 
@@ -247,4 +250,41 @@ fn single_that_cannot_pay_for_the_batch_it_would_replace_leaves_it_where_it_is()
     scene.tip += 140;
     let plan = scene.plan();
     assert_eq!((plan.make.len(), plan.keep), (0, vec![batch.tx.compute_txid()]));
+}
+
+/// 1,000 channels, half of them with HTLCs whose second level is in the same block: all of it is bid for at once, far below the
+/// limits, in a few seconds.
+#[test]
+fn thousand_channels_breached_in_one_block() {
+    const CHANNELS: u32 = 1_000;
+    let (mut tower, mut records) = (Tower::default(), Vec::new());
+    let client = SecretKey::from_slice(&[1; 32]).unwrap().public_key(SECP256K1);
+    tower.allow(client, CHANNELS, &mut records).unwrap();
+    let mut block = Vec::new();
+    let mut at_stake = 0;
+    for number in 0..CHANNELS {
+        let sample = Sample::new(number, CommitmentFormat::Anchors);
+        let handle = tower.register(client, sample.registration(), &mut records).unwrap().handle;
+        let secret = sample.secret(0);
+        tower.reveal(&client, handle, CommitmentNumber(0), secret, 0, &mut records).unwrap();
+        let htlcs = if number % 2 == 0 { 1 } else { 0 };
+        let commitment = sample.commitment(0, 2_000_000, htlcs, htlcs);
+        at_stake += commitment.output(commitment.to_local.unwrap()).value.to_sat();
+        block.push(commitment.tx.clone());
+        for tx in sample.htlc_txs(&commitment) {
+            at_stake += tx.output[0].value.to_sat();
+            block.push(tx);
+        }
+    }
+    tower.connect(BlockHeight(TIP), BlockHash::all_zeros(), &block, &mut records);
+    let mut scene = Scene::new(tower.claims());
+    assert_eq!(scene.claims.len(), 2_000);
+    let made = scene.act();
+    assert_eq!(made.len(), 20);
+    let (taken, fees): (u64, u64) = (
+        made.iter().flat_map(|bid| &bid.tx.output).map(|output| output.value.to_sat()).sum(),
+        made.iter().map(|bid| bid.fee.0).sum(),
+    );
+    assert_eq!(taken + fees, at_stake);
+    assert!(fees * 100 < at_stake);
 }

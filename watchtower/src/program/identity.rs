@@ -64,7 +64,8 @@ fn write(path: &Path, key: &SecretKey) -> io::Result<()> {
         return Err(error);
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let text = Zeroizing::new(format!("{}\n", hex::encode(&*Zeroizing::new(key.secret_bytes()))));
+    let bytes = Zeroizing::new(key.secret_bytes());
+    let text = Zeroizing::new(format!("{}\n", hex::encode(bytes.as_slice())));
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
