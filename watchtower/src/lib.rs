@@ -5,6 +5,7 @@
 //!   pay), [`message`] and [`receipt`] (what is said, and signed).
 //! * The tower: [`keeper`] (the state and its journal), [`server`] (its clients), [`guard`] (the chain).
 //! * [`client`]: the kit for whoever uses a tower.
+//! * [`sealed`]: a penalty for a tower that is somebody else's. Pure, and so far without a server that would take it.
 //!
 //! What it deliberately does not do: it takes no HTLC output itself. A cheater can only get at one by a transaction whose
 //! output the tower takes; what he leaves is stuck, not stolen, and the node's to take when it is back.
@@ -19,6 +20,7 @@ pub mod receipt;
 pub mod record;
 pub mod registration;
 pub mod revoked;
+pub mod sealed;
 pub mod server;
 pub mod snapshot;
 pub mod story;

@@ -7,7 +7,7 @@ use std::fmt;
 
 use bitcoin::transaction::Version;
 use bitcoin::{
-    EcdsaSighashType, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Weight, Witness, absolute, ecdsa,
+    EcdsaSighashType, OutPoint, Script, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Weight, Witness, absolute, ecdsa,
 };
 use millrace_channel::curve::sign;
 use millrace_channel::keys::{derive_public_key, derive_revocation_key, revocation_secret};
@@ -15,6 +15,7 @@ use millrace_channel::tx::script;
 use millrace_channel::tx::sighash::p2wsh_digest;
 use millrace_channel::tx::weight::{SIGNATURE_BYTES_MAX, input_weight};
 use millrace_wire::Sat;
+use secp256k1::ecdsa::Signature;
 use secp256k1::{SECP256K1, SecretKey};
 
 use crate::registration::Registration;
@@ -57,7 +58,7 @@ impl Revoked {
     /// The most that the input weighs which takes such an output.
     #[must_use]
     pub fn input_weight(&self) -> Weight {
-        input_weight(&[SIGNATURE_BYTES_MAX, REVOCATION_BRANCH.len() as u64, self.script.len() as u64])
+        weight_of_input(&self.script)
     }
 
     /// The witness of input `input` of `tx`, which takes an output of `value` and is otherwise complete.
@@ -66,14 +67,32 @@ impl Revoked {
     /// When `tx` has no such input.
     #[must_use]
     pub fn witness(&self, tx: &Transaction, input: usize, value: Sat) -> Witness {
-        let kind = EcdsaSighashType::All;
-        let signature = sign(&p2wsh_digest(tx, input, &self.script, value, kind), &self.key);
-        let mut witness = Witness::new();
-        witness.push(ecdsa::Signature { signature, sighash_type: kind }.to_vec());
-        witness.push(REVOCATION_BRANCH);
-        witness.push(&self.script);
-        witness
+        revocation_witness(&self.script, self.sign(tx, input, value))
     }
+
+    /// The signature in that witness.
+    pub(crate) fn sign(&self, tx: &Transaction, input: usize, value: Sat) -> Signature {
+        sign(&p2wsh_digest(tx, input, &self.script, value, EcdsaSighashType::All), &self.key)
+    }
+
+    /// The witness script of every delayed output.
+    pub(crate) const fn script(&self) -> &ScriptBuf {
+        &self.script
+    }
+}
+
+/// The witness that takes the revocation branch of this script.
+pub(crate) fn revocation_witness(script: &Script, signature: Signature) -> Witness {
+    let mut witness = Witness::new();
+    witness.push(ecdsa::Signature { signature, sighash_type: EcdsaSighashType::All }.to_vec());
+    witness.push(REVOCATION_BRANCH);
+    witness.push(script);
+    witness
+}
+
+/// The most that an input weighs which takes an output with this witness script.
+pub(crate) fn weight_of_input(script: &Script) -> Weight {
+    input_weight(&[SIGNATURE_BYTES_MAX, REVOCATION_BRANCH.len() as u64, script.len() as u64])
 }
 
 impl fmt::Debug for Revoked {
