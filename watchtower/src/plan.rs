@@ -31,6 +31,8 @@ const NEAR_BLOCKS: u32 = 6;
 const CALM_BLOCKS: u32 = 36;
 /// 1,000 sat/vB: no estimate above is followed. The part of the value that is given in the end is bounded by the value.
 const FEERATE_MAX: FeeratePerKw = FeeratePerKw(250_000);
+/// 8,000 sat/vB: bitcoind's `sendrawtransaction` takes nothing above 10,000, and a raise that is refused is none.
+const FEERATE_CEILING: FeeratePerKw = FeeratePerKw(2_000_000);
 /// What a replacement has to pay more than what it replaces, for its own weight (BIP 125).
 const INCREMENT: FeeratePerKw = FeeratePerKw::FLOOR;
 
@@ -200,7 +202,7 @@ impl<'a> Planning<'a> {
             return;
         }
         let least = self.least_to_replace(&group, weight);
-        let most = most(&group.claims);
+        let most = most(&group.claims).min(FEERATE_CEILING.fee_floor(weight));
         let fee = target.max(least).min(most);
         let penalty = if fee < least || fee < FeeratePerKw::FLOOR.fee_ceil(weight) {
             None

@@ -169,3 +169,6 @@ pub(crate) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, Re
         None => Err(malformed("it is empty".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

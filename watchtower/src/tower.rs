@@ -113,6 +113,8 @@ pub struct Tower {
     next_handle: u32,
     /// The last blocks that were looked through, the newest last.
     blocks: VecDeque<(BlockHeight, BlockHash)>,
+    /// How many channels each client has. Made from the rest.
+    counts: BTreeMap<PublicKey, u32>,
     /// By client, then by funding output. Made from the rest.
     by_funding: BTreeMap<(PublicKey, OutPoint), Handle>,
     /// Which channels an output matters to: both ends of a channel may have the same tower. Made from the rest.
@@ -140,6 +142,7 @@ impl Tower {
     fn insert(&mut self, handle: Handle, watched: Watched) {
         let funding = watched.registration.funding_outpoint;
         self.by_funding.insert((watched.client, funding), handle);
+        *self.counts.entry(watched.client).or_default() += 1;
         match &watched.phase {
             Phase::Open => self.watch(funding, handle),
             Phase::Closing(story) => {
@@ -208,7 +211,7 @@ impl Tower {
             let is_same = self.channels[&handle].registration == registration;
             return if is_same { Ok(self.held(handle)) } else { Err(Refusal::OtherRegistration(handle)) };
         }
-        if self.held_by(&client).count() >= max as usize {
+        if self.counts.get(&client).is_some_and(|count| *count >= max) {
             return Err(Refusal::TooManyChannels { max });
         }
         let handle = Handle(self.next_handle);

@@ -206,6 +206,20 @@ fn fee_rises_block_by_block_to_the_whole_value_and_never_above() {
 }
 
 #[test]
+fn valuable_output_never_pays_more_than_bitcoind_takes() {
+    let mut scene = Scene::new(vec![claim(1, 10_000_000_000, 12)]);
+    let mut last = Sat::ZERO;
+    for block in 0..20 {
+        scene.tip = TIP + block;
+        for bid in scene.act() {
+            assert!(bid.fee > last && bid.fee.0 <= bid.tx.weight().to_wu() * 2_100);
+            last = bid.fee;
+        }
+    }
+    assert!(last.0 > 900_000, "{last}");
+}
+
+#[test]
 fn half_way_to_the_deadline_only_the_estimates_count() {
     let mut scene = Scene::new(vec![claim(1, 10_000_000, 144)]);
     scene.act();

@@ -100,6 +100,9 @@ impl Tower {
         self.unwatch(&funding, handle);
         self.closing.remove(&handle);
         self.by_funding.remove(&(watched.client, funding));
+        if let Some(count) = self.counts.get_mut(&watched.client) {
+            *count = count.saturating_sub(1);
+        }
     }
 
     fn watch_story(&mut self, handle: Handle) {

@@ -80,6 +80,7 @@ impl Scene {
         assert_eq!(format!("{:?}", replayed.channels), format!("{:?}", self.tower.channels));
         assert_eq!(replayed.watching, self.tower.watching);
         assert_eq!(replayed.closing, self.tower.closing);
+        assert_eq!(replayed.counts, self.tower.counts);
     }
 }
 
@@ -499,6 +500,12 @@ mod clients {
         let third = Sample::new(2, CommitmentFormat::Anchors).registration();
         let refused = scene.tower.register(client(1), third, &mut scene.records);
         assert_eq!(refused, Err(Refusal::TooManyChannels { max: 2 }));
+        // One that is forgotten makes room.
+        let first = scene.tower.held_by(&client(1)).next().unwrap().handle;
+        scene.tower.forget(&client(1), first, &mut scene.records).unwrap();
+        let third = Sample::new(2, CommitmentFormat::Anchors).registration();
+        scene.tower.register(client(1), third, &mut scene.records).unwrap();
+        scene.check_replay();
     }
 
     #[test]

@@ -184,6 +184,45 @@ async fn breach_that_a_reorg_takes_out_and_brings_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn penalty_that_does_not_confirm_is_raised_and_split_before_the_deadline() {
+    const CHANNELS: u8 = 3;
+    let scene = Scene::new();
+    let channels: Vec<Channel> =
+        (0..CHANNELS).map(|n| Channel::open(&scene.bitcoind, n + 1, CommitmentFormat::Anchors)).collect();
+    tell(&scene.tower, &channels, 5).await;
+    let breaches: Vec<Txid> = channels.iter().map(|channel| scene.send(&channel.cheat(2).tx)).collect();
+    scene.mine();
+    let breached_at = scene.bitcoind.height().unwrap();
+    scene.penalties(&breaches, usize::from(CHANNELS));
+    let fees = || -> Vec<u64> {
+        let mempool = scene.bitcoind.mempool().unwrap();
+        // One that was replaced meanwhile pays nothing.
+        let entries = mempool.iter().filter_map(|txid| scene.bitcoind.call("getmempoolentry", &json!([txid])).ok());
+        entries.map(|entry| (entry["fees"]["base"].as_f64().unwrap() * 1e8).round() as u64).collect()
+    };
+    let first = fees();
+    assert_eq!(first.len(), 1);
+    // Blocks that leave the mempool alone.
+    let address = scene.bitcoind.new_address().unwrap();
+    let deadline = breached_at + u32::from(DELAY);
+    for height in breached_at + 1..deadline {
+        scene.bitcoind.call("generateblock", &json!([address.to_string(), []])).unwrap();
+        eventually("the block", || (scene.tower.status()["height"] == height).then_some(()));
+        if height + 12 == deadline {
+            eventually("each alone", || (fees().len() == usize::from(CHANNELS)).then_some(()));
+            scene.penalties(&breaches, usize::from(CHANNELS));
+        }
+    }
+    let last = fees();
+    assert_eq!(last.len(), usize::from(CHANNELS));
+    let stake = channels[0].cheat(2).stake();
+    assert!(last.iter().all(|fee| *fee > 50 * first[0] && *fee < stake), "{first:?}, {last:?}\n{}", scene.tower.log());
+    scene.mine();
+    eventually("all taken", || (scene.tower.status()["to_take"] == 0).then_some(()));
+    assert!(scene.taken() > 3 * 294);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_channels_breached_in_one_block_are_taken_together() {
     const CHANNELS: u8 = 12;
     let scene = Scene::new();
