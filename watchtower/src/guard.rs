@@ -4,7 +4,7 @@
 //! a start everything is worked out anew from what is recorded, made again and broadcast again. A refusal by bitcoind is
 //! never a reason to drop a claim: what is to be taken follows from the blocks alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bitcoin::{OutPoint, Transaction, Txid};
@@ -17,12 +17,17 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::keeper::{Desk, Durability, Fault};
+use crate::keeper::{Desk, Durability, Fault, Keeper};
 use crate::plan::{Bid, Plan, Rates, Situation, plan};
+use crate::record::Handle;
 use crate::tower::Claim;
 
 /// How often it is worked out anew between blocks: a secret may come late, and fees change.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Blocks that are looked through for a channel whose funding output is not to be found: two days. Whoever cheated before has
+/// mostly taken it by now.
+const LOOK_BACK_BLOCKS: u32 = 288;
 
 /// Why the tower cannot go on.
 #[derive(Debug, Error)]
@@ -80,6 +85,7 @@ pub async fn run(
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let mut watching = tokio::spawn(watcher.run(trail, sender));
     let mut guard = Guard {
+        bitcoind: bitcoind.clone(),
         desk,
         durability,
         broadcaster: Broadcaster::start(bitcoind.clone(), sync.clone()),
@@ -113,6 +119,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 struct Guard {
+    bitcoind: Bitcoind,
     desk: Desk,
     durability: Durability,
     broadcaster: Broadcaster,
@@ -131,9 +138,7 @@ impl Guard {
         match event {
             ChainEvent::Connected { height, hash, block } => {
                 self.is_at_tip = false;
-                let order = move |keeper: &mut crate::keeper::Keeper| {
-                    keeper.connect(BlockHeight(height), hash, &block.txdata).ticket
-                };
+                let order = move |keeper: &mut Keeper| keeper.connect(BlockHeight(height), hash, &block.txdata).ticket;
                 self.desk.ask(order).await?;
             }
             ChainEvent::Disconnected { height, .. } => {
@@ -153,6 +158,9 @@ impl Guard {
 
     /// Works out what should exist, and makes it so.
     async fn act(&mut self) -> Result<(), GuardError> {
+        if self.is_at_tip {
+            self.look_for_new().await?;
+        }
         let asked = self.desk.ask(|keeper| {
             let tower = keeper.tower();
             (tower.tip().map(|(height, _)| height), tower.claims(), keeper.promised().ticket)
@@ -183,9 +191,64 @@ impl Guard {
         Ok(())
     }
 
+    /// Channels may be told of after they were closed: whose funding output is not there is looked for in the last blocks.
+    async fn look_for_new(&self) -> Result<(), GuardError> {
+        let unchecked = self.desk.ask(|keeper| keeper.tower().unchecked().collect::<Vec<_>>()).await?;
+        if unchecked.is_empty() {
+            return Ok(());
+        }
+        let looked = match self.missing(&unchecked).await {
+            Ok(missing) if missing.is_empty() => Ok(()),
+            Ok(missing) => self.look_back(missing).await,
+            Err(error) => Err(error.into()),
+        };
+        match looked {
+            Ok(()) => {
+                let handles = unchecked.into_iter().map(|(handle, _)| handle);
+                self.desk.ask(move |keeper| keeper.checked(handles).ticket).await?;
+                Ok(())
+            }
+            Err(GuardError::Chain(error)) => {
+                tracing::warn!(%error, "channels that are new are looked for later");
+                Ok(())
+            }
+            Err(error @ GuardError::Keeper(_)) => Err(error),
+        }
+    }
+
+    /// Those whose funding output neither the chain nor the mempool has.
+    async fn missing(&self, unchecked: &[(Handle, OutPoint)]) -> Result<BTreeSet<Handle>, ChainError> {
+        let outpoints: Vec<OutPoint> = unchecked.iter().map(|(_, outpoint)| *outpoint).collect();
+        let found = self.bitcoind.utxos(&outpoints).await?;
+        let mut missing = BTreeSet::new();
+        for ((handle, outpoint), found) in unchecked.iter().zip(found) {
+            if found.is_none() && self.bitcoind.utxo(outpoint, true).await?.is_none() {
+                missing.insert(*handle);
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn look_back(&self, only: BTreeSet<Handle>) -> Result<(), GuardError> {
+        let tip = self.desk.ask(|keeper| keeper.tower().tip().map_or(0, |(height, _)| height.0)).await?;
+        tracing::info!(channels = only.len(), "funding outputs are not to be found: looking through the last blocks");
+        for height in tip.saturating_sub(LOOK_BACK_BLOCKS - 1)..=tip {
+            let Some(hash) = self.bitcoind.block_hash(height).await? else { break };
+            let block = match self.bitcoind.block(&hash).await {
+                Ok(block) => block,
+                Err(error) if error.is_pruned_block() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let only = only.clone();
+            let order = move |keeper: &mut Keeper| keeper.look_back(BlockHeight(height), &block.txdata, &only).ticket;
+            self.desk.ask(order).await?;
+        }
+        Ok(())
+    }
+
     /// Bids for outputs that a block has spent are over.
     async fn drop_spent(&mut self, claims: &[Claim]) {
-        let open: std::collections::BTreeSet<OutPoint> = claims.iter().map(|claim| claim.outpoint).collect();
+        let open: BTreeSet<OutPoint> = claims.iter().map(|claim| claim.outpoint).collect();
         let is_over = |bid: &Bid| bid.inputs().any(|input| !open.contains(&input));
         let over: Vec<Txid> = self.bids.iter().filter(|(_, bid)| is_over(bid)).map(|(txid, _)| *txid).collect();
         for txid in over {

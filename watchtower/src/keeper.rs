@@ -4,6 +4,7 @@
 //! The keeper never waits for a socket or a client; it waits for the disk only to write a checkpoint. Whoever has a
 //! [`Promised`] answer lets it out once [`Durability`] has reached its ticket, and never before.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -249,6 +250,18 @@ impl Keeper {
         if self.records.len() > 1 {
             self.news.send_modify(|news| *news += 1);
         }
+        self.write(())
+    }
+
+    /// Nothing of before is to be looked for any more in these channels. See [`Tower::checked`].
+    pub fn checked(&mut self, handles: impl IntoIterator<Item = Handle>) -> Promised<()> {
+        self.tower.checked(handles, &mut self.records);
+        self.write(())
+    }
+
+    /// A block of before is looked through for these channels. See [`Tower::look_back`].
+    pub fn look_back(&mut self, height: BlockHeight, txs: &[Transaction], only: &BTreeSet<Handle>) -> Promised<()> {
+        self.tower.look_back(height, txs, only, &mut self.records);
         self.write(())
     }
 

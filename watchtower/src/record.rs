@@ -123,6 +123,11 @@ pub enum Record {
         /// Which.
         handle: Handle,
     },
+    /// The blocks before a channel's registration were looked through to the end for it, or need not be.
+    Checked {
+        /// Which channel.
+        handle: Handle,
+    },
 }
 
 /// Why bytes are no record.

@@ -119,6 +119,8 @@ pub struct Tower {
     by_funding: BTreeMap<(PublicKey, OutPoint), Handle>,
     /// Which channels an output matters to: both ends of a channel may have the same tower. Made from the rest.
     watching: HashMap<OutPoint, Vec<Handle>>,
+    /// Channels that may have been closed before they were registered. Made from the rest.
+    unchecked: BTreeSet<Handle>,
     /// Channels whose funding output is spent, and which are not resolved. Made from the rest.
     closing: BTreeSet<Handle>,
 }
@@ -143,6 +145,9 @@ impl Tower {
         let funding = watched.registration.funding_outpoint;
         self.by_funding.insert((watched.client, funding), handle);
         *self.counts.entry(watched.client).or_default() += 1;
+        if !watched.is_checked {
+            self.unchecked.insert(handle);
+        }
         match &watched.phase {
             Phase::Open => self.watch(funding, handle),
             Phase::Closing(story) => {
@@ -356,7 +361,7 @@ impl Tower {
     /// own record is not durable is looked through again after a start.
     pub fn connect(&mut self, height: BlockHeight, hash: BlockHash, txs: &[Transaction], out: &mut Vec<Record>) {
         for tx in txs {
-            self.look_at(height, tx, out);
+            self.look_at(height, tx, None, out);
         }
         self.record(Record::Connected { height, hash: hash.to_byte_array() }, out);
         let is_over = |handle: &&Handle| {
@@ -369,10 +374,37 @@ impl Tower {
         }
     }
 
-    fn look_at(&mut self, height: BlockHeight, tx: &Transaction, out: &mut Vec<Record>) {
+    /// Looks through a block of before for channels that were registered after it. From the oldest such block to the newest,
+    /// without another one between.
+    pub fn look_back(
+        &mut self,
+        height: BlockHeight,
+        txs: &[Transaction],
+        only: &BTreeSet<Handle>,
+        out: &mut Vec<Record>,
+    ) {
+        txs.iter().for_each(|tx| self.look_at(height, tx, Some(only), out));
+    }
+
+    /// Nothing of before is to be looked for any more in these channels. What was looked through without this being said is
+    /// looked through again.
+    pub fn checked(&mut self, handles: impl IntoIterator<Item = Handle>, out: &mut Vec<Record>) {
+        for handle in handles {
+            self.record(Record::Checked { handle }, out);
+        }
+    }
+
+    fn look_at(
+        &mut self,
+        height: BlockHeight,
+        tx: &Transaction,
+        only: Option<&BTreeSet<Handle>>,
+        out: &mut Vec<Record>,
+    ) {
         let mut touched: BTreeMap<Handle, Vec<OutPoint>> = BTreeMap::new();
         for input in &tx.input {
-            for handle in self.watching.get(&input.previous_output).into_iter().flatten() {
+            let handles = self.watching.get(&input.previous_output).into_iter().flatten();
+            for handle in handles.filter(|handle| only.is_none_or(|only| only.contains(handle))) {
                 touched.entry(*handle).or_default().push(input.previous_output);
             }
         }
@@ -434,6 +466,11 @@ impl Tower {
     /// All channels.
     pub fn channels(&self) -> impl Iterator<Item = (Handle, &Watched)> {
         self.channels.iter().map(|(handle, watched)| (*handle, watched))
+    }
+
+    /// Channels that may have been closed before they were registered: by name, with their funding outputs.
+    pub fn unchecked(&self) -> impl Iterator<Item = (Handle, OutPoint)> {
+        self.unchecked.iter().map(|handle| (*handle, self.channels[handle].registration.funding_outpoint))
     }
 
     /// A channel.

@@ -19,6 +19,8 @@ pub struct Watched {
     pub secrets: RevealedSecrets,
     /// When the newest of them was taken, in seconds of the Unix epoch. It never goes back.
     pub time_s: u64,
+    /// Whether the blocks before its registration were looked through, or need not be.
+    pub is_checked: bool,
     /// How far it is.
     pub phase: Phase,
     /// What was seen of preimages, in the order in which they were.
@@ -58,6 +60,7 @@ impl Watched {
             registration,
             secrets: RevealedSecrets::new(),
             time_s: 0,
+            is_checked: false,
             phase: Phase::Open,
             preimages: Vec::new(),
             preimages_taken: 0,
@@ -103,6 +106,7 @@ impl Watched {
         let (taken, lost) = story.taken_and_lost(self.registration.to_self_delay);
         let ended = Ended { next: self.secrets.next(), was_breach: story.is_breach(), taken, lost };
         self.phase = Phase::Resolved(ended);
+        self.is_checked = true;
         self.secrets = RevealedSecrets::new();
     }
 }

@@ -353,6 +353,38 @@ fn full_disk_takes_nothing_new_and_still_punishes() {
     assert_eq!(keeper.tower().claims().len(), 1);
 }
 
+/// A channel that is told of after its breach, and a tower that is killed at any step of looking for it.
+#[test]
+fn killed_while_it_looks_through_the_blocks_before_a_registration() {
+    let channels = Channels::new();
+    let chain = channels.chain().after;
+    let log = Arc::new(MemoryLog::default());
+    let (mut keeper, _) = Keeper::new(Tower::default(), Arc::clone(&log) as Arc<dyn Log>, Ticket(0));
+    let Promised { .. } = keeper.allow(client(), 10).unwrap();
+    follow(&mut keeper, &chain);
+    catch_up(&mut keeper, &channels, &mut Told::default());
+    log.flush();
+    let before = log.0.lock().unwrap().written.len();
+    let look = |keeper: &mut Keeper| {
+        let only: BTreeSet<Handle> = keeper.tower().unchecked().map(|(handle, _)| handle).collect();
+        for block in chain.iter().filter(|_| !only.is_empty()) {
+            let Promised { .. } = keeper.look_back(BlockHeight(block.height), &block.txs, &only);
+        }
+        let Promised { .. } = keeper.checked(only);
+    };
+    assert_eq!(keeper.tower().unchecked().count(), 2);
+    look(&mut keeper);
+    assert_eq!((keeper.tower().unchecked().count(), keeper.tower().claims().len()), (0, 5));
+    log.flush();
+    let steps = log.0.lock().unwrap().written.len();
+    assert!(steps > before + 5);
+    for cut in before..=steps {
+        let (_, mut keeper, _) = log.after_crash(cut);
+        look(&mut keeper);
+        assert_eq!((keeper.tower().unchecked().count(), keeper.tower().claims().len()), (0, 5), "killed after {cut}");
+    }
+}
+
 #[test]
 fn many_records_bring_a_checkpoint_by_themselves() {
     let sample = Sample::new(1, CommitmentFormat::Anchors);

@@ -49,6 +49,7 @@ fn one_of_each() -> Vec<(&'static str, Record)> {
         ("resolved", Record::Resolved { handle }),
         ("preimages_taken", Record::PreimagesTaken { handle, count: 1 }),
         ("forgotten", Record::Forgotten { handle }),
+        ("checked", Record::Checked { handle }),
     ]
 }
 

@@ -53,6 +53,10 @@ impl Tower {
             Record::Resolved { handle } => self.apply_resolved(handle),
             Record::PreimagesTaken { handle, count } => self.change(handle, |watched| watched.preimages_taken = count),
             Record::Forgotten { handle } => self.apply_forgotten(handle),
+            Record::Checked { handle } => {
+                self.unchecked.remove(&handle);
+                self.change(handle, |watched| watched.is_checked = true);
+            }
         }
     }
 
@@ -88,6 +92,7 @@ impl Tower {
         self.stop_watching_story(handle);
         let Some(watched) = self.channels.get_mut(&handle) else { return };
         watched.end();
+        self.unchecked.remove(&handle);
         let funding = watched.registration.funding_outpoint;
         self.unwatch(&funding, handle);
         self.closing.remove(&handle);
@@ -96,6 +101,7 @@ impl Tower {
     fn apply_forgotten(&mut self, handle: Handle) {
         self.stop_watching_story(handle);
         let Some(watched) = self.channels.remove(&handle) else { return };
+        self.unchecked.remove(&handle);
         let funding = watched.registration.funding_outpoint;
         self.unwatch(&funding, handle);
         self.closing.remove(&handle);

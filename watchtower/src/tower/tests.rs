@@ -81,6 +81,7 @@ impl Scene {
         assert_eq!(replayed.watching, self.tower.watching);
         assert_eq!(replayed.closing, self.tower.closing);
         assert_eq!(replayed.counts, self.tower.counts);
+        assert_eq!(replayed.unchecked, self.tower.unchecked);
     }
 }
 
@@ -237,6 +238,30 @@ mod breach {
         let mut expected = [to_local(&commitment), value_of(&txs[1])];
         expected.sort_unstable();
         assert_eq!(scene.claims(), expected);
+    }
+
+    #[test]
+    fn channel_that_is_registered_after_the_breach_is_looked_for_in_the_blocks_before() {
+        let mut scene = Scene::new();
+        let [late, other] = [1, 2].map(|number| Sample::new(number, CommitmentFormat::Anchors));
+        scene.watch(&other, 5);
+        let commitment = late.commitment(3, 2_000_000, 1, 0);
+        let of_other = other.commitment(3, 2_000_000, 0, 0);
+        let blocks = [vec![commitment.tx.clone(), of_other.tx.clone()], late.htlc_txs(&commitment)];
+        blocks.iter().for_each(|block| scene.mine(block));
+        let handle = scene.watch(&late, 5);
+        assert_eq!(scene.claims(), [to_local(&of_other)]);
+        assert!(scene.tower.unchecked().any(|(unchecked, _)| unchecked == handle));
+        let before = scene.records.len();
+        let only = BTreeSet::from([handle]);
+        for (height, block) in (101..).zip(&blocks) {
+            scene.tower.look_back(BlockHeight(height), block, &only, &mut scene.records);
+        }
+        assert_eq!(scene.claims().len(), 3);
+        assert_eq!(scene.records.len(), before + 2, "nothing is told of the other one again");
+        scene.tower.checked([handle], &mut scene.records);
+        assert!(scene.tower.unchecked().all(|(unchecked, _)| unchecked != handle));
+        scene.check_replay();
     }
 
     #[test]

@@ -184,6 +184,19 @@ async fn breach_that_a_reorg_takes_out_and_brings_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn channel_that_the_tower_is_told_of_after_the_breach() {
+    let scene = Scene::new();
+    let channel = Channel::open(&scene.bitcoind, 1, CommitmentFormat::Anchors);
+    let breach = scene.send(&channel.cheat(3).tx);
+    scene.mine();
+    scene.mine();
+    let height = scene.bitcoind.height().unwrap();
+    eventually("the block", || (scene.tower.status()["height"] == height).then_some(()));
+    tell(&scene.tower, std::slice::from_ref(&channel), 5).await;
+    scene.penalties(&[breach], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn penalty_that_does_not_confirm_is_raised_and_split_before_the_deadline() {
     const CHANNELS: u8 = 3;
     let scene = Scene::new();
