@@ -286,7 +286,7 @@ impl Book {
         let mut state = self.lock();
         let State { entries, dirty, .. } = &mut *state;
         let mut due = Due { messages: Vec::new(), next: None };
-        let mut done = BTreeSet::new();
+        let mut done = Vec::new();
         for channel_id in dirty.iter() {
             if due.messages.len() >= max {
                 due.next = Some(now);
@@ -295,10 +295,16 @@ impl Book {
             let Some(entry) = entries.get_mut(channel_id) else { continue };
             match entry.due(now, linger, batch_max, &mut due.messages) {
                 Some(later) => due.next = Some(due.next.map_or(later, |next| next.min(later))),
-                None => _ = done.insert(*channel_id),
+                None => done.push(*channel_id),
             }
         }
-        dirty.retain(|channel_id| !done.contains(channel_id));
+        for channel_id in done {
+            dirty.remove(&channel_id);
+            // What the tower does not know needs no forgetting there.
+            if entries.get(&channel_id).is_some_and(|entry| entry.forget && entry.handle.is_none()) {
+                entries.remove(&channel_id);
+            }
+        }
         due
     }
 }

@@ -377,6 +377,26 @@ async fn many_channels_catch_up_over_several_pages() {
     site.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn channel_that_is_forgotten_before_the_tower_was_told_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::start(folder.path(), "127.0.0.1:0").await;
+    site.allow(&key(9), 10).await;
+    let (one, other) = (Sample::new(1, CommitmentFormat::Anchors), Sample::new(2, CommitmentFormat::Anchors));
+    let config = site.config(key(9));
+    let address = site.stop().await;
+    let (client, _events) = Client::start(config);
+    let id = client.register(one.registration(), RevealedSecrets::new());
+    let kept = client.register(other.registration(), RevealedSecrets::new());
+    client.forget(id);
+    let site = Site::start(folder.path(), &address).await;
+    note(&client, &other, 0..1);
+    until(&mut client.progress(kept).unwrap(), "the other", |progress| progress.acknowledged == 1).await;
+    assert!(client.progress(id).is_none());
+    assert_eq!(site.next(&one).await, None);
+    site.stop().await;
+}
+
 /// A client by hand, for what no honest one says.
 async fn by_hand(site: &Site, seed: u8) -> Connection {
     let socket = tokio::net::TcpStream::connect(&site.address).await.unwrap();
