@@ -8,6 +8,7 @@ use crate::channel::{Channel, LastSent, LocalCommitment, Outcome, received_fact}
 use crate::effect::{Effects, Fact};
 use crate::ledger::Settled;
 use crate::ledger::htlc::{Origin, Removal, Status};
+use crate::ledger::past::PastHtlc;
 use crate::ledger::stage::Step;
 use crate::phase::Phase;
 use crate::record::{CommitmentReceived, Record};
@@ -44,13 +45,14 @@ impl Channel {
                         fx.fact(Fact::OfferCommitted { id: add.id, origin, amount: add.amount });
                     }
                 }
-                self.state.ledger.enter(Side::Local, adds, feerate);
+                let since = CommitmentNumber(self.state.remote.number.0 + 1);
+                self.state.ledger.enter(Side::Local, adds, feerate, since);
                 for id in removals {
                     self.state.ledger.enter_removal(Side::Local, id, None);
                 }
                 let settled = self.state.ledger.advance(Step::Commit, Side::Local);
                 debug_assert_eq!(settled, Settled::default());
-                self.state.remote.number = CommitmentNumber(self.state.remote.number.0 + 1);
+                self.state.remote.number = since;
                 self.state.last_sent = LastSent::Commitment;
                 self.state.early_adds = early_adds;
             }
@@ -124,7 +126,9 @@ impl Channel {
 
     fn apply_commitment_received(&mut self, received: CommitmentReceived, fx: &mut Effects) {
         let CommitmentReceived { adds, removals, feerate, signature, htlc_signatures } = received;
-        self.state.ledger.enter(Side::Remote, adds, feerate);
+        // They come into the peer's own commitment with our next signature, or a later one.
+        let since = CommitmentNumber(self.state.remote.number.0 + 1);
+        self.state.ledger.enter(Side::Remote, adds, feerate, since);
         for (id, removal) in removals {
             self.state.ledger.enter_removal(Side::Remote, id, Some(removal));
         }
@@ -141,8 +145,13 @@ impl Channel {
         for (offered_by, id) in settled.added {
             self.on_add_irrevocable(offered_by, id, fx);
         }
+        let dust_limit = self.state.terms.party(Side::Remote).dust_limit;
         for (htlc, removal) in settled.removed {
             let id = htlc.add.id;
+            // A smaller one has never had an output in a commitment of the peer's.
+            if htlc.add.amount.floor_to_sat() >= dust_limit {
+                fx.fact(Fact::HtlcPast(PastHtlc::of(&htlc, self.state.remote.number)));
+            }
             match (htlc.offered_by, htlc.add.origin) {
                 (Side::Remote, _) => fx.fact(Fact::RemovalIrrevocable { id, fulfilled: removal.is_fulfill() }),
                 (Side::Local, Some(origin)) => self.keep_outcome(id, origin, removal, fx),

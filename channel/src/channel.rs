@@ -163,7 +163,9 @@ pub enum ReplayError {
     OutOfPlace(&'static str),
 }
 
-const SNAPSHOT_VERSION: u8 = 2;
+const SNAPSHOT_VERSION: u8 = 3;
+/// Before it was known of HTLCs since when they stand in the peer's commitments.
+const SNAPSHOT_WITHOUT_SINCE: u8 = 2;
 /// Before channels were announced.
 const SNAPSHOT_UNANNOUNCED: u8 = 1;
 
@@ -233,6 +235,15 @@ impl Channel {
     ) -> Result<Self, ReplayError> {
         let state: State = match snapshot.split_first() {
             Some((&SNAPSHOT_VERSION, body)) => {
+                let (mut state, rest) = postcard::take_from_bytes::<State>(body).map_err(malformed)?;
+                let (announcement, rest) = postcard::take_from_bytes(rest).map_err(malformed)?;
+                let since: Vec<CommitmentNumber> = postcard::from_bytes(rest).map_err(malformed)?;
+                if !state.ledger.set_since(&since) {
+                    return Err(ReplayError::Malformed(format!("it tells since when of {} HTLCs", since.len())));
+                }
+                State { announcement, ..state }
+            }
+            Some((&SNAPSHOT_WITHOUT_SINCE, body)) => {
                 let (state, rest) = postcard::take_from_bytes::<State>(body).map_err(malformed)?;
                 State { announcement: postcard::from_bytes(rest).map_err(malformed)?, ..state }
             }
@@ -273,7 +284,8 @@ impl Channel {
         out.push(SNAPSHOT_VERSION);
         let taken = std::mem::take(out);
         let written = postcard::to_extend(&self.state, taken)
-            .and_then(|state| postcard::to_extend(&self.state.announcement, state));
+            .and_then(|state| postcard::to_extend(&self.state.announcement, state))
+            .and_then(|state| postcard::to_extend(&self.state.ledger.since(), state));
         *out = written.expect("the state holds nothing that postcard cannot write");
     }
 
@@ -409,6 +421,7 @@ impl Channel {
                 Ok(())
             }
             Command::Close(order) => self.close(order, fx),
+            Command::BreachHtlcs(htlcs) => self.take_past_htlcs(&htlcs, fx),
             Command::ForceClose { reason } => self.force_close(reason, fx),
         }
     }
@@ -524,6 +537,15 @@ impl Channel {
     #[must_use]
     pub const fn commitment_numbers(&self) -> Both<CommitmentNumber> {
         Both { local: self.state.local.number, remote: self.state.remote.number }
+    }
+
+    /// Our newest commitment, complete, and its number. To have it changes nothing: whoever publishes it after the next
+    /// update has cheated, and loses the channel. `None` once the channel is closed, or while its data is known to be old
+    /// (D11).
+    #[must_use]
+    pub fn complete_commitment(&self) -> Option<(Transaction, CommitmentNumber)> {
+        let is_over = matches!(self.state.phase, Phase::Closed) || self.state.is_data_lost;
+        (!is_over).then(|| (self.signed_commitment(), self.state.local.number))
     }
 
     /// The real short channel id, once the funding transaction is in a block.

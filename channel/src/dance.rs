@@ -13,7 +13,8 @@ use crate::ledger::Which;
 use crate::ledger::htlc::Status;
 use crate::ledger::limits::{check_proposals, is_dust_exposed, is_dust_somewhere};
 use crate::ledger::stage::Stage;
-use crate::record::{CommitmentReceived, Record, Secret, Signature64};
+use crate::record::{CommitmentReceived, Record, Signature64};
+use crate::secrets::Secret;
 use crate::side::Side;
 use crate::tx::commitment::{Commitment, CommitmentSpec};
 

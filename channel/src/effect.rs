@@ -5,11 +5,12 @@
 
 use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use millrace_wire::{
-    AttributionData, BlockHeight, ChannelId, CltvExpiry, HtlcId, Message, Msat, PaymentHash, Preimage, Sat,
-    ShortChannelId,
+    AttributionData, BlockHeight, ChannelId, CltvExpiry, CommitmentNumber, HtlcId, Message, Msat, PaymentHash,
+    Preimage, Sat, ShortChannelId,
 };
 
 use crate::ledger::htlc::{Origin, Removal};
+use crate::ledger::past::PastHtlc;
 use crate::phase::on_chain::ending::LastState;
 use crate::phase::on_chain::{Claims, SpendKind};
 use crate::record::Record;
@@ -210,6 +211,17 @@ pub enum Fact {
         origin: Origin,
         /// BOLT 4 attribution data, as it came.
         attribution: Box<AttributionData>,
+    },
+    /// An HTLC has left the ledger, and may still stand in commitments that the peer has revoked: to be kept until the
+    /// channel is closed, for [`Fact::Breached`].
+    HtlcPast(PastHtlc),
+    /// The peer's commitment of this number is in a block, and revoked: [`Command::BreachHtlcs`] with what is kept of it
+    /// is awaited. Told again by `resume`. Volatile: never on replay.
+    ///
+    /// [`Command::BreachHtlcs`]: crate::Command::BreachHtlcs
+    Breached {
+        /// Its number.
+        number: CommitmentNumber,
     },
     /// Both have signed the channel's announcement. Told again by `resume`, unless a reorganisation took it back.
     Announced {

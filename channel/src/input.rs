@@ -10,6 +10,7 @@ use millrace_wire::{
 use secp256k1::PublicKey;
 
 use crate::ledger::htlc::Origin;
+use crate::ledger::past::PastHtlc;
 
 /// Milliseconds on a clock that only goes forward. The core never reads it: it is told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -102,6 +103,9 @@ pub enum Command {
     /// Close together with the peer, who must be connected; also answers the peer's wish to close. A further order
     /// raises the fee: at once with `option_simple_close`, and without it by a new connection, until a close is signed.
     Close(CloseOrder),
+    /// What the node has kept ([`Fact::HtlcPast`](crate::Fact::HtlcPast)) of the HTLCs in the revoked commitment of
+    /// [`Fact::Breached`](crate::Fact::Breached): all that may stand in it, or more.
+    BreachHtlcs(Vec<PastHtlc>),
     /// Close alone, now.
     ForceClose {
         /// Why, in words for the user.

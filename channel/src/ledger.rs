@@ -6,9 +6,10 @@
 
 pub mod htlc;
 pub mod limits;
+pub mod past;
 pub mod stage;
 
-use millrace_wire::{FeeratePerKw, HtlcId, Msat};
+use millrace_wire::{CommitmentNumber, FeeratePerKw, HtlcId, Msat};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::htlc::{Add, Htlc, Removal, Standing, Status};
@@ -252,11 +253,11 @@ impl Ledger {
     // --- the dance: only from `apply` ---
 
     /// Brings the adds, removals and fee of `side` in as `Proposed`: they are what the signature about to be
-    /// applied covers.
-    pub(crate) fn enter(&mut self, side: Side, adds: Vec<Add>, fee: Option<FeeratePerKw>) {
+    /// applied covers. `since` is the first commitment of the peer's that may hold the adds.
+    pub(crate) fn enter(&mut self, side: Side, adds: Vec<Add>, fee: Option<FeeratePerKw>, since: CommitmentNumber) {
         for add in adds {
             *self.next_id.of_mut(side) = add.id.0 + 1;
-            self.list_mut(side).push(Htlc::proposed(side, add));
+            self.list_mut(side).push(Htlc::proposed(side, add, since));
         }
         if let Some(feerate) = fee {
             self.fee_updates.push((feerate, Stage::Proposed));
@@ -321,6 +322,18 @@ impl Ledger {
         *from = from.checked_sub(amount).expect("the payer was checked to afford the HTLC when it was added");
         let to = self.settled.of_mut(payer.other());
         *to = to.checked_add(amount).expect("balances never exceed the channel's capacity");
+    }
+
+    /// For each HTLC, offered before received and each by id, the first commitment of the peer's that may hold it.
+    pub(crate) fn since(&self) -> Vec<CommitmentNumber> {
+        self.offered.iter().chain(&self.received).map(|htlc| htlc.since).collect()
+    }
+
+    /// What [`Ledger::since`] told is so again. False if it does not tell of as many HTLCs as there are.
+    pub(crate) fn set_since(&mut self, since: &[CommitmentNumber]) -> bool {
+        let htlcs = self.offered.iter_mut().chain(&mut self.received);
+        htlcs.zip(since).for_each(|(htlc, since)| htlc.since = *since);
+        since.len() == self.offered.len() + self.received.len()
     }
 
     // --- views ---

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::htlc::{Add, Removal};
 use crate::phase::on_chain::ChainRecord;
+use crate::secrets::Secret;
 use crate::terms::Terms;
 
 /// The version byte that this build writes.
@@ -209,16 +210,6 @@ impl<'de> Deserialize<'de> for Signature64 {
         bytes[..32].copy_from_slice(&r);
         bytes[32..].copy_from_slice(&s);
         Signature::from_compact(&bytes).map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
-/// A revealed per-commitment secret. Its `Debug` shows nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Secret(pub [u8; 32]);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
     }
 }
 

@@ -59,6 +59,16 @@ pub enum BadSecret {
     },
 }
 
+/// A revealed per-commitment secret. Its `Debug` shows nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub [u8; 32]);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 /// Why several revealed secrets are not accepted at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum BadAdvance {

@@ -11,7 +11,8 @@ use clap::{Args, Subcommand};
 use millrace_rpc::v1::channels_client::ChannelsClient;
 use millrace_rpc::v1::{
     Channel, CloseChannelProgress, CloseChannelRequest, GetChannelRequest, ListChannelsRequest, OpenChannelProgress,
-    OpenChannelRequest, OutPoint, Page, close_channel_progress, get_channel_request, open_channel_progress,
+    OpenChannelRequest, OutPoint, Page, TakeCommitmentRequest, close_channel_progress, get_channel_request,
+    open_channel_progress,
 };
 use serde_json::{Value, json};
 
@@ -70,6 +71,20 @@ pub(crate) enum Command {
     ///   millrace channel show 539268x845x1 --json
     #[command(verbatim_doc_comment)]
     Show {
+        /// Its id or the id's beginning, its short channel id, or its funding output
+        #[arg(value_name = "CHANNEL")]
+        channel: Reference,
+    },
+    /// On regtest only: print our present commitment, complete, in hex
+    ///
+    /// Nothing happens to the channel by it. Whoever publishes it after a later payment cheats, and loses everything in
+    /// the channel: for demonstrations of exactly that.
+    ///
+    /// Examples:
+    ///   millrace channel take-commitment 8f2c11
+    ///   bitcoin-cli sendrawtransaction $(millrace channel take-commitment 8f2c11)
+    #[command(verbatim_doc_comment)]
+    TakeCommitment {
         /// Its id or the id's beginning, its short channel id, or its funding output
         #[arg(value_name = "CHANNEL")]
         channel: Reference,
@@ -210,6 +225,7 @@ impl Command {
                 let channel = get(session, channel).await?;
                 output.answer(&show::json(&channel), || show::text(&channel))
             }
+            Self::TakeCommitment { channel } => take_commitment(session, output, channel).await,
             Self::Policy(command) => command.run(session, output).await,
         }
     }
@@ -383,6 +399,15 @@ fn close_step(message: &CloseChannelProgress) -> Option<(Value, String)> {
 
 fn confirmations_json(depth: &millrace_rpc::v1::Confirmations) -> Value {
     json!({ "txid": hex::encode(&depth.txid), "have": depth.have, "need": depth.need })
+}
+
+async fn take_commitment(session: &Session, output: &mut Output, channel: Reference) -> Result<(), Fault> {
+    let channel_id = get(session, channel).await?.channel_id;
+    let request = TakeCommitmentRequest { channel_id };
+    let answer = session.read(|link| async move { ChannelsClient::new(link).take_commitment(request).await }).await?;
+    let transaction = words::hex_or_none(&answer.transaction).unwrap_or_default();
+    let shown = json!({ "transaction": transaction, "commitment_number": answer.commitment_number });
+    output.answer(&shown, || transaction.clone())
 }
 
 async fn list(

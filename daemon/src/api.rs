@@ -4,6 +4,7 @@
 //! the view, hold no lock while they wait, and every call that changes something goes through an idempotency key
 //! (`once`). `guard` asks for the access token and turns a panic into an answer; `fault` makes typed errors.
 
+mod channel_story;
 mod channel_text;
 mod channels;
 mod events;

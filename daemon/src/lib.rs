@@ -22,6 +22,7 @@ mod feerate;
 mod gauges;
 pub mod gossip;
 pub mod happened;
+pub mod htlc_log;
 pub mod idempotency;
 mod keeper;
 pub mod keys;

@@ -30,6 +30,7 @@ use crate::checkpoint::{Checkpointer, NodeSection};
 use crate::facts::{Fold, Folds};
 use crate::feerate;
 use crate::gossip::Gossip;
+use crate::htlc_log::HtlcLog;
 use crate::links;
 use crate::peer::{PeerRules, Peers};
 use crate::readiness::Readiness;
@@ -125,6 +126,7 @@ pub struct RecoveredNode {
     rules: ChannelRules,
     keys_of: KeysOf,
     folds: Folds,
+    htlc_log: Arc<HtlcLog>,
     registry: Registry,
     mailboxes: Vec<Mailbox<Input>>,
     actors: Vec<Actor>,
@@ -148,12 +150,15 @@ struct Pace {
 /// # Errors
 /// [`StartError`]: what is on disk cannot be trusted, or not be read.
 pub fn open(origins: Origins<'_>) -> Result<RecoveredNode, StartError> {
-    let Origins { journal, options, rules, keys_of, folds, sync } = origins;
+    let Origins { journal, options, rules, keys_of, mut folds, sync } = origins;
     let segment_bytes = options.segment_bytes;
     let (journal, recovered) = Journal::open(journal, options)?;
     let journal = Arc::new(journal);
+    let htlc_log = HtlcLog::new();
+    folds.push(Arc::clone(&htlc_log) as Arc<dyn Fold>);
     let folds = Folds::new(folds, journal.durable_up_to());
     let recovery = recover(recovered.checkpoint, recovered.tail, rules.policy, &keys_of, &folds)?;
+    htlc_log.attach(&journal)?;
     let log: Arc<dyn StepLog> = Arc::clone(&journal) as Arc<dyn StepLog>;
     let mailboxes: Vec<_> = (0..rules.shards.max(1)).map(|_| Mailbox::new()).collect();
     let directory = Arc::new(Directory::new(rules.openings_per_peer_max, rules.openings_max));
@@ -164,6 +169,7 @@ pub fn open(origins: Origins<'_>) -> Result<RecoveredNode, StartError> {
         rules,
         keys_of,
         folds,
+        htlc_log,
         registry,
         mailboxes,
         actors: recovery.actors,
@@ -220,6 +226,7 @@ impl RecoveredNode {
             registry: self.registry.clone(),
         });
         let shards = start_shards(&shared, &self.mailboxes, self.actors)?;
+        self.htlc_log.start(self.registry.clone());
         let peers = Peers::new(
             node_key,
             self.rules.chain_hash,

@@ -2,6 +2,7 @@
 //!
 //! One version byte, then the record by postcard. Every version that was released stays readable.
 
+pub use millrace_channel::secrets::Secret;
 use millrace_wire::{BlockHeight, CommitmentNumber};
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
@@ -21,17 +22,6 @@ pub struct Handle(pub u32);
 impl std::fmt::Display for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "channel {}", self.0)
-    }
-}
-
-/// A revealed secret. Its `Debug` shows nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(pub [u8; 32]);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
     }
 }
 

@@ -1,7 +1,9 @@
 //! One HTLC: who offered it, how far its add has come, and how far its removal (BOLT 2, "Adding an HTLC",
 //! "Removing an HTLC").
 
-use millrace_wire::{AttributionData, ChannelId, CltvExpiry, HtlcId, Msat, OnionPacket, PaymentHash, Preimage};
+use millrace_wire::{
+    AttributionData, ChannelId, CltvExpiry, CommitmentNumber, HtlcId, Msat, OnionPacket, PaymentHash, Preimage,
+};
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +126,9 @@ pub struct Htlc {
     pub known_preimage: Option<Preimage>,
     /// Whether it stood above the dust-exposure limit when it became irrevocable: to be failed back.
     pub over_dust_exposure: bool,
+    /// The first commitment of the peer's that may hold it. In a snapshot it stands behind everything else.
+    #[serde(skip)]
+    pub since: CommitmentNumber,
     /// Volatile: the peer has proposed this removal of an HTLC that we offered, and signed nothing for it yet.
     #[serde(skip)]
     pub proposed_removal: Option<Removal>,
@@ -133,15 +138,16 @@ pub struct Htlc {
 }
 
 impl Htlc {
-    /// A proposed HTLC.
+    /// A proposed HTLC, and the first commitment of the peer's that may hold it.
     #[must_use]
-    pub const fn proposed(offered_by: Side, add: Add) -> Self {
+    pub const fn proposed(offered_by: Side, add: Add, since: CommitmentNumber) -> Self {
         Self {
             offered_by,
             add,
             status: Status::Adding(Stage::Proposed),
             known_preimage: None,
             over_dust_exposure: false,
+            since,
             proposed_removal: None,
             removal_sent: false,
         }

@@ -1,9 +1,10 @@
 //! The channel ends on chain (BOLT 5): a mutual close, or a commitment of either side, is in a block.
 //!
 //! The current commitment of this node, and the current and the next one of the peer, are resolved to the last
-//! output that this node may claim. What each output needs is worked out in [`claims`]; fees, destinations and the
-//! choice of the moment are the wallet's. Revoked commitments are recognised, and not punished here.
+//! output that this node may claim, and a revoked one in [`breach`]. What each output needs is worked out in [`claims`];
+//! fees, destinations and the choice of the moment are the wallet's.
 
+pub mod breach;
 pub mod claims;
 pub mod ending;
 
@@ -18,15 +19,17 @@ use crate::effect::{Broadcast, Effect, Effects, Fact, Purpose, Watch};
 use crate::fault::Refusal;
 use crate::ledger::Which;
 use crate::ledger::htlc::{Htlc, Removal, Status};
+use crate::ledger::past::PastHtlc;
 use crate::link::LinkState;
 use crate::phase::Phase;
 use crate::phase::closing::{self, SignedClose};
 use crate::record::Record;
 use crate::side::Side;
 use crate::tx::claim::revealed_preimage;
-use crate::tx::commitment::{self, Commitment};
+use crate::tx::commitment::{Commitment, HtlcOutput};
 use crate::tx::script;
 
+pub use breach::Breach;
 pub use claims::{Claims, Cpfp, HtlcTxClaim, Sweep};
 pub use ending::Ending;
 
@@ -74,7 +77,8 @@ pub enum SpendKind {
     RemoteUnrevoked,
     /// The peer's newest commitment, whose predecessor it has not revoked yet.
     RemoteNext,
-    /// A commitment that its holder has revoked. Only `to_remote` is claimed.
+    /// A commitment that its holder has revoked, as it was recorded before revoked commitments were punished. Only
+    /// `to_remote` is claimed.
     Revoked {
         /// Our balance in it.
         to_remote: Option<(u32, TxOut)>,
@@ -84,6 +88,8 @@ pub enum SpendKind {
         /// Our balance in it.
         to_remote: Option<(u32, TxOut)>,
     },
+    /// A commitment that its holder has revoked.
+    Breach(Box<Breach>),
 }
 
 impl SpendKind {
@@ -92,7 +98,7 @@ impl SpendKind {
     pub const fn unresolved_to_remote(&self) -> Option<&(u32, TxOut)> {
         match self {
             Self::Revoked { to_remote } | Self::Future { to_remote } => to_remote.as_ref(),
-            Self::MutualClose | Self::Local | Self::RemoteUnrevoked | Self::RemoteNext => None,
+            Self::MutualClose | Self::Local | Self::RemoteUnrevoked | Self::RemoteNext | Self::Breach(_) => None,
         }
     }
 
@@ -135,6 +141,8 @@ pub enum ChainRecord {
         /// The HTLC.
         id: HtlcId,
     },
+    /// HTLCs of the node's log that have an output in the peer's revoked commitment.
+    BreachHtlcs(Vec<PastHtlc>),
 }
 
 /// Confirmations after which a failed HTLC is told to be failed.
@@ -249,7 +257,7 @@ impl Channel {
     }
 
     /// Our newest commitment, complete.
-    fn signed_commitment(&self) -> Transaction {
+    pub(crate) fn signed_commitment(&self) -> Transaction {
         assert!(!self.state.is_data_lost, "D11: a commitment of old data is never broadcast");
         let commitment = self.commitment(Which::Current(Side::Local));
         let local = commitment.sign(&self.state.terms, &self.keys);
@@ -346,6 +354,7 @@ impl Channel {
         let spend = Spend { txid, height: self.tip, what, fee, direct };
         self.record(Record::Chain(ChainRecord::FundingSpent(spend)), fx);
         self.drop_proposals(fx);
+        self.ask_for_past_htlcs(fx);
         self.watch_outputs(fx);
         self.say_failed_unless_mutual(fx);
         self.update_claims(fx);
@@ -372,25 +381,14 @@ impl Channel {
                 return kind;
             }
         }
+        if let Some((holder, number)) = self.revoked_in(tx) {
+            let breach = Breach { holder, number, outputs: tx.output.clone(), htlcs: Vec::new() };
+            return SpendKind::Breach(Box::new(breach));
+        }
         let ours = self.to_remote_script(Side::Local);
         let found = tx.output.iter().position(|output| output.script_pubkey == ours);
         let to_remote = found.map(|vout| (vout as u32, tx.output[vout].clone()));
-        if self.is_revoked(tx) { SpendKind::Revoked { to_remote } } else { SpendKind::Future { to_remote } }
-    }
-
-    /// Whether a spend of the funding output that is none of the newest commitments is one that came before them. What
-    /// neither its number nor its outputs tell counts as coming after them: then nothing of ours is broadcast.
-    fn is_revoked(&self, tx: &Transaction) -> bool {
-        let Some(number) = commitment::number_in(&self.state.terms, tx) else { return false };
-        let (local, remote) = (self.state.local.number, self.state.remote.unrevoked);
-        let pays = |script: &ScriptBuf| tx.output.iter().any(|output| output.script_pubkey == *script);
-        if pays(&self.to_remote_script(Side::Local)) {
-            number < remote
-        } else if pays(&self.to_remote_script(Side::Remote)) {
-            number < local
-        } else {
-            number < local.min(remote)
-        }
+        SpendKind::Future { to_remote }
     }
 
     /// Whether it was signed by this node after all that it remembers (D11). No close is signed before `shutdown`.
@@ -398,7 +396,11 @@ impl Channel {
         match what {
             SpendKind::Future { .. } => true,
             SpendKind::MutualClose => self.state.shutdown.local.is_none(),
-            SpendKind::Local | SpendKind::RemoteUnrevoked | SpendKind::RemoteNext | SpendKind::Revoked { .. } => false,
+            SpendKind::Local
+            | SpendKind::RemoteUnrevoked
+            | SpendKind::RemoteNext
+            | SpendKind::Revoked { .. }
+            | SpendKind::Breach(_) => false,
         }
     }
 
@@ -417,6 +419,11 @@ impl Channel {
             SpendKind::RemoteNext => known(Which::Current(Side::Remote)),
             SpendKind::Revoked { to_remote } | SpendKind::Future { to_remote } => {
                 to_remote.as_ref().map_or(Sat::ZERO, |(_, output)| Sat::from(output.value))
+            }
+            SpendKind::Breach(breach) => {
+                let ours = self.to_remote_script(Side::Local);
+                let to_remote = breach.outputs.iter().filter(|output| output.script_pubkey == ours);
+                to_remote.map(|output| Sat::from(output.value)).sum()
             }
         }
     }
@@ -457,8 +464,7 @@ impl Channel {
         if (outpoint.txid != spend.txid && !is_second_level) || on_chain.spend_of(outpoint).is_some() {
             return None;
         }
-        let second_level =
-            (spend.what == SpendKind::Local && !is_second_level).then(|| self.second_level_of(tx, input)).flatten();
+        let second_level = if is_second_level { None } else { self.second_level_in(spend, tx, input) };
         let by = self.spender(&tx.input[input].witness, outpoint, spend, is_second_level);
         Some(OutputSpend { outpoint, txid: tx.compute_txid(), height: self.tip, by, second_level })
     }
@@ -466,6 +472,9 @@ impl Channel {
     /// Who spent an output, by what only this side can do: BOLT 3 gives each main output to one side, and HTLC
     /// transactions, which are the broadcaster's, have a witness of five items; the other side's claims have three.
     fn spender(&self, witness: &Witness, outpoint: OutPoint, spend: &Spend, is_second_level: bool) -> Side {
+        if let SpendKind::Breach(breach) = &spend.what {
+            return self.breach_spender(spend, breach, outpoint, witness);
+        }
         let Some(commitment) = self.confirmed_commitment().filter(|_| !is_second_level) else { return Side::Local };
         let holder = commitment.side;
         let vout = Some(outpoint.vout).filter(|_| outpoint.txid == spend.txid);
@@ -475,6 +484,19 @@ impl Channel {
             vout == commitment.to_local || vout == *commitment.anchors.of(holder)
         };
         if is_holders { holder } else { holder.other() }
+    }
+
+    /// The output that is the broadcaster's after the delay, if the input is that of an HTLC transaction which matters.
+    fn second_level_in(&self, spend: &Spend, tx: &Transaction, input: usize) -> Option<(u32, TxOut)> {
+        match &spend.what {
+            SpendKind::Local => self.second_level_of(tx, input),
+            SpendKind::Breach(breach) => self.second_level_of_breach(breach, tx, input),
+            SpendKind::MutualClose
+            | SpendKind::RemoteUnrevoked
+            | SpendKind::RemoteNext
+            | SpendKind::Revoked { .. }
+            | SpendKind::Future { .. } => None,
+        }
     }
 
     /// The output of our HTLC transaction: at the index of its input, with the script that only we can make.
@@ -496,8 +518,10 @@ impl Channel {
                     fee: spend.fee,
                     direct: spend.direct,
                 });
-                let reason = closing_reason(&spend.what).to_owned();
+                let reason = closing_reason(&spend.what);
                 match &mut self.state.phase {
+                    // Whatever was under way before it: this is what matters.
+                    Phase::OnChain(on_chain) if matches!(spend.what, SpendKind::Breach(_)) => on_chain.reason = reason,
                     Phase::OnChain(_) => {}
                     Phase::Closing(closes) => {
                         let closes = std::mem::take(closes);
@@ -530,6 +554,10 @@ impl Channel {
                     fx.fact(Fact::OfferTimedOut { id, origin });
                 }
             }
+            ChainRecord::BreachHtlcs(htlcs) => {
+                let breach = self.on_chain_mut().breach_mut().expect("recorded for a breach that is in a block");
+                breach.htlcs.extend(htlcs);
+            }
         }
     }
 
@@ -557,6 +585,7 @@ impl Channel {
     /// After a restart: what is to be broadcast, watched and claimed.
     pub(crate) fn resume_on_chain(&mut self, fx: &mut Effects) {
         self.last_claims = None;
+        self.ask_for_past_htlcs(fx);
         self.watch_outputs(fx);
         self.broadcast_spend(fx);
     }
@@ -578,6 +607,9 @@ impl Channel {
         if let Some((vout, output)) = spend.what.unresolved_to_remote() {
             watch(OutPoint { txid: spend.txid, vout: *vout }, &output.script_pubkey);
         }
+        for (vout, output) in (0..).zip(on_chain.breach().map_or(&[][..], |breach| &breach.outputs)) {
+            watch(OutPoint { txid: spend.txid, vout }, &output.script_pubkey);
+        }
         if let Some(commitment) = self.confirmed_commitment() {
             for (vout, output) in (0..).zip(&commitment.tx.output) {
                 watch(commitment.outpoint(vout), &output.script_pubkey);
@@ -592,7 +624,9 @@ impl Channel {
             SpendKind::Local => Some(self.commitment(Which::Current(Side::Local))),
             SpendKind::RemoteUnrevoked => Some(self.commitment(Which::RemoteUnrevoked)),
             SpendKind::RemoteNext => Some(self.commitment(Which::Current(Side::Remote))),
-            SpendKind::MutualClose | SpendKind::Revoked { .. } | SpendKind::Future { .. } => None,
+            SpendKind::MutualClose | SpendKind::Revoked { .. } | SpendKind::Future { .. } | SpendKind::Breach(_) => {
+                None
+            }
         }
     }
 
@@ -610,13 +644,17 @@ impl Channel {
         }
         let commitment = self.confirmed_commitment();
         let is_over = |htlc: &&Htlc| {
-            let output = commitment.as_ref().and_then(|commitment| {
-                let found = commitment.htlcs.iter().find(|o| o.offered_by == Side::Local && o.id == htlc.add.id)?;
-                Some(commitment.outpoint(found.vout))
-            });
-            output.is_none_or(|outpoint| {
+            let is_gone = |outpoint| {
                 on_chain.spend_of(outpoint).is_some_and(|spent| self.depth_of(spent.height) >= TIMED_OUT_DEPTH)
-            })
+            };
+            match (&commitment, on_chain.breach()) {
+                (Some(commitment), _) => output_of(commitment, htlc.add.id).is_none_or(is_gone),
+                (None, Some(breach)) => {
+                    let is_lost = || breach.holder == Side::Local && self.is_long_expired(htlc);
+                    self.breach_outputs_of(spend, breach, htlc).into_iter().all(is_gone) || is_lost()
+                }
+                (None, None) => true,
+            }
         };
         let ids: Vec<HtlcId> = self
             .state
@@ -632,6 +670,12 @@ impl Channel {
         }
     }
 
+    /// In our own revoked commitment an HTLC of ours is the peer's to take, now or ever: it is waited for until everything
+    /// is buried.
+    const fn is_long_expired(&self, htlc: &Htlc) -> bool {
+        htlc.add.cltv_expiry.0.saturating_add(self.policy.burial_depth) <= self.tip.0
+    }
+
     /// Nothing is left to claim, and everything that decided it is buried.
     fn close_when_buried(&mut self, fx: &mut Effects) {
         let Phase::OnChain(on_chain) = &self.state.phase else { return };
@@ -640,9 +684,16 @@ impl Channel {
         if is_buried(spend.height)
             && on_chain.spent.iter().all(|spent| is_buried(spent.height))
             && self.unclaimed_outputs().is_empty()
+            && self.are_offers_told(on_chain)
         {
             self.record(Record::Closed, fx);
         }
+    }
+
+    /// Whether it is told of every HTLC of ours in a breach how it ended. Elsewhere it follows from the claims.
+    fn are_offers_told(&self, on_chain: &OnChain) -> bool {
+        let is_told = |htlc: &Htlc| htlc.known_preimage.is_some() || on_chain.timed_out.contains(&htlc.add.id);
+        on_chain.breach().is_none() || self.state.ledger.htlcs(Side::Local).iter().all(is_told)
     }
 
     /// Asks for the claims, if they differ from what was asked for before.
@@ -664,6 +715,12 @@ pub(crate) fn second_level_outpoint(spent: &OutputSpend) -> Option<OutPoint> {
     spent.second_level.as_ref().map(|(vout, _)| OutPoint { txid: spent.txid, vout: *vout })
 }
 
+/// The output of an HTLC of ours in a commitment that we know.
+fn output_of(commitment: &Commitment, id: HtlcId) -> Option<OutPoint> {
+    let is_its = |output: &&HtlcOutput| output.offered_by == Side::Local && output.id == id;
+    commitment.htlcs.iter().find(is_its).map(|output| commitment.outpoint(output.vout))
+}
+
 /// The preimage with which we may claim an HTLC of the peer.
 pub(crate) const fn claimable_preimage(htlc: &Htlc) -> Option<&Preimage> {
     match &htlc.status {
@@ -679,12 +736,14 @@ pub(crate) const fn is_expired(expiry: CltvExpiry, tip: BlockHeight) -> bool {
     expiry.0 <= tip.0
 }
 
-const fn closing_reason(what: &SpendKind) -> &'static str {
-    match what {
+fn closing_reason(what: &SpendKind) -> String {
+    let reason = match what {
         SpendKind::MutualClose => "both sides agreed to close",
         SpendKind::Local => "our commitment is on chain",
         SpendKind::RemoteUnrevoked | SpendKind::RemoteNext => "the peer's commitment is on chain",
         SpendKind::Revoked { .. } => "a revoked commitment is on chain",
         SpendKind::Future { .. } => "what is on chain was signed after all that this node knows of: its data is old",
-    }
+        SpendKind::Breach(breach) => return breach.reason(),
+    };
+    reason.to_owned()
 }

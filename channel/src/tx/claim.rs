@@ -2,13 +2,13 @@
 //! transactions that spend them (BOLT 5, "Unilateral Close Handling", with the witnesses of BOLT 3).
 //!
 //! When to claim, with which fee and together with what, is decided by the callers. HTLC outputs of our own commitment
-//! go through [`super::HtlcTx`]; the penalty for a revoked commitment is not here.
+//! go through [`super::HtlcTx`].
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::transaction::Version;
 use bitcoin::{EcdsaSighashType, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Weight, Witness, absolute};
 use millrace_wire::{FeeratePerKw, PaymentHash, Preimage, Sat};
-use secp256k1::PublicKey;
+use secp256k1::{PublicKey, SECP256K1, SecretKey};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -19,6 +19,7 @@ use super::sighash::{p2wpkh_digest, p2wsh_digest, witness_signature};
 use super::weight::{SIGNATURE_BYTES_MAX, input_weight, spend_weight};
 use crate::curve::sign;
 use crate::keys::{ChannelKeys, CommitmentKeys};
+use crate::secrets::Secret;
 use crate::side::Side;
 use crate::terms::{CommitmentFormat, Terms};
 
@@ -68,6 +69,13 @@ pub enum ClaimKind {
     },
     /// Our anchor, in either commitment.
     Anchor,
+    /// An output of a commitment that the peer has revoked, or of an HTLC transaction of it.
+    Penalty {
+        /// The `per_commitment_secret` that the peer revealed for the commitment.
+        secret: Secret,
+        /// Whether it is an HTLC: the peer may move it at once. Everything else is ours alone until the delay is over.
+        is_htlc: bool,
+    },
 }
 
 /// Why there is no sweep of these claims.
@@ -204,6 +212,49 @@ fn htlc_claim(
     }
 }
 
+/// `to_local` of a commitment that the peer has revoked, or the output of one of its HTLC transactions, wherever that
+/// ended up: with the revocation key, at once (BOLT 5, "Penalty Transactions").
+///
+/// # Panics
+/// If the output is not one of those.
+#[must_use]
+pub fn penalty_of_delayed(
+    terms: &Terms,
+    keys: &CommitmentKeys,
+    secret: Secret,
+    outpoint: OutPoint,
+    output: TxOut,
+) -> Claim {
+    let delay = terms.delay_of(Side::Remote);
+    let witness_script = script::to_local(&keys.revocation, delay, &keys.broadcaster_delayed);
+    assert_eq!(output.script_pubkey, witness_script.to_p2wsh(), "not a delayed output of this commitment");
+    let weight = input_weight(&[SIGNATURE_BYTES_MAX, 1, witness_script.len() as u64]);
+    penalty(ClaimKind::Penalty { secret, is_htlc: false }, outpoint, output, witness_script, weight)
+}
+
+/// An HTLC output of a commitment that the peer has revoked, whoever offered it, with its script: with the revocation
+/// key, at once (BOLT 5, "Penalty Transactions").
+///
+/// # Panics
+/// If the output does not carry the script.
+#[must_use]
+pub fn penalty_of_htlc(secret: Secret, outpoint: OutPoint, output: TxOut, witness_script: ScriptBuf) -> Claim {
+    assert_eq!(output.script_pubkey, witness_script.to_p2wsh(), "not the output of this HTLC");
+    let weight = input_weight(&[SIGNATURE_BYTES_MAX, PUBLIC_KEY_BYTES, witness_script.len() as u64]);
+    penalty(ClaimKind::Penalty { secret, is_htlc: true }, outpoint, output, witness_script, weight)
+}
+
+const fn penalty(
+    kind: ClaimKind,
+    outpoint: OutPoint,
+    output: TxOut,
+    witness_script: ScriptBuf,
+    weight: Weight,
+) -> Claim {
+    let sequence = Sequence::ENABLE_RBF_NO_LOCKTIME;
+    Claim { outpoint, output, kind, witness_script, sequence, lock_time: 0, weight }
+}
+
 /// Our anchor in `commitment` of either side, to be spent by a child that pays for it. `None` if it has none.
 #[must_use]
 pub fn anchor(terms: &Terms, commitment: &Commitment) -> Option<Claim> {
@@ -249,12 +300,19 @@ impl Claim {
     #[must_use]
     pub fn witness(&self, tx: &Transaction, input: usize, keys: &ChannelKeys) -> Witness {
         assert_eq!(tx.input[input].previous_output, self.outpoint, "input {input} spends another output");
+        let revocation_pubkey;
         let (key, after_signature): (_, Option<&[u8]>) = match &self.kind {
             ClaimKind::Delayed { point } => (keys.delayed_payment_key(point), Some(&[])),
             ClaimKind::ToRemote => (*keys.payment_key(), None),
             ClaimKind::HtlcPreimage { point, preimage } => (keys.htlc_key(point), Some(preimage.as_bytes())),
             ClaimKind::HtlcTimeout { point } => (keys.htlc_key(point), Some(&[])),
             ClaimKind::Anchor => (*keys.funding_key(), None),
+            ClaimKind::Penalty { secret, is_htlc } => {
+                let secret = SecretKey::from_slice(&secret.0).expect("it was checked when it was revealed");
+                let key = keys.revocation_key(&secret);
+                revocation_pubkey = key.public_key(SECP256K1).serialize();
+                (key, Some(if *is_htlc { &revocation_pubkey } else { &[1] }))
+            }
         };
         let signature = sign(&self.digest(tx, input), &key);
         let mut witness = Witness::new();

@@ -110,13 +110,23 @@ impl HtlcScripts {
     /// BOLT 3, "Offered HTLC Outputs": an HTLC that the broadcaster offered.
     #[must_use]
     pub fn offered(&self, payment_hash: &PaymentHash) -> ScriptBuf {
-        self.write_offered(payment_hash, Vec::new())
+        self.write_offered(preimage_hash160(payment_hash), Vec::new())
     }
 
     /// BOLT 3, "Received HTLC Outputs": an HTLC that the countersignatory offered.
     #[must_use]
     pub fn received(&self, payment_hash: &PaymentHash, cltv_expiry: CltvExpiry) -> ScriptBuf {
-        self.write_received(payment_hash, cltv_expiry, Vec::new())
+        self.write_received(preimage_hash160(payment_hash), cltv_expiry, Vec::new())
+    }
+
+    /// One or the other, of an HTLC of whose hash only `RIPEMD160(payment_hash)` is known.
+    #[must_use]
+    pub fn of_hash160(&self, offered_by_broadcaster: bool, hash160: [u8; 20], cltv_expiry: CltvExpiry) -> ScriptBuf {
+        if offered_by_broadcaster {
+            self.write_offered(hash160, Vec::new())
+        } else {
+            self.write_received(hash160, cltv_expiry, Vec::new())
+        }
     }
 
     /// One or the other, written into the room of a buffer that has served before.
@@ -129,13 +139,13 @@ impl HtlcScripts {
     ) -> ScriptBuf {
         room.clear();
         if offered_by_broadcaster {
-            self.write_offered(payment_hash, room)
+            self.write_offered(preimage_hash160(payment_hash), room)
         } else {
-            self.write_received(payment_hash, cltv_expiry, room)
+            self.write_received(preimage_hash160(payment_hash), cltv_expiry, room)
         }
     }
 
-    fn write_offered(&self, payment_hash: &PaymentHash, room: Vec<u8>) -> ScriptBuf {
+    fn write_offered(&self, hash160: [u8; 20], room: Vec<u8>) -> ScriptBuf {
         let builder = self
             .revocation_or(room)
             .push_opcode(OP_NOTIF)
@@ -147,19 +157,19 @@ impl HtlcScripts {
             .push_opcode(OP_CHECKMULTISIG)
             .push_opcode(OP_ELSE)
             .push_opcode(OP_HASH160)
-            .push_slice(preimage_hash160(payment_hash))
+            .push_slice(hash160)
             .push_opcode(OP_EQUALVERIFY)
             .push_opcode(OP_CHECKSIG)
             .push_opcode(OP_ENDIF);
         self.end(builder)
     }
 
-    fn write_received(&self, payment_hash: &PaymentHash, cltv_expiry: CltvExpiry, room: Vec<u8>) -> ScriptBuf {
+    fn write_received(&self, hash160: [u8; 20], cltv_expiry: CltvExpiry, room: Vec<u8>) -> ScriptBuf {
         let builder = self
             .revocation_or(room)
             .push_opcode(OP_IF)
             .push_opcode(OP_HASH160)
-            .push_slice(preimage_hash160(payment_hash))
+            .push_slice(hash160)
             .push_opcode(OP_EQUALVERIFY)
             .push_int(2)
             .push_opcode(OP_SWAP)
@@ -204,7 +214,7 @@ impl HtlcScripts {
 }
 
 /// `RIPEMD160(payment_hash)`, which is the HASH160 of the preimage.
-fn preimage_hash160(payment_hash: &PaymentHash) -> [u8; 20] {
+pub(crate) fn preimage_hash160(payment_hash: &PaymentHash) -> [u8; 20] {
     ripemd160::Hash::hash(&payment_hash.0).to_byte_array()
 }
 

@@ -279,18 +279,22 @@ mod a_cut {
         }
     }
 
-    /// A snapshot as it was before there were announcements: none is in it.
+    /// Snapshots as they were before it was known since when HTLCs stand in the peer's commitments, and before there were
+    /// announcements: neither is in them.
     #[test]
     fn of_the_snapshot_by_an_older_build_is_no_obstacle() {
         let world = public();
         let mut bytes = Vec::new();
         world.alice.channel.snapshot(&mut bytes);
-        let none = [0, 0];
-        assert!(bytes[0] == 2 && bytes.ends_with(&none));
-        let older = [&[1], &bytes[1..bytes.len() - none.len()]].concat();
+        let (no_announcement, no_htlcs) = ([0, 0], [0]);
+        assert!(bytes[0] == 3 && bytes.ends_with(&[&no_announcement[..], &no_htlcs].concat()));
+        let before_htlcs = &bytes[1..bytes.len() - no_htlcs.len()];
+        let before_announcements = &before_htlcs[..before_htlcs.len() - no_announcement.len()];
         let policy = world.alice.policy;
-        let restored = millrace_channel::Channel::restore(&older, policy, |_| world.alice.keys.clone()).unwrap();
-        assert!(restored.is_same_state(&world.alice.channel));
+        for older in [[&[2], before_htlcs].concat(), [&[1], before_announcements].concat()] {
+            let restored = millrace_channel::Channel::restore(&older, policy, |_| world.alice.keys.clone()).unwrap();
+            assert!(restored.is_same_state(&world.alice.channel));
+        }
     }
 }
 

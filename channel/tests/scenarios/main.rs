@@ -5,6 +5,7 @@
 mod support;
 
 mod announcing;
+mod breach;
 mod closing;
 mod dance;
 mod ending;

@@ -74,7 +74,7 @@ mod what_is_not_known {
         tx
     }
 
-    /// What Alice takes it for; whatever that is, it fails no HTLC: what it holds is not known.
+    /// What Alice takes it for. What is later than her data fails no HTLC: what it holds is not known.
     fn taken_for(tx: Transaction) -> SpendKind {
         let (mut alice, _) = uneven();
         alice.chain(ChainEvent::Confirmed { tx: Arc::new(tx), index: 1 });
@@ -82,7 +82,8 @@ mod what_is_not_known {
         for blocks in 1..200 {
             alice.tip(BlockHeight(HEIGHT.0 + blocks));
         }
-        assert!(!alice.facts.iter().any(|fact| matches!(fact, Fact::OfferTimedOut { .. })), "{:?}", alice.facts);
+        let has_failed = alice.facts.iter().any(|fact| matches!(fact, Fact::OfferTimedOut { .. }));
+        assert_eq!(has_failed, !matches!(what, SpendKind::Future { .. }), "{what:?}: {:?}", alice.facts);
         what
     }
 
@@ -98,12 +99,18 @@ mod what_is_not_known {
         for (script, revoked_below) in [(to_remote(&alice), 3), (to_remote(&bob), 1), (wallet(7), 1)] {
             for number in 0..6 {
                 let what = taken_for(commitment_numbered(number, &alice, &known, script.clone()));
-                match what {
-                    SpendKind::Revoked { .. } => assert!(number < revoked_below, "{number} {script}"),
+                match &what {
+                    SpendKind::Breach(breach) => {
+                        assert!(number < revoked_below, "{number} {script}");
+                        let holder = if script == to_remote(&bob) { Side::Local } else { Side::Remote };
+                        assert_eq!((breach.holder, breach.number.0), (holder, u64::from(number)));
+                    }
                     SpendKind::Future { .. } => assert!(number >= revoked_below, "{number} {script}"),
                     other => panic!("{number}: {other:?}"),
                 }
-                assert_eq!(what.unresolved_to_remote().is_some(), script == to_remote(&alice), "{what:?}");
+                let is_future = matches!(what, SpendKind::Future { .. });
+                let to_remote = is_future && script == to_remote(&alice);
+                assert_eq!(what.unresolved_to_remote().is_some(), to_remote, "{what:?}");
             }
         }
         // Neither a commitment nor a close.
@@ -226,7 +233,7 @@ mod a_reorg_of_what_is_not_known {
                 let mut chain = Chain::with_funding(&alice);
                 chain.mine(&[revoked], &mut [&mut alice]);
                 let what = &on_chain(&alice).spend.as_ref().unwrap().what;
-                assert!(matches!(what, SpendKind::Revoked { .. }), "{what:?}");
+                assert!(matches!(what, SpendKind::Breach(_)), "{what:?}");
                 alice.chain(ChainEvent::Disconnected { height: chain.height });
                 assert!(on_chain(&alice).broadcast);
                 commitment_of(&alice);

@@ -16,6 +16,8 @@ pub const EXPECTED: &[&str] = &[
     "fault: reorg",
     "fault: crash amid a reorg",
     "fault: force close",
+    "fault: a revoked commitment is published",
+    "fault: a thief's HTLC transaction",
     // What people do.
     "act: pay direct",
     "act: pay by forward",
@@ -35,6 +37,8 @@ pub const EXPECTED: &[&str] = &[
     "checked: D11",
     "checked: D13",
     "checked: preimage ahead of its record",
+    "checked: a thief has nothing",
+    "a breach with HTLCs of the log",
     "checked: replay equals live",
 ];
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use millrace_channel::channel::Policy;
 use millrace_channel::keys::{ChannelKeys, Identity};
 use millrace_channel::ledger::htlc::Origin;
+use millrace_channel::ledger::past::PastHtlc;
 use millrace_channel::phase::opening::Opening;
 use millrace_channel::{Channel, Effect, Effects, Record};
 use millrace_wire::{ChainHash, HtlcId, Msat};
@@ -55,6 +56,8 @@ pub struct End {
     pub is_told_old: bool,
     /// HTLCs of the peer that the node holds back its decision on.
     pub held: BTreeSet<HtlcId>,
+    /// What the node keeps of HTLCs that have left the channel.
+    pub past: Vec<PastHtlc>,
     /// The peer wants to close together, and has had no answer: there may be no connection just then.
     pub is_close_asked: bool,
 }
@@ -78,6 +81,7 @@ impl End {
             arrived_removals: Vec::new(),
             is_told_old: false,
             held: BTreeSet::new(),
+            past: Vec::new(),
             is_close_asked: false,
         }
     }

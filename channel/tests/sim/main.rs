@@ -18,4 +18,5 @@ mod payments;
 mod planted;
 mod run;
 mod seeds;
+mod thief;
 mod world;

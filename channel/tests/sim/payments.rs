@@ -43,7 +43,7 @@ fn onion(payment: usize, to: usize) -> Box<OnionPacket> {
     Box::new(OnionPacket(bytes))
 }
 
-fn read_onion(onion: &OnionPacket) -> (usize, usize) {
+pub fn read_onion(onion: &OnionPacket) -> (usize, usize) {
     let payment = u32::from_le_bytes([onion.0[0], onion.0[1], onion.0[2], onion.0[3]]);
     (payment as usize, usize::from(onion.0[4]))
 }
@@ -121,6 +121,12 @@ impl World {
             Fact::CloseAsked => {
                 self.end_mut(node, link).is_close_asked = true;
                 self.answer_close(node, link);
+            }
+            Fact::HtlcPast(_) if self.bug == Some(Bug::LoseHtlcLog) => {}
+            Fact::HtlcPast(past) => self.end_mut(node, link).past.push(past),
+            Fact::Breached { .. } => {
+                let past = self.end(node, link).past.clone();
+                let _ = self.command(node, link, Command::BreachHtlcs(past));
             }
             Fact::OfferCommitted { .. }
             | Fact::Opened { .. }

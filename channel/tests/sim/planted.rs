@@ -89,6 +89,11 @@ fn a_preimage_passed_on_before_it_is_durable() {
     assert_caught(Bug::PassOnEarly, 3, 60, &[Rule("its disk has not decided it")]);
 }
 
+#[test]
+fn a_log_of_past_htlcs_that_is_lost() {
+    assert_caught(Bug::LoseHtlcLog, 3, 200, &[Rule("was cheated, and has")]);
+}
+
 mod a_record_skipped {
     use super::*;
     use crate::kinds::kinds;

@@ -9,6 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::counters::Counters;
 use crate::payments::State;
+use crate::thief;
 use crate::world::{Bug, FUNDING, LINKS, PUSH, World};
 
 /// What a seed came to.
@@ -25,6 +26,7 @@ enum Ending {
     CloseTogether,
     ForceClose,
     RollBack,
+    Cheat,
 }
 
 /// What closing on chain may cost a node in fees, anchors and dust; an HTLC that is no dust is worth more.
@@ -32,11 +34,12 @@ const CLOSING_COST_SAT: i128 = 150_000;
 
 pub fn run(seed: u64, bug: Option<Bug>) -> Outcome {
     let mut world = World::new(ChaCha8Rng::seed_from_u64(seed), bug);
-    let ending = match world.pick(7) {
+    let ending = match world.pick(9) {
         0 | 1 => Ending::Rest,
         2 | 3 => Ending::CloseTogether,
         4 | 5 => Ending::ForceClose,
-        _ => Ending::RollBack,
+        6 => Ending::RollBack,
+        _ => Ending::Cheat,
     };
     world.note(format!("seed {seed}: {:?}, simple close {}, ending {ending:?}", world.format, world.simple_close));
     // Most lives begin with both channels open; the others open them among cuts and crashes.
@@ -173,6 +176,27 @@ fn end(world: &mut World, ending: Ending) {
             }
         }
         Ending::RollBack => roll_back(world),
+        Ending::Cheat => be_cheated(world),
+    }
+}
+
+/// After some more payments, whose states are what is to be cheated with, somebody cheats amid others; life goes on for a
+/// while.
+fn be_cheated(world: &mut World) {
+    for _ in 0..2 + world.pick(4) {
+        for _ in 0..1 + world.pick(4) {
+            pay(world);
+        }
+        quiet(world);
+    }
+    for _ in 0..world.pick(40) {
+        act(world);
+    }
+    if thief::cheat(world) {
+        for _ in 0..world.pick(60) {
+            act(world);
+        }
+        world.mine();
     }
 }
 
@@ -305,10 +329,12 @@ fn settle_accounts(world: &mut World, ending: Ending) {
         if rolled_back(world, from) || rolled_back(world, to) {
             continue;
         }
+        // It went through a node that has lost what it was to pass on.
+        let is_over_a_cheater = world.thief.is_some() && from.abs_diff(to) == 2 && rolled_back(world, 1);
         let is_lost_dust = is_on_chain && amount.0 < 400_000;
         if state == State::Pending {
             world.violate(format!("payment {index} from {from} to {to} is stuck"));
-        } else if (state == State::Succeeded) != is_fulfilled && !is_lost_dust {
+        } else if (state == State::Succeeded) != is_fulfilled && !is_lost_dust && !is_over_a_cheater {
             world.violate(format!(
                 "payment {index}: the payer says {state:?}, the payee has fulfilled it: {is_fulfilled}"
             ));
@@ -322,6 +348,7 @@ fn settle_accounts(world: &mut World, ending: Ending) {
             check_wealth(world, node, is_on_chain || ending == Ending::CloseTogether);
         }
     }
+    world.check_theft(CLOSING_COST_SAT as u64, FUNDING.0);
 }
 
 fn check_agreement(world: &mut World, link: usize) {
@@ -364,7 +391,9 @@ fn check_wealth(world: &mut World, node: usize, may_cost: bool) {
         }
     }
     let change = has - had;
-    let is_fine = if may_cost { (-CLOSING_COST_SAT * 1_000..=20_000_000).contains(&change) } else { change == 0 };
+    // Whoever was cheated has what the cheater had.
+    let gain_max = if world.thief.is_some() { i128::MAX } else { 20_000_000 };
+    let is_fine = if may_cost { (-CLOSING_COST_SAT * 1_000..=gain_max).contains(&change) } else { change == 0 };
     if !is_fine {
         world.violate(format!("node {node} has {change:+} msat that no payment explains"));
     }

@@ -12,7 +12,7 @@ use bitcoin::{Amount, ScriptBuf, Transaction, TxOut};
 use millrace_channel::curve::Serial;
 use millrace_channel::input::Millis;
 use millrace_channel::phase::Phase;
-use millrace_channel::phase::on_chain::Claims;
+use millrace_channel::phase::on_chain::{ChainRecord, Claims};
 use millrace_channel::phase::opening::{
     AcceptParams, LocalParams, OpenRequest, Opening, OpeningEvent, OpeningFeatures, OpeningLimits, Surroundings,
 };
@@ -30,6 +30,7 @@ use crate::counters::Counters;
 use crate::disk::{Disk, Entry};
 use crate::end::{End, Parked, Slot, policy};
 use crate::payments::Payment;
+use crate::thief::Thief;
 
 /// What is wrong on purpose, to see that it is caught.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +49,8 @@ pub enum Bug {
     FulfillEarly,
     /// The switch passes a preimage on before the record downstream is durable.
     PassOnEarly,
+    /// The node keeps nothing of HTLCs that have left a channel.
+    LoseHtlcLog,
 }
 
 /// Which nodes a link joins: the funder's end first.
@@ -88,6 +91,8 @@ pub struct World {
     pub simple_close: bool,
     pub now: Millis,
     opened: u64,
+    /// Who cheats, once somebody does.
+    pub thief: Option<Thief>,
     /// The first broken rule.
     pub violation: Option<String>,
 }
@@ -119,6 +124,7 @@ impl World {
             simple_close,
             now: Millis(0),
             opened: 0,
+            thief: None,
             violation: None,
         }
     }
@@ -198,7 +204,11 @@ impl World {
             .collect();
         let mut step = Vec::new();
         for bytes in records {
-            let name = Record::decode(&bytes).expect("it was just encoded").name();
+            let record = Record::decode(&bytes).expect("it was just encoded");
+            if let Record::Chain(ChainRecord::BreachHtlcs(_)) = record {
+                self.counters.count("a breach with HTLCs of the log");
+            }
+            let name = record.name();
             self.counters.count(&format!("record: {name}"));
             if self.bug != Some(Bug::SkipRecord(name)) {
                 step.push(Entry::Record { link, bytes });
@@ -451,6 +461,7 @@ impl World {
         for node in 0..3 {
             self.tell_block(node, &block);
         }
+        self.tell_thief(&block);
     }
 
     pub fn tell_block(&mut self, node: usize, block: &Block) {
@@ -474,6 +485,9 @@ impl World {
                 self.tell_disconnected(node, block.height);
             }
             self.pause(node);
+        }
+        for block in gone.iter().rev() {
+            self.tell_thief_disconnected(block.height);
         }
         for _ in 0..=gone.len() {
             self.mine();
@@ -548,6 +562,7 @@ impl World {
             end.needs = durable;
             end.slot = Slot::Empty;
             end.mirror = None;
+            end.past.clear();
             let (channel, facts) = end.restart(records);
             end.slot = channel.map_or(Slot::Empty, |channel| Slot::Channel(Box::new(channel)));
             let told: Vec<Fact> = facts
@@ -558,6 +573,10 @@ impl World {
                     _ => None,
                 })
                 .collect();
+            let past = told.iter().filter_map(|fact| if let Fact::HtlcPast(past) = fact { Some(*past) } else { None });
+            if self.bug != Some(Bug::LoseHtlcLog) {
+                self.end_mut(node, link).past.extend(past);
+            }
             self.fold_payments(node, &told);
         }
         let (gone, blocks) = match self.nodes[node].disk.cursor() {

@@ -121,6 +121,7 @@ fn closing_json(closing: &ClosingInfo) -> Value {
         "height": closing.height,
         "fee_sat": closing.fee_sat,
         "recovered_sat": closing.recovered_sat,
+        "claim_fees_sat": closing.claim_fees_sat,
         "on_chain": closing.on_chain.as_ref().map(on_chain_json),
     })
 }
@@ -145,6 +146,7 @@ fn output_json(output: &OnChainOutput) -> Value {
         "claim_txid": words::hex_or_none(&output.claim_txid),
         "claim_height": output.claim_height,
         "payment_hash": words::hex_or_none(&output.payment_hash),
+        "note": output.note,
     })
 }
 
@@ -326,6 +328,7 @@ fn closing_text(closing: &ClosingInfo) -> String {
         ("Confirmed", height),
         ("Fee", sat(closing.fee_sat)),
         ("Back in the wallet", sat(closing.recovered_sat)),
+        ("Fees of claims", sat(closing.claim_fees_sat)),
     ]);
     let Some(on_chain) = &closing.on_chain else {
         return story;
@@ -344,7 +347,7 @@ fn outputs(outputs: &[OnChainOutput]) -> String {
         Column::Text("STATUS"),
         Column::Number("FROM BLOCK"),
         Column::Number("BEFORE BLOCK"),
-        Column::Text("CLAIMED BY"),
+        Column::Text("WHAT HAPPENS"),
     ];
     let height = |height: u32| if height == 0 { String::new() } else { height.to_string() };
     let rows = outputs
@@ -356,7 +359,7 @@ fn outputs(outputs: &[OnChainOutput]) -> String {
                 words::value(output.status().as_str_name(), "OUTPUT_STATUS_").replace('_', " "),
                 height(output.claimable_height),
                 height(output.deadline_height),
-                words::hex_or_none(&output.claim_txid).unwrap_or_default(),
+                output.note.clone(),
             ]
         })
         .collect();

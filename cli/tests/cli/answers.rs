@@ -287,6 +287,7 @@ fn closing_channel() -> Channel {
             fee_sat: 300,
             on_chain: Some(OnChainResolution { outputs: Vec::new(), pending_sat: 15_000, resolved_height: 953 }),
             recovered_sat: 0,
+            claim_fees_sat: 0,
         }),
         last_error: "peer: internal error".to_owned(),
         ..open_channel()
@@ -328,12 +329,14 @@ fn on_chain_outputs() -> Vec<OnChainOutput> {
         claim_txid: Vec::new(),
         claim_height: None,
         payment_hash: Vec::new(),
+        note: "the peer's".to_owned(),
     };
     let htlc = OnChainOutput {
         claimable_height: 809,
         deadline_height: 900,
         claim_txid: vec![0xd2; 32],
         payment_hash: vec![0xee; 32],
+        note: "our transaction d2d2… waits for a block; it pays 210 sat".to_owned(),
         ..output(2, 15_000, OutputKind::ReceivedHtlc, OutputStatus::Claiming)
     };
     vec![output(1, 985_000, OutputKind::ToRemote, OutputStatus::NotOurs), htlc]
@@ -379,6 +382,7 @@ pub(crate) fn closing(force: bool) -> Vec<CloseChannelProgress> {
             fee_sat: 211,
             on_chain: None,
             recovered_sat: 700_000,
+            claim_fees_sat: 230,
         }),
         ..open_channel()
     };

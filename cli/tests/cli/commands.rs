@@ -224,6 +224,11 @@ mod channel {
     }
 
     #[test]
+    fn take_commitment() {
+        both("channel-take-commitment", &["channel", "take-commitment", "c1c1"]);
+    }
+
+    #[test]
     fn show_by_funding_output() {
         let fake = Fake::start();
         let ran = fake.run(&["channel", "show", &format!("{HASH}:1")]);

@@ -457,6 +457,14 @@ impl Channels for Stage {
         self.note(&request);
         Ok(Response::new(SetPolicyResponse { policies: answers::policies() }))
     }
+
+    async fn take_commitment(
+        &self,
+        request: Request<TakeCommitmentRequest>,
+    ) -> Result<Response<TakeCommitmentResponse>, Status> {
+        self.note(&request);
+        Ok(Response::new(TakeCommitmentResponse { transaction: vec![0x02, 0, 0, 0], commitment_number: 17 }))
+    }
 }
 
 #[tonic::async_trait]

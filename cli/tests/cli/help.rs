@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 45] = [
+const COMMANDS: [&[&str]; 46] = [
     &[],
     &["node"],
     &["node", "info"],
@@ -27,6 +27,7 @@ const COMMANDS: [&[&str]; 45] = [
     &["channel", "close"],
     &["channel", "list"],
     &["channel", "show"],
+    &["channel", "take-commitment"],
     &["channel", "policy"],
     &["channel", "policy", "set"],
     &["graph"],

@@ -72,6 +72,7 @@ pub struct Recovered {
 pub struct Journal {
     parts: Parts,
     history: Arc<History>,
+    log_file_bytes: u64,
     checkpointing: Mutex<()>,
     threads: Vec<JoinHandle<()>>,
     /// Also held by the threads.
@@ -128,8 +129,14 @@ impl Journal {
         ];
         let report = found.report;
         tracing::info!(frames = report.frames, steps = report.steps, bytes = report.bytes, end = %parts.index.durable_end(), "journal open");
-        let journal =
-            Journal { parts, history: Arc::new(found.history), checkpointing: Mutex::new(()), threads, _lock: lock };
+        let journal = Journal {
+            parts,
+            history: Arc::new(found.history),
+            log_file_bytes: options.history_file_bytes,
+            checkpointing: Mutex::new(()),
+            threads,
+            _lock: lock,
+        };
         let checkpoint = found.checkpoint;
         Ok((journal, Recovered { checkpoint, tail, report }))
     }
@@ -198,6 +205,21 @@ impl Journal {
     #[must_use]
     pub fn history(&self) -> &Arc<History> {
         &self.history
+    }
+
+    /// Opens another history beside [`Journal::history`], in a folder of this name inside the journal's: for what is kept
+    /// by other rules. To be opened once. `needs` is how far it must reach, by what its owner has in the checkpoint.
+    ///
+    /// No segment waits for it: its owner appends before a checkpoint what that checkpoint makes needless.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read, is damaged, reaches above the journal's end, or not as far as it must.
+    pub fn open_log(&self, name: &str, needs: Position) -> Result<Arc<History>, OpenError> {
+        let Parts { disk, index, .. } = &self.parts;
+        let dir = index.dir.join(name);
+        let (log, _torn) = recovery::open_history(disk, &dir, index, self.log_file_bytes)?;
+        recovery::check_covered(&log, index, &dir, Some(needs))?;
+        Ok(Arc::new(log))
     }
 
     /// Whether there is room for work that adds obligations.

@@ -234,13 +234,8 @@ impl Gathered<'_> {
         self.repair(&walked)?;
         let index = Arc::new(self.index(&firsts, &walked));
         let history_dir = self.dir.join(HISTORY);
-        let history = History::open(self.disk.clone(), &history_dir, index.clone(), options.history_file_bytes);
-        let (history, history_torn) = history.map_err(|error| match error {
-            HistoryOpenError::File(error) => OpenError::File(error),
-            HistoryOpenError::Corrupt(corruption) => OpenError::Corrupt(corruption),
-            HistoryOpenError::Newer(file, version) => OpenError::Newer { file, version },
-        })?;
-        self.check_history(&history, &index, &history_dir)?;
+        let (history, history_torn) = open_history(self.disk, &history_dir, &index, options.history_file_bytes)?;
+        check_covered(&history, &index, &history_dir, self.stored.as_ref().map(|stored| stored.history_covered))?;
         let ready: VecDeque<Segment> = self.segments.split_off(walked.at + 1).into();
         let current = self.segments.pop().expect("the walk ended in one of the segments");
         let highest = ready.back().map_or(current.number, |last| last.number);
@@ -317,23 +312,6 @@ impl Gathered<'_> {
         Ok(())
     }
 
-    fn check_history(&self, history: &History, index: &Index, dir: &Path) -> Result<(), Corruption> {
-        let (covered, end) = (history.covered_up_to(), index.durable_end());
-        let frame = covered.frame;
-        if covered > end {
-            let what = format!("the history covers up to {covered}, the journal ends at {end}");
-            return Err(Corruption::new(dir, 0, frame, what));
-        }
-        match &self.stored {
-            Some(stored) if covered < stored.history_covered => {
-                let needs = stored.history_covered;
-                let what = format!("the history covers up to {covered}, and the checkpoint counted on {needs}");
-                Err(Corruption::new(dir, 0, frame, what))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Writes zeros over a torn tail, and makes the last frame durable: it may have been read from memory only.
     ///
     /// After a failed sync the kernel may show bytes as clean that the disk never got, so the last
@@ -391,5 +369,41 @@ impl Gathered<'_> {
         }
         self.disk.remove(&path).map_err(failed("remove", &path))?;
         Ok(false)
+    }
+}
+
+/// Opens a history in a folder; a torn last append is cut, and told.
+pub(crate) fn open_history(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    index: &Arc<Index>,
+    file_bytes_max: u64,
+) -> Result<(History, Option<TornTail>), OpenError> {
+    History::open(disk.clone(), dir, index.clone(), file_bytes_max).map_err(|error| match error {
+        HistoryOpenError::File(error) => OpenError::File(error),
+        HistoryOpenError::Corrupt(corruption) => OpenError::Corrupt(corruption),
+        HistoryOpenError::Newer(file, version) => OpenError::Newer { file, version },
+    })
+}
+
+/// A history reaches as far as a checkpoint has counted on, and no further than the journal.
+pub(crate) fn check_covered(
+    history: &History,
+    index: &Index,
+    dir: &Path,
+    needs: Option<Position>,
+) -> Result<(), Corruption> {
+    let (covered, end) = (history.covered_up_to(), index.durable_end());
+    let frame = covered.frame;
+    if covered > end {
+        let what = format!("the history covers up to {covered}, the journal ends at {end}");
+        return Err(Corruption::new(dir, 0, frame, what));
+    }
+    match needs {
+        Some(needs) if covered < needs => {
+            let what = format!("the history covers up to {covered}, and the checkpoint counted on {needs}");
+            Err(Corruption::new(dir, 0, frame, what))
+        }
+        _ => Ok(()),
     }
 }

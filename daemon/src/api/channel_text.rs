@@ -9,6 +9,7 @@ use millrace_channel::{ANNOUNCE_DEPTH, Side, Terms};
 use millrace_rpc::v1;
 use millrace_wire::{BlockHeight, ChannelId, Msat, Sat, ShortChannelId};
 
+use super::channel_story::{claim_fees, is_moved_on, note};
 use super::events::close_kind;
 use super::{Inner, parse};
 use crate::channels::{ChannelSnapshot, ChannelState, HtlcView};
@@ -155,7 +156,9 @@ fn show_last(closed: &ClosedChannel, extent: Extent, shown: &mut v1::Channel) {
     if let (Some(info), Some(ending)) = (&mut shown.closing, &last.ending)
         && !ending.outputs.is_empty()
     {
-        info.on_chain = Some(resolution(ending, &ClaimsStatus::default(), extent));
+        let claims = ClaimsStatus::default();
+        info.claim_fees_sat = claim_fees(ending, &claims, Sat(info.recovered_sat)).0;
+        info.on_chain = Some(resolution(ending, &claims, extent));
     }
 }
 
@@ -185,6 +188,7 @@ fn closing_of_row(row: &ChannelRow, swept: &Swept) -> v1::ClosingInfo {
         fee_sat: close.map_or(0, |close| close.fee.0),
         on_chain: None,
         recovered_sat: direct.0.saturating_add(swept.0),
+        claim_fees_sat: 0,
     }
 }
 
@@ -208,7 +212,10 @@ fn closing(
         info.height = ending.height.map(|height| height.0);
         info.fee_sat = ending.fee.0;
         if !ending.outputs.is_empty() {
-            info.on_chain = Some(resolution(ending, &inner.api.claimer.status().borrow(), extent));
+            let claims = inner.api.claimer.status();
+            let claims = claims.borrow();
+            info.claim_fees_sat = claim_fees(ending, &claims, Sat(info.recovered_sat)).0;
+            info.on_chain = Some(resolution(ending, &claims, extent));
         }
     }
     Some(info)
@@ -229,13 +236,13 @@ pub(super) fn resolution(ending: &Ending, claims: &ClaimsStatus, extent: Extent)
     let heights = ours().flat_map(|output| [output.claimable, output.deadline]).flatten();
     let outputs = ending.outputs.iter().filter(|_| extent == Extent::Whole);
     v1::OnChainResolution {
-        outputs: outputs.map(|output| output_message(output, claims.outputs.get(&output.outpoint))).collect(),
+        outputs: outputs.map(|output| output_message(output, ending, claims.outputs.get(&output.outpoint))).collect(),
         pending_sat: ours().map(|output| output.amount).sum::<Sat>().0,
         resolved_height: heights.max().unwrap_or(BlockHeight(0)).0,
     }
 }
 
-fn output_message(output: &Output, claim: Option<&OutputStatus>) -> v1::OnChainOutput {
+fn output_message(output: &Output, ending: &Ending, claim: Option<&OutputStatus>) -> v1::OnChainOutput {
     let underway = claim.and_then(|claim| match &claim.state {
         OutputState::InMempool { txid, .. } | OutputState::Sending { txid, .. } => Some(*txid),
         OutputState::Waiting { .. } | OutputState::NotNeeded | OutputState::Spent => None,
@@ -249,6 +256,9 @@ fn output_message(output: &Output, claim: Option<&OutputStatus>) -> v1::OnChainO
             (v1::OutputKind::ReceivedHtlc, Some(payment_hash))
         }
         OutputKind::SecondLevel => (v1::OutputKind::SecondLevel, None),
+        OutputKind::RevokedHtlc { offered_by: Side::Local } => (v1::OutputKind::OfferedHtlc, None),
+        OutputKind::RevokedHtlc { offered_by: Side::Remote } => (v1::OutputKind::ReceivedHtlc, None),
+        OutputKind::Unknown => (v1::OutputKind::Unspecified, None),
         OutputKind::Anchor(Side::Local) => (v1::OutputKind::LocalAnchor, None),
         OutputKind::Anchor(Side::Remote) => (v1::OutputKind::RemoteAnchor, None),
     };
@@ -262,21 +272,30 @@ fn output_message(output: &Output, claim: Option<&OutputStatus>) -> v1::OnChainO
         claim_txid: claim_txid.as_ref().map(parse::txid_bytes).unwrap_or_default(),
         claim_height: output.spent.map(|(_, _, height)| height.0),
         payment_hash: payment_hash.map(|hash| hash.0.to_vec()).unwrap_or_default(),
+        note: note(output, claim, is_moved_on(output, ending)),
     }
 }
 
 const fn output_status(output: &Output, is_claim_underway: bool) -> v1::OutputStatus {
     match (output.kind, output.spent) {
         (_, Some((Side::Local, ..))) => v1::OutputStatus::Claimed,
-        (OutputKind::Htlc { .. }, Some((Side::Remote, ..))) => v1::OutputStatus::LostToPeer,
+        // An output of an HTLC transaction of the peer's is told only if the peer had no right to it.
+        (OutputKind::Htlc { .. } | OutputKind::SecondLevel, Some((Side::Remote, ..))) => v1::OutputStatus::LostToPeer,
         (_, Some((Side::Remote, ..))) => v1::OutputStatus::NotOurs,
         (_, None) if is_claim_underway => v1::OutputStatus::Claiming,
-        (OutputKind::Balance(Side::Remote) | OutputKind::Anchor(Side::Remote), None) => v1::OutputStatus::NotOurs,
+        (_, None) if output.is_ours() => v1::OutputStatus::Waiting,
+        (OutputKind::Balance(Side::Remote) | OutputKind::Anchor(Side::Remote) | OutputKind::Unknown, None) => {
+            v1::OutputStatus::NotOurs
+        }
         (OutputKind::Anchor(Side::Local), None) => v1::OutputStatus::Abandoned,
         // Also an HTLC that the peer offered and whose preimage may still come.
-        (OutputKind::Balance(Side::Local) | OutputKind::Htlc { .. } | OutputKind::SecondLevel, None) => {
-            v1::OutputStatus::Waiting
-        }
+        (
+            OutputKind::Balance(Side::Local)
+            | OutputKind::Htlc { .. }
+            | OutputKind::RevokedHtlc { .. }
+            | OutputKind::SecondLevel,
+            None,
+        ) => v1::OutputStatus::Waiting,
     }
 }
 

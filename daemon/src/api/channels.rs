@@ -11,6 +11,7 @@ use futures::stream::BoxStream;
 use millrace_rpc::v1::channels_server::Channels;
 use millrace_rpc::v1::{
     self, CloseChannelProgress, GetChannelResponse, ListChannelsResponse, OpenChannelProgress, SetPolicyResponse,
+    TakeCommitmentResponse,
 };
 use millrace_wire::ChannelId;
 use tokio::sync::mpsc;
@@ -167,6 +168,26 @@ impl Channels for ChannelsService {
         };
         let stored = once(inner, "Channels.SetPolicy", &key, &request, work).await?;
         Ok(Response::new(answer(&stored)?))
+    }
+
+    async fn take_commitment(
+        &self,
+        request: Request<v1::TakeCommitmentRequest>,
+    ) -> Result<Response<TakeCommitmentResponse>, Status> {
+        let inner = &self.0;
+        inner.ready()?;
+        let network = inner.api.config.network;
+        if network != bitcoin::Network::Regtest {
+            return Err(fault::only_on_regtest(network));
+        }
+        let channel_id = parse::channel_id(&request.into_inner().channel_id)?;
+        let taken = inner.api.registry.complete_commitment(channel_id).await;
+        let (transaction, number) = taken.ok_or_else(|| fault::not_found("open channel", channel_id))?;
+        tracing::warn!(%channel_id, %number, "the present commitment was handed out: published later, it costs the channel");
+        Ok(Response::new(TakeCommitmentResponse {
+            transaction: bitcoin::consensus::serialize(&transaction),
+            commitment_number: number.0,
+        }))
     }
 }
 

@@ -426,6 +426,15 @@ pub(super) fn broadcast_refused(reason: &str) -> Status {
         .into_status(format!("bitcoind would refuse the transaction: {reason}"))
 }
 
+/// What is for demonstrations, where nothing is at stake.
+pub(super) fn only_on_regtest(network: bitcoin::Network) -> Status {
+    let network = network_name(network);
+    ErrorDetail::new(ErrorReason::WrongNetwork)
+        .fact("network", network)
+        .hint("Try it on a demo network: `millrace-regtest up`.")
+        .into_status(format!("this is for regtest alone, and the node is on {network}: it could cost a whole channel"))
+}
+
 pub(super) fn open(failure: &OpenFailure) -> Status {
     let message = failure.to_string();
     match failure {

@@ -14,7 +14,7 @@ use millrace_journal::{Flush, Position, Ticket};
 use millrace_wire::Message;
 use tokio::sync::oneshot;
 
-use super::input::{ChannelSection, Done, Epoch};
+use super::input::{ChannelSection, CompleteCommitment, Done, Epoch};
 use super::order::{CommandResult, OpenProgress, ProgressSender, Reply};
 use super::snapshot::ChannelSnapshot;
 use crate::facts::News;
@@ -55,6 +55,8 @@ pub(crate) enum Out {
     Publish(Arc<ChannelSnapshot>),
     /// To one who asked.
     Show(oneshot::Sender<Arc<ChannelSnapshot>>, Arc<ChannelSnapshot>),
+    /// To one who asked for it.
+    Commitment(oneshot::Sender<Option<CompleteCommitment>>, Option<CompleteCommitment>),
     /// To whoever gave an order.
     Answer(Reply, CommandResult),
     /// To whoever opens a channel.
@@ -139,6 +141,7 @@ impl Outbox {
             | Out::Tell { ticket: None, .. }
             | Out::Publish(_)
             | Out::Show(..)
+            | Out::Commitment(..)
             | Out::Answer(..)
             | Out::Progress(..)
             | Out::Done(_)
@@ -169,6 +172,7 @@ impl Outbox {
             | Out::Tell { .. }
             | Out::Publish(_)
             | Out::Show(..)
+            | Out::Commitment(..)
             | Out::Answer(..)
             | Out::Progress(..)
             | Out::Section(..)

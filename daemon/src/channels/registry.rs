@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use millrace_chain::SyncState;
 use millrace_channel::input::CloseOrder;
+use millrace_channel::ledger::past::PastHtlc;
 use millrace_channel::{Command, Offer};
 use millrace_journal::QUEUED_BYTES_BUSY;
 use millrace_wire::{AttributionData, ChannelId, FeeratePerKw, HtlcId, Preimage, PublicKey, ShortChannelId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::directory::{Directory, NoOpening};
-use super::input::{AllDone, Done, Input, Waiting};
+use super::input::{AllDone, CompleteCommitment, Done, Input, Waiting};
 use super::mailbox::Mailbox;
 use super::order::{CommandError, CommandResult, NoNewWork, OpenFailure, OpenOrder, OpenProgress};
 use super::snapshot::ChannelSnapshot;
@@ -153,6 +154,14 @@ impl Registry {
         self.order(channel_id, Command::ReleaseOutcome(id), Vec::new(), None);
     }
 
+    /// Tells a channel what is kept of the HTLCs in its peer's revoked commitment. Answered once it is durable.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing has changed.
+    pub(crate) async fn breach_htlcs(&self, channel_id: ChannelId, htlcs: Vec<PastHtlc>) -> CommandResult {
+        self.command(channel_id, Command::BreachHtlcs(htlcs), Vec::new()).await
+    }
+
     /// Changes the feerate of a channel that this node funds. Not answered: a channel that cannot is asked again.
     pub(crate) fn update_fee(&self, channel_id: ChannelId, feerate: FeeratePerKw) {
         self.order(channel_id, Command::UpdateFee(feerate), Vec::new(), None);
@@ -177,6 +186,15 @@ impl Registry {
             // Closed: what was published last is what there is.
             Err(_) => self.snapshot(channel_id),
         }
+    }
+
+    /// Our newest commitment in a channel, complete, and its number, once it is durable. Whoever publishes it after the next
+    /// update loses the channel: only for networks on which nothing is at stake.
+    pub(crate) async fn complete_commitment(&self, channel_id: ChannelId) -> Option<CompleteCommitment> {
+        let place = self.inner.directory.place(channel_id)?;
+        let (reply, answer) = oneshot::channel();
+        self.put(place.shard, Input::Commitment { channel_id, reply });
+        answer.await.ok().flatten()
     }
 
     /// The news of a channel.

@@ -15,7 +15,7 @@ use millrace_wire::{ChannelId, Error, Message, PublicKey};
 use tokio::sync::oneshot;
 
 use super::actor::{Actor, CloseAsked};
-use super::input::{ChainNews, Done, Epoch, Input, LinkUp, PeerMessage};
+use super::input::{ChainNews, CompleteCommitment, Done, Epoch, Input, LinkUp, PeerMessage};
 use super::mailbox::{Mail, Mailbox};
 use super::openings::{Begun, Openings};
 use super::order::{Accepted, CommandError, OpenProgress, Reply};
@@ -143,6 +143,7 @@ impl Shard {
             Input::Write { entries, reply } => self.write(entries, reply),
             Input::Chain { news, done } => self.on_chain(news, &done),
             Input::Snapshot { channel_id, reply } => self.show(channel_id, reply),
+            Input::Commitment { channel_id, reply } => self.hand_out_commitment(channel_id, reply),
             Input::Destination { channel_id, script } => {
                 if let Some(actor) = self.actors.get_mut(&channel_id) {
                     actor.close_asked = CloseAsked::Answer(script);
@@ -303,6 +304,15 @@ impl Shard {
         if let Some(actor) = self.actors.get_mut(&id) {
             let snapshot = actor.snapshot();
             actor.outbox.push(Out::Show(reply, snapshot));
+            self.touch(id);
+        }
+    }
+
+    fn hand_out_commitment(&mut self, id: ChannelId, reply: oneshot::Sender<Option<CompleteCommitment>>) {
+        self.hand_over(id);
+        if let Some(actor) = self.actors.get_mut(&id) {
+            let commitment = actor.channel.complete_commitment();
+            actor.outbox.push(Out::Commitment(reply, commitment));
             self.touch(id);
         }
     }
@@ -554,6 +564,7 @@ impl Shard {
             Out::Claim(claims) => self.shared.wallet.claim(id, *claims),
             Out::Tell { ticket, news, written } => self.tell(ticket, news, written),
             Out::Show(reply, snapshot) => drop(reply.send(snapshot)),
+            Out::Commitment(reply, commitment) => drop(reply.send(commitment)),
             Out::Answer(reply, result) => drop(reply.send(result)),
             Out::Progress(progress, what) => drop(progress.send(what)),
             Out::Section(to, section) => drop(to.send(section)),

@@ -77,7 +77,11 @@ impl ChannelNews {
                 let is_known = closing.kind == Some(kind) && closing.close == close;
                 (closing.kind, closing.close) = (Some(kind), close);
                 if !is_known {
-                    let reason = closing.reason_or(reason);
+                    // Whatever was under way before it: this is what matters.
+                    if kind == CloseKind::RevokedCommitment {
+                        closing.reason = Some(reason.clone());
+                    }
+                    let reason = closing.reason_or(&reason);
                     happened.push(Happened::ChannelClosing { channel_id, peer, kind, reason, close });
                 }
             }
@@ -97,6 +101,8 @@ impl ChannelNews {
             | Fact::RemovalIrrevocable { .. }
             | Fact::PeerSaid { .. }
             | Fact::OfferAttributed { .. }
+            | Fact::HtlcPast(_)
+            | Fact::Breached { .. }
             | Fact::Announced { .. } => {}
         }
     }
@@ -108,16 +114,19 @@ impl Closing {
     }
 }
 
-fn spent(what: &SpendKind) -> (CloseKind, &'static str) {
+fn spent(what: &SpendKind) -> (CloseKind, String) {
     match what {
-        SpendKind::MutualClose => (CloseKind::Cooperative, "the closing transaction is in a block"),
-        SpendKind::Local => (CloseKind::LocalCommitment, "our commitment is in a block"),
-        SpendKind::RemoteUnrevoked => (CloseKind::RemoteCommitment, "the peer's commitment is in a block"),
-        SpendKind::RemoteNext => (CloseKind::RemoteNextCommitment, "the peer's next commitment is in a block"),
-        SpendKind::Revoked { .. } => (CloseKind::RevokedCommitment, "a revoked commitment is in a block"),
+        SpendKind::MutualClose => (CloseKind::Cooperative, "the closing transaction is in a block".to_owned()),
+        SpendKind::Local => (CloseKind::LocalCommitment, "our commitment is in a block".to_owned()),
+        SpendKind::RemoteUnrevoked => (CloseKind::RemoteCommitment, "the peer's commitment is in a block".to_owned()),
+        SpendKind::RemoteNext => {
+            (CloseKind::RemoteNextCommitment, "the peer's next commitment is in a block".to_owned())
+        }
+        SpendKind::Revoked { .. } => (CloseKind::RevokedCommitment, "a revoked commitment is in a block".to_owned()),
+        SpendKind::Breach(breach) => (CloseKind::RevokedCommitment, breach.reason()),
         SpendKind::Future { .. } => (
             CloseKind::FutureCommitment,
-            "what is in a block was signed after all that this node knows of: its data is old",
+            "what is in a block was signed after all that this node knows of: its data is old".to_owned(),
         ),
     }
 }

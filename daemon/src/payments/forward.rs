@@ -195,6 +195,8 @@ impl Circuits {
             | Fact::Failed { .. }
             | Fact::FundingSpent { .. }
             | Fact::PeerSaid { .. }
+            | Fact::HtlcPast(_)
+            | Fact::Breached { .. }
             | Fact::Announced { .. } => {}
         }
         for key in &touched.keys {

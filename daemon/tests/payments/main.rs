@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod announce;
+mod commitment;
 mod fuzz;
 mod receiving;
 #[path = "../support/mod.rs"]

@@ -17,7 +17,7 @@ use millraced::facts::Telling;
 use secp256k1::SecretKey;
 
 use crate::support::{self, FakeChain, PATIENCE, Setup, TestNode, copy_as_after_a_crash, eventually};
-use crate::world::{Waits, World, rand_bytes, start, start_with};
+use crate::world::{Differences, World, rand_bytes, start, start_with};
 use crate::{names, reason};
 
 const ASKED: u64 = 90_000_000;
@@ -46,14 +46,14 @@ struct Terms {
 
 impl Pair {
     async fn new(mpp_timeout_ms: u64) -> Self {
-        Self::with(Waits { mpp_timeout_ms, ..Waits::default() }).await
+        Self::with(Differences { mpp_timeout_ms, ..Differences::default() }).await
     }
 
-    async fn with(waits: Waits) -> Self {
+    async fn with(differences: Differences) -> Self {
         let (chain, payer_home, payee_home) =
             (FakeChain::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let payer = support::start(&Setup::new(3), &chain, payer_home.path()).await;
-        let payee = start_with(payee_home.path(), &chain, waits).await;
+        let payee = start_with(payee_home.path(), &chain, differences).await;
         payer.node.peers().connect(payee.node_id, &payee.lightning.to_string()).await.unwrap();
         let channels = [open(&payer, &payee, &chain).await, open(&payer, &payee, &chain).await];
         let secrets = HashMap::new();
@@ -448,7 +448,7 @@ async fn keysend_is_taken_once_for_each_hash() {
 /// Its hash stays its own, whatever the payer, or a hop of that payment, sends later: the shop would count it twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paid_invoice_that_is_out_of_memory_is_not_paid_again_by_its_preimage() {
-    let mut pair = Pair::with(Waits { expired_kept_ms: 1, ..Waits::default() }).await;
+    let mut pair = Pair::with(Differences { expired_kept_ms: 1, ..Differences::default() }).await;
     let (made, terms) = pair.invoice(|request| request.expiry_s = 2).await;
     let paid = pair.send(0, ASKED, &terms).await;
     assert_eq!(pair.outcome(paid).await, None);

@@ -82,29 +82,37 @@ pub(crate) struct World {
 
 /// Starts a node on what is in a folder, and waits until it serves.
 pub(crate) async fn start(home: &Path, chain: &FakeChain) -> World {
-    start_with(home, chain, Waits::default()).await
+    start_with(home, chain, Differences::default()).await
 }
 
-/// How long a node waits for what.
+/// What one test's node has otherwise than another's.
 #[derive(Clone, Copy)]
-pub(crate) struct Waits {
-    /// A part of a payment for the others.
+pub(crate) struct Differences {
+    /// The network that its owner has chosen, by its settings.
+    pub(crate) network: bitcoin::Network,
+    /// How long a part of a payment waits for the others.
     pub(crate) mpp_timeout_ms: u64,
-    /// A payment before it is tried again where it has failed.
+    /// How long a payment waits before it is tried again where it has failed.
     pub(crate) first_pause_ms: u64,
-    /// Until it has an expired invoice in memory no more.
+    /// How long an expired invoice stays in memory.
     pub(crate) expired_kept_ms: u64,
 }
 
-impl Default for Waits {
+impl Default for Differences {
     fn default() -> Self {
-        Self { mpp_timeout_ms: MPP_TIMEOUT_MS, first_pause_ms: FIRST_PAUSE_MS, expired_kept_ms: EXPIRED_KEPT_MS }
+        let network = bitcoin::Network::Regtest;
+        Self {
+            network,
+            mpp_timeout_ms: MPP_TIMEOUT_MS,
+            first_pause_ms: FIRST_PAUSE_MS,
+            expired_kept_ms: EXPIRED_KEPT_MS,
+        }
     }
 }
 
-/// The same with other times.
-pub(crate) async fn start_with(home: &Path, chain: &FakeChain, waits: Waits) -> World {
-    let world = start_unready_with(home, chain, waits).await;
+/// The same with another setup.
+pub(crate) async fn start_with(home: &Path, chain: &FakeChain, differences: Differences) -> World {
+    let world = start_unready_with(home, chain, differences).await;
     world.payments.start(world.node.registry().clone(), world.sync.subscribe(), world.serving.archive()).unwrap();
     world.readiness.send_replace(Readiness::Ready);
     world
@@ -112,10 +120,10 @@ pub(crate) async fn start_with(home: &Path, chain: &FakeChain, waits: Waits) -> 
 
 /// The same, but its API has not heard yet that it is ready.
 pub(crate) async fn start_unready(home: &Path, chain: &FakeChain) -> World {
-    start_unready_with(home, chain, Waits::default()).await
+    start_unready_with(home, chain, Differences::default()).await
 }
 
-async fn start_unready_with(home: &Path, chain: &FakeChain, waits: Waits) -> World {
+async fn start_unready_with(home: &Path, chain: &FakeChain, differences: Differences) -> World {
     let mut config = Config::defaults(bitcoin::Network::Regtest, home);
     config.data_dir = home.to_path_buf();
     let prepared = prepare(config.clone()).unwrap();
@@ -129,9 +137,9 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, waits: Waits) -> Wor
         invoice_expiry_s: 3600,
         keys_kept_ms: 86_400_000,
         accepts_keysend: true,
-        mpp_timeout_ms: waits.mpp_timeout_ms,
-        first_pause_ms: waits.first_pause_ms,
-        expired_kept_ms: waits.expired_kept_ms,
+        mpp_timeout_ms: differences.mpp_timeout_ms,
+        first_pause_ms: differences.first_pause_ms,
+        expired_kept_ms: differences.expired_kept_ms,
         forwards: ForwardRules::default(),
     };
     let payments = Payments::new(keys.clone(), rules);
@@ -213,7 +221,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, waits: Waits) -> Wor
     let (readiness, served) = watch::channel(Readiness::Recovering);
     let api = Api {
         gossip,
-        config,
+        config: Config { network: differences.network, ..config },
         keys: keys.clone(),
         registry: node.registry().clone(),
         peers: node.peers().clone(),

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod breach;
 mod chain_away;
 mod cli;
 mod closed;

@@ -231,6 +231,7 @@ impl Channel {
             SpendKind::Local => self.due_of_local(on_chain, spend.height, &mut due),
             SpendKind::RemoteUnrevoked => self.due_of_remote(Which::RemoteUnrevoked, spend.height, &mut due),
             SpendKind::RemoteNext => self.due_of_remote(Which::Current(Side::Remote), spend.height, &mut due),
+            SpendKind::Breach(breach) => self.due_of_breach(on_chain, spend, breach, &mut due),
         }
         due.retain(|due| on_chain.spend_of(due.outpoint()).is_none());
         due
@@ -283,7 +284,7 @@ impl Channel {
     }
 
     /// `to_remote` of a commitment that we cannot build again: its script is ours in every commitment of the peer's.
-    fn unresolved_to_remote(&self, outpoint: OutPoint, output: bitcoin::TxOut) -> Claim {
+    pub(super) fn unresolved_to_remote(&self, outpoint: OutPoint, output: bitcoin::TxOut) -> Claim {
         let payment = self.state.terms.party(Side::Local).basepoints.payment;
         let (witness_script, sequence) = match self.state.terms.format() {
             CommitmentFormat::StaticRemotekey => (bitcoin::ScriptBuf::new(), bitcoin::Sequence::ENABLE_RBF_NO_LOCKTIME),
@@ -315,7 +316,7 @@ impl HtlcTxClaim {
 }
 
 /// When the claim's own sequence and lock time let it into a block.
-fn sweep_after(claim: Claim, confirmed: BlockHeight) -> Due {
+pub(super) fn sweep_after(claim: Claim, confirmed: BlockHeight) -> Due {
     let delay = match claim.sequence.to_relative_lock_time() {
         Some(bitcoin::relative::LockTime::Blocks(blocks)) => u32::from(blocks.value()),
         Some(bitcoin::relative::LockTime::Time(_)) | None => 0,
@@ -325,7 +326,7 @@ fn sweep_after(claim: Claim, confirmed: BlockHeight) -> Due {
     Due::Sweep(Sweep { claim, deadline: None }, BlockHeight(by_sequence.max(by_lock_time)))
 }
 
-fn with_deadline(due: Due, deadline: Option<BlockHeight>) -> Due {
+pub(super) fn with_deadline(due: Due, deadline: Option<BlockHeight>) -> Due {
     match due {
         Due::Sweep(sweep, height) => Due::Sweep(Sweep { deadline, ..sweep }, height),
         due @ Due::HtlcTx(_, _) => due,

@@ -6,6 +6,7 @@ use bitcoin::{OutPoint, TxOut, Txid};
 use millrace_wire::{BlockHeight, CommitmentNumber, FeeratePerKw, Msat, PaymentHash, Sat, ShortChannelId};
 use serde::{Deserialize, Serialize};
 
+use super::breach::{Breach, BreachOutput};
 use super::claims::Due;
 use super::{OnChain, Spend, second_level_outpoint};
 use crate::channel::Channel;
@@ -58,10 +59,17 @@ pub enum OutputKind {
         /// Its hash.
         payment_hash: PaymentHash,
     },
-    /// Of an HTLC transaction of ours: ours after the delay.
+    /// Of an HTLC transaction: its maker's after the delay.
     SecondLevel,
     /// A side's anchor.
     Anchor(Side),
+    /// An HTLC in a commitment that its holder has revoked. Which one it was is not told.
+    RevokedHtlc {
+        /// By whom it was offered.
+        offered_by: Side,
+    },
+    /// An output of a revoked commitment that this node knows nothing of.
+    Unknown,
 }
 
 /// What a channel was when everything was resolved: told once, with [`Fact::Closed`](crate::Fact::Closed), as the
@@ -91,6 +99,11 @@ impl Output {
     #[must_use]
     pub const fn is_ours(&self) -> bool {
         self.claimable.is_some()
+    }
+
+    fn take(&mut self, on_chain: &OnChain, due: &[Due]) {
+        self.take_due(due);
+        self.spent = on_chain.spend_of(self.outpoint).map(|spend| (spend.by, spend.txid, spend.height));
     }
 
     fn take_due(&mut self, due: &[Due]) {
@@ -148,16 +161,10 @@ impl Channel {
         if let Some(commitment) = self.confirmed_commitment() {
             let due = self.due(on_chain);
             outputs = outputs_of(&commitment);
-            outputs.extend(on_chain.spent.iter().filter_map(|spent| {
-                let (_, output) = spent.second_level.as_ref()?;
-                let outpoint = second_level_outpoint(spent)?;
-                Some(unspent(outpoint, output, OutputKind::SecondLevel))
-            }));
-            for output in &mut outputs {
-                output.take_due(&due);
-                let spend = on_chain.spend_of(output.outpoint);
-                output.spent = spend.map(|spend| (spend.by, spend.txid, spend.height));
-            }
+            outputs.extend(second_level_outputs(on_chain));
+            outputs.iter_mut().for_each(|output| output.take(on_chain, &due));
+        } else if let Some(breach) = on_chain.breach() {
+            self.list_breach(on_chain, spend, breach, &mut outputs);
         } else if let Some((vout, output)) = spend.what.unresolved_to_remote() {
             let outpoint = OutPoint { txid: spend.txid, vout: *vout };
             let due = self.due(on_chain);
@@ -169,6 +176,21 @@ impl Channel {
             });
         }
         Ending { txid: spend.txid, height: Some(spend.height), fee: spend.fee, direct: spend.direct, outputs }
+    }
+
+    fn list_breach(&self, on_chain: &OnChain, spend: &Spend, breach: &Breach, outputs: &mut Vec<Output>) {
+        for ((vout, output), what) in (0..).zip(&breach.outputs).zip(self.breach_outputs(breach)) {
+            let kind = match what {
+                BreachOutput::Balance(side, _) => OutputKind::Balance(side),
+                BreachOutput::Htlc(offered_by, _) => OutputKind::RevokedHtlc { offered_by },
+                BreachOutput::Anchor(side) => OutputKind::Anchor(side),
+                BreachOutput::Unknown => OutputKind::Unknown,
+            };
+            outputs.push(unspent(OutPoint { txid: spend.txid, vout }, output, kind));
+        }
+        outputs.extend(second_level_outputs(on_chain));
+        let due = self.due(on_chain);
+        outputs.iter_mut().for_each(|output| output.take(on_chain, &due));
     }
 
     /// Our own commitment is on its way. Heights are those that hold if the next block has it.
@@ -187,6 +209,14 @@ impl Channel {
 pub(super) fn balance_of(commitment: &Commitment, side: Side) -> Sat {
     let vout = if commitment.side == side { commitment.to_local } else { commitment.to_remote };
     vout.map_or(Sat::ZERO, |vout| Sat::from(commitment.output(vout).value))
+}
+
+/// The outputs of HTLC transactions, spent or not.
+fn second_level_outputs(on_chain: &OnChain) -> impl Iterator<Item = Output> {
+    on_chain.spent.iter().filter_map(|spent| {
+        let (_, output) = spent.second_level.as_ref()?;
+        Some(unspent(second_level_outpoint(spent)?, output, OutputKind::SecondLevel))
+    })
 }
 
 fn unspent(outpoint: OutPoint, output: &TxOut, kind: OutputKind) -> Output {

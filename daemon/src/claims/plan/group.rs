@@ -137,6 +137,8 @@ impl<'a> Unit<'a> {
             (ClaimKind::HtlcTimeout { .. }, deadline) => {
                 contest(true, deadline.unwrap_or_else(|| taken_back_by(claim.lock_time)))
             }
+            // Never with anything else: the peer may move an HTLC at once, and the rest once its delay is over.
+            (ClaimKind::Penalty { is_htlc, .. }, deadline) => contest(*is_htlc, deadline.unwrap_or(BlockHeight(0))),
             (_, Some(deadline)) => contest(false, deadline),
             // The core gives one to each of these; one without has no time to lose either.
             (ClaimKind::HtlcPreimage { .. } | ClaimKind::Anchor, None) => contest(false, BlockHeight(0)),

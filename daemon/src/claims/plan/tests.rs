@@ -7,7 +7,7 @@ mod property;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::Weight;
-use fixture::{World, delayed, preimage, rates, rates_of, timeout, to_remote};
+use fixture::{World, delayed, penalty, preimage, rates, rates_of, timeout, to_remote};
 use millrace_wire::{BlockHeight, FeeratePerKw, Sat};
 
 use super::*;
@@ -51,6 +51,23 @@ mod batching {
         }
         let sizes: Vec<usize> = sweeps(&world.plan()).iter().map(|sweep| sweep.inputs.len()).collect();
         assert_eq!(sizes, [1, 2, 2, 2, 2]);
+    }
+
+    /// The cheater may move an HTLC at once; the rest is nobody's but ours until his delay is over.
+    #[test]
+    fn penalties_go_by_channel_and_htlcs_apart_from_the_rest() {
+        let mut world = World::at(500);
+        world.sweep(1, to_remote(100_000), None);
+        for channel in 1..3 {
+            for is_htlc in [false, false, true, true] {
+                world.sweep(channel, penalty(50_000, is_htlc), Some(644));
+            }
+        }
+        let plan = world.plan();
+        let sizes: Vec<usize> = sweeps(&plan).iter().map(|sweep| sweep.inputs.len()).collect();
+        assert_eq!(sizes, [1, 2, 2, 2, 2]);
+        world.tip = BlockHeight(638);
+        assert_eq!(sweeps(&world.plan()).len(), 9, "near the deadline each goes alone");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use bitcoin::hashes::Hash;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, TxOut, Txid, Weight};
 use millrace_channel::keys::{ChannelKeys, CommitmentKeys};
 use millrace_channel::phase::on_chain::{Claims, Cpfp, HtlcTxClaim, Sweep};
+use millrace_channel::secrets::Secret;
 use millrace_channel::side::{Both, Side};
 use millrace_channel::terms::{ChannelType, CommitmentFormat, PartyTerms, Terms};
 use millrace_channel::tx::htlc::HtlcTxKind;
@@ -59,6 +60,10 @@ pub(super) fn preimage(value: u64) -> Claim {
 
 pub(super) fn timeout(value: u64, expiry: u32) -> Claim {
     claim(value, ClaimKind::HtlcTimeout { point: point() }, expiry)
+}
+
+pub(super) fn penalty(value: u64, is_htlc: bool) -> Claim {
+    claim(value, ClaimKind::Penalty { secret: Secret([5; 32]), is_htlc }, 0)
 }
 
 /// All that a plan is worked out from.

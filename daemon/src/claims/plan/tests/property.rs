@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use secp256k1::rand::rngs::StdRng;
 use secp256k1::rand::{Rng, SeedableRng};
 
-use super::fixture::{World, delayed, preimage, rates_of, timeout, to_remote};
+use super::fixture::{World, delayed, penalty, preimage, rates_of, timeout, to_remote};
 use crate::claims::plan::{Plan, Wanted};
 
 proptest! {
@@ -41,11 +41,12 @@ fn happens(world: &mut World, rng: &mut StdRng) {
         let channel = rng.gen_range(1..4);
         let value = 10_u64.pow(rng.gen_range(2..7)) * rng.gen_range(3..30);
         let deadline = rng.gen_range(50..60) * 10;
-        match rng.gen_range(0..5) {
+        match rng.gen_range(0..6) {
             0 => world.sweep(channel, to_remote(value), None),
             1 => world.sweep(channel, delayed(value), None),
             2 => world.sweep(channel, preimage(value), Some(deadline)),
             3 => world.sweep(channel, timeout(value, deadline - 20), None),
+            4 => world.sweep(channel, penalty(value, rng.gen_bool(0.5)), Some(deadline)),
             _ => world.local_commitment(channel, 1, deadline),
         }
     }
@@ -113,6 +114,7 @@ fn check_like(wanted: &Wanted) {
                     ClaimKind::Delayed { .. } | ClaimKind::ToRemote => None,
                     ClaimKind::HtlcPreimage { .. } => Some((input.channel_id, false)),
                     ClaimKind::HtlcTimeout { .. } => Some((input.channel_id, true)),
+                    ClaimKind::Penalty { is_htlc, .. } => Some((input.channel_id, is_htlc)),
                     ClaimKind::Anchor => panic!("an anchor in a sweep"),
                 })
                 .collect();
