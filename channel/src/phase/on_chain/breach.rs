@@ -89,7 +89,7 @@ impl Channel {
         let has_outputs_of = |holder: Side| {
             let keys = self.revoked_keys(holder, number);
             pays(&self.delayed_script(holder, &keys).to_p2wsh())
-                || self.htlc_scripts(holder, &keys, &[]).keys().any(|script| pays(script))
+                || self.htlc_scripts(holder, &keys, &[]).keys().any(pays)
         };
         let is_of =
             |holder: Side| pays(&self.to_remote_script(holder.other())) || (may_be(holder) && has_outputs_of(holder));
