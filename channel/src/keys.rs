@@ -185,11 +185,14 @@ impl ChannelKeys {
     /// The secret of the revocation key in the peer's commitment that this secret of his revoked.
     #[must_use]
     pub fn revocation_key(&self, commitment_secret: &SecretKey) -> SecretKey {
-        let point = commitment_secret.public_key(SECP256K1);
-        let (basepoint_factor, point_factor) = revocation_factors(&self.basepoints.revocation, &point);
-        let part = commitment_secret.mul_tweak(&point_factor).expect(UNREACHABLE_BY_HASH);
-        let key = self.secrets.revocation.mul_tweak(&basepoint_factor).expect(UNREACHABLE_BY_HASH);
-        key.add_tweak(&Scalar::from(part)).expect(UNREACHABLE_BY_HASH)
+        revocation_secret(&self.secrets.revocation, commitment_secret)
+    }
+
+    /// The secret of [`Basepoints::revocation`], for the owner's own watchtower: with the peer's commitment secrets it
+    /// punishes for this channel. It goes nowhere else.
+    #[must_use]
+    pub const fn revocation_basepoint_secret(&self) -> &SecretKey {
+        &self.secrets.revocation
     }
 }
 
@@ -291,7 +294,8 @@ fn hash_of_keys(first: &PublicKey, second: &PublicKey) -> Scalar {
 }
 
 /// BOLT 3, "`localpubkey`, `local_htlcpubkey`, …": `basepoint + SHA256(point || basepoint) * G`.
-fn derive_public_key(basepoint: &PublicKey, point: &PublicKey) -> PublicKey {
+#[must_use]
+pub fn derive_public_key(basepoint: &PublicKey, point: &PublicKey) -> PublicKey {
     basepoint.add_exp_tweak(SECP256K1, &hash_of_keys(point, basepoint)).expect(UNREACHABLE_BY_HASH)
 }
 
@@ -304,8 +308,19 @@ fn revocation_factors(basepoint: &PublicKey, point: &PublicKey) -> (Scalar, Scal
     (hash_of_keys(basepoint, point), hash_of_keys(point, basepoint))
 }
 
+/// BOLT 3, "`revocationprivkey` Derivation": the secret of [`derive_revocation_key`], from both sides' secrets.
+#[must_use]
+pub fn revocation_secret(basepoint_secret: &SecretKey, commitment_secret: &SecretKey) -> SecretKey {
+    let (basepoint, point) = (basepoint_secret.public_key(SECP256K1), commitment_secret.public_key(SECP256K1));
+    let (basepoint_factor, point_factor) = revocation_factors(&basepoint, &point);
+    let part = commitment_secret.mul_tweak(&point_factor).expect(UNREACHABLE_BY_HASH);
+    let key = basepoint_secret.mul_tweak(&basepoint_factor).expect(UNREACHABLE_BY_HASH);
+    key.add_tweak(&Scalar::from(part)).expect(UNREACHABLE_BY_HASH)
+}
+
 /// BOLT 3, "`revocationpubkey` Derivation".
-fn derive_revocation_key(basepoint: &PublicKey, point: &PublicKey) -> PublicKey {
+#[must_use]
+pub fn derive_revocation_key(basepoint: &PublicKey, point: &PublicKey) -> PublicKey {
     let (basepoint_factor, point_factor) = revocation_factors(basepoint, point);
     let first = basepoint.mul_tweak(SECP256K1, &basepoint_factor).expect(UNREACHABLE_BY_HASH);
     let second = point.mul_tweak(SECP256K1, &point_factor).expect(UNREACHABLE_BY_HASH);

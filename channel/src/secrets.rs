@@ -69,6 +69,39 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Why several revealed secrets are not accepted at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum BadAdvance {
+    /// Secrets are not taken back, and there are no more than 2^48.
+    #[error("secrets up to commitment {to} after those up to {from}")]
+    Backwards {
+        /// The commitment whose secret comes next.
+        from: CommitmentNumber,
+        /// The one that was to come next.
+        to: CommitmentNumber,
+    },
+    /// As many slots change as these commitments change.
+    #[error("{found} slots for the secrets of commitments {from} up to {to}, and {expected} change")]
+    Count {
+        /// The first commitment.
+        from: CommitmentNumber,
+        /// The one after the last.
+        to: CommitmentNumber,
+        /// How many slots change.
+        expected: usize,
+        /// How many were given.
+        found: usize,
+    },
+    /// They do not come from one seed, or not from that of the earlier ones.
+    #[error("the secrets up to commitment {to} do not derive that of commitment {earlier}")]
+    DoesNotDerive {
+        /// The commitment after the last whose secret was given.
+        to: CommitmentNumber,
+        /// The one that should derive.
+        earlier: CommitmentNumber,
+    },
+}
+
 /// Every secret that the peer has revealed, from that of commitment 0 on without a gap, in at most 49 × 32 bytes.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Stored")]
@@ -133,6 +166,61 @@ impl RevealedSecrets {
     }
 }
 
+impl RevealedSecrets {
+    /// What somebody lacks who has every secret before that of commitment `from`: the slots that have changed since, the
+    /// lowest first. For n commitments they are at most ⌊log2 n⌋ + 2; none, if nothing was revealed since.
+    #[must_use]
+    pub fn since(&self, from: CommitmentNumber) -> Vec<[u8; 32]> {
+        changed_slots(from.0, self.revealed).map(|slot| self.slots[slot as usize]).collect()
+    }
+
+    /// Takes all secrets up to, but without, that of commitment `to` at once: what [`since`](Self::since) gives of them. Every
+    /// slot must derive what it covers of the others, and all that was known. A slot that covers none of these could be
+    /// anything, as the last secret of [`insert`](Self::insert) could.
+    ///
+    /// # Errors
+    /// [`BadAdvance`]; nothing has changed then.
+    pub fn advance(&mut self, to: CommitmentNumber, changed: &[[u8; 32]]) -> Result<(), BadAdvance> {
+        if to < self.next() || to.0 > CommitmentNumber::MAX.0 + 1 {
+            return Err(BadAdvance::Backwards { from: self.next(), to });
+        }
+        let expected = changed_slots(self.revealed, to.0).count();
+        if changed.len() != expected {
+            return Err(BadAdvance::Count { from: self.next(), to, expected, found: changed.len() });
+        }
+        let mut after = Self { revealed: to.0, slots: self.slots.clone() };
+        after.slots.resize(slots_after(to.0), [0; 32]);
+        for (slot, secret) in changed_slots(self.revealed, to.0).zip(changed) {
+            after.slots[slot as usize] = *secret;
+        }
+        after.check_slots()?;
+        let lowest = CommitmentNumber::MAX.0 + 1 - self.revealed;
+        for (slot, secret) in (0..).zip(&self.slots) {
+            let earlier = CommitmentNumber(CommitmentNumber::MAX.0 - index_in_slot(slot, lowest));
+            if after.get(earlier) != Some(*secret) {
+                return Err(BadAdvance::DoesNotDerive { to, earlier });
+            }
+        }
+        *self = after;
+        Ok(())
+    }
+
+    /// Each slot must derive from the next higher one whose secret covers it; what is higher still then does so too.
+    fn check_slots(&self) -> Result<(), BadAdvance> {
+        let lowest = CommitmentNumber::MAX.0 + 1 - self.revealed;
+        for (slot, secret) in (0..).zip(&self.slots) {
+            let index = index_in_slot(slot, lowest);
+            let above = (slot + 1..).zip(&self.slots[slot as usize + 1..]);
+            let cover = above.into_iter().find(|(bits, _)| index >> bits << bits == index_in_slot(*bits, lowest));
+            if cover.is_some_and(|(bits, covering)| derive_secret(*covering, bits, index) != *secret) {
+                let earlier = CommitmentNumber(CommitmentNumber::MAX.0 - index);
+                return Err(BadAdvance::DoesNotDerive { to: self.next(), earlier });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for RevealedSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RevealedSecrets").field("revealed", &self.revealed).finish_non_exhaustive()
@@ -151,6 +239,15 @@ fn index_in_slot(slot: u32, lowest: u64) -> u64 {
 /// How many slots are in use after so many secrets: one more at each power of two.
 const fn slots_after(revealed: u64) -> usize {
     (u64::BITS - revealed.leading_zeros()) as usize
+}
+
+/// The slots whose content differs after `to` secrets from that after `from`, the lowest first.
+fn changed_slots(from: u64, to: u64) -> impl Iterator<Item = u32> {
+    let first_index = |revealed: u64| (CommitmentNumber::MAX.0 + 1).saturating_sub(revealed);
+    let (before, after) = (first_index(from), first_index(to));
+    let is_new = move |slot: &u32| *slot as usize >= slots_after(from);
+    let slots = if to > from { slots_after(to) as u32 } else { 0 };
+    (0..slots).filter(move |slot| is_new(slot) || index_in_slot(*slot, before) != index_in_slot(*slot, after))
 }
 
 /// [`RevealedSecrets`] as read back, before its two halves are held against each other.
@@ -276,6 +373,82 @@ mod tests {
         assert_eq!(secrets.insert(after, seed), Err(BadSecret::OutOfOrder { expected: after, found: after }));
         let back: RevealedSecrets = postcard::from_bytes(&postcard::to_stdvec(&secrets).unwrap()).unwrap();
         assert_eq!(back, secrets);
+    }
+
+    fn secret_of(seed: u8, number: u64) -> [u8; 32] {
+        derive_secret([seed; 32], 48, index_of(CommitmentNumber(number)))
+    }
+
+    fn revealed(seed: u8, count: u64) -> RevealedSecrets {
+        let mut secrets = RevealedSecrets::new();
+        for number in 0..count {
+            secrets.insert(CommitmentNumber(number), secret_of(seed, number)).unwrap();
+        }
+        secrets
+    }
+
+    #[test]
+    fn since_any_commitment_brings_another_store_to_the_same() {
+        let all: Vec<RevealedSecrets> = (0..=140).map(|count| revealed(7, count)).collect();
+        for (from, before) in all.iter().enumerate() {
+            for (to, after) in all.iter().enumerate().skip(from) {
+                let changed = after.since(CommitmentNumber(from as u64));
+                let count = to - from;
+                assert!(changed.len() <= if count == 0 { 0 } else { count.ilog2() as usize + 2 }, "{from} to {to}");
+                let mut advanced = before.clone();
+                advanced.advance(CommitmentNumber(to as u64), &changed).unwrap();
+                assert_eq!(advanced, *after, "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn advance_by_1024_takes_at_most_twelve_slots() {
+        let mut after = revealed(3, 5000);
+        for number in 5000..6024 {
+            after.insert(CommitmentNumber(number), secret_of(3, number)).unwrap();
+        }
+        assert!(after.since(CommitmentNumber(5000)).len() <= 12);
+    }
+
+    #[test]
+    fn advance_with_one_wrong_bit_anywhere_changes_nothing() {
+        // After a power of two the highest slot derives all others.
+        let (before, after) = (revealed(7, 77), revealed(7, 1024));
+        let changed = after.since(before.next());
+        let mut refused = 0;
+        for slot in 0..changed.len() {
+            let mut wrong = changed.clone();
+            wrong[slot][31] ^= 1;
+            let mut secrets = before.clone();
+            let result = secrets.advance(CommitmentNumber(1024), &wrong);
+            assert!(matches!(result, Err(BadAdvance::DoesNotDerive { .. })), "slot {slot}: {result:?}");
+            assert_eq!(secrets, before);
+            refused += 1;
+        }
+        assert!(refused > 8);
+    }
+
+    #[test]
+    fn advance_from_another_seed_is_refused_by_what_was_known() {
+        let mut secrets = revealed(7, 77);
+        let foreign = revealed(8, 128).since(CommitmentNumber(77));
+        let result = secrets.advance(CommitmentNumber(128), &foreign);
+        assert!(matches!(result, Err(BadAdvance::DoesNotDerive { .. })), "{result:?}");
+        assert_eq!(secrets, revealed(7, 77));
+    }
+
+    #[test]
+    fn advance_backwards_too_far_or_with_another_count() {
+        let mut secrets = revealed(7, 77);
+        let (from, back) = (CommitmentNumber(77), CommitmentNumber(76));
+        assert_eq!(secrets.advance(back, &[]), Err(BadAdvance::Backwards { from, to: back }));
+        let beyond = CommitmentNumber(CommitmentNumber::MAX.0 + 2);
+        assert_eq!(secrets.advance(beyond, &[]), Err(BadAdvance::Backwards { from, to: beyond }));
+        let to = CommitmentNumber(78);
+        let expected = revealed(7, 78).since(from).len();
+        assert_eq!(secrets.advance(to, &[]), Err(BadAdvance::Count { from, to, expected, found: 0 }));
+        assert_eq!(secrets.advance(from, &[]), Ok(()));
     }
 
     #[test]

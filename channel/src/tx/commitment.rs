@@ -277,18 +277,25 @@ impl Commitment {
 /// commitment is known by its txid.
 #[must_use]
 pub fn number_in(terms: &Terms, tx: &Transaction) -> Option<CommitmentNumber> {
+    number_behind(obscuring_factor(terms), tx)
+}
+
+/// As [`number_in`], for whoever knows of the channel's terms only its [`obscuring_factor`].
+#[must_use]
+pub fn number_behind(obscuring_factor: u64, tx: &Transaction) -> Option<CommitmentNumber> {
     let [input] = &tx.input[..] else { return None };
     let (sequence, lock_time) = (input.sequence.0, tx.lock_time.to_consensus_u32());
     if sequence >> 24 != 0x80 || lock_time >> 24 != 0x20 {
         return None;
     }
     let bits = u64::from(sequence & LOW_24_BITS) << 24 | u64::from(lock_time & LOW_24_BITS);
-    Some(CommitmentNumber(bits ^ obscuring_factor(terms)))
+    Some(CommitmentNumber(bits ^ obscuring_factor))
 }
 
 /// BOLT 3, "Commitment Transaction": the lower 48 bits of
 /// `SHA256(payment_basepoint from open_channel || payment_basepoint from accept_channel)`.
-fn obscuring_factor(terms: &Terms) -> u64 {
+#[must_use]
+pub fn obscuring_factor(terms: &Terms) -> u64 {
     let mut engine = sha256::Hash::engine();
     engine.input(&terms.party(terms.funder).basepoints.payment.serialize());
     engine.input(&terms.party(terms.funder.other()).basepoints.payment.serialize());

@@ -111,7 +111,8 @@ pub fn spend_weight<'a>(
 }
 
 /// The weight of one segwit input whose witness has items of these lengths.
-pub(crate) fn input_weight(witness_items: &[u64]) -> Weight {
+#[must_use]
+pub fn input_weight(witness_items: &[u64]) -> Weight {
     let items: u64 = witness_items.iter().map(|length| length_bytes(*length) + length).sum();
     Weight::from_wu(4 * INPUT_BYTES + length_bytes(witness_items.len() as u64) + items)
 }

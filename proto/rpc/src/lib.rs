@@ -14,3 +14,12 @@ pub mod v1 {
     /// Every file of this version as a protobuf `FileDescriptorSet`, for gRPC reflection.
     pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("millrace_v1");
 }
+
+/// The contract of `millrace-tower`'s own administration.
+pub mod tower {
+    /// Version 1 of it.
+    #[allow(missing_docs, unreachable_pub, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("millrace.tower.v1");
+    }
+}
