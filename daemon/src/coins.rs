@@ -118,6 +118,34 @@ impl Coins {
     /// Keeps back what the channels of this moment may need: after every block, and before the first call is answered.
     pub async fn keep_reserve(&self) {
         keep_reserve(&self.wallet, &self.registry).await;
+        if self.registry.check_new_work().is_ok() && self.divide().await.is_err() {
+            tracing::debug!("the wallet has stopped: no coins are divided");
+        }
+    }
+
+    /// Divides enough that is in too few coins. Not before a channel is in a block, which has cost its opener a fee: what is
+    /// merely proposed must not cost this node one.
+    async fn divide(&self) -> Result<(), Closed> {
+        let Err(WalletError::ReserveCoins { .. }) = self.wallet.check_reserve_for(0).await? else { return Ok(()) };
+        let feerate = FeeratePerKw(self.fees.borrow().mutual_close().0);
+        let made = match self.wallet.divide(0, feerate).await? {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::warn!(%error, "coins cannot be divided for the reserve");
+                return Ok(());
+            }
+        };
+        let txid = made.tx.compute_txid();
+        if let Err(reason) = try_out(&self.wallet, &self.broadcaster, &made.tx).await {
+            tracing::warn!(%txid, reason, "coins cannot be divided for the reserve now");
+            return Ok(());
+        }
+        let label = Label { kind: TxKind::Withdrawal, channel: None };
+        self.wallet.mark_broadcast(made.tx.clone(), label, clock::unix_ms() / 1000).await?;
+        let status = self.broadcaster.submit(Submission::Single(made.tx)).await;
+        let fee = made.fee.0;
+        tracing::info!(%txid, fee, ?status, "coins divided: each channel has one to get its commitment confirmed");
+        Ok(())
     }
 
     /// Broadcasts of channels pass here, so that the wallet knows its own money when it goes out.
@@ -203,33 +231,6 @@ pub(crate) async fn try_out(wallet: &WalletHandle, broadcaster: &Broadcaster, tx
     }
 }
 
-/// Whether so many more channels with anchors can be kept coins for. Enough that is in too few coins is divided.
-async fn check_reserve(
-    wallet: &WalletHandle,
-    broadcaster: &Broadcaster,
-    feerate: FeeratePerKw,
-    more: u32,
-) -> Result<Result<(), WalletError>, Closed> {
-    match wallet.check_reserve_for(more).await? {
-        Err(WalletError::ReserveCoins { .. }) => {}
-        checked => return Ok(checked),
-    }
-    let made = match wallet.divide(more, feerate).await? {
-        Ok(made) => made,
-        Err(error) => return Ok(Err(error)),
-    };
-    let txid = made.tx.compute_txid();
-    if let Err(reason) = try_out(wallet, broadcaster, &made.tx).await {
-        tracing::warn!(%txid, reason, "coins cannot be divided for the reserve now");
-        return wallet.check_reserve_for(more).await;
-    }
-    let label = Label { kind: TxKind::Withdrawal, channel: None };
-    wallet.mark_broadcast(made.tx.clone(), label, clock::unix_ms() / 1000).await?;
-    let status = broadcaster.submit(Submission::Single(made.tx)).await;
-    tracing::info!(%txid, fee = made.fee.0, ?status, "coins divided: each channel has one to get its commitment confirmed");
-    Ok(Ok(()))
-}
-
 impl ChannelWallet for Coins {
     fn fund(&self, request: FundingRequest) {
         let (wallet, registry, broadcaster) = (self.wallet.clone(), self.registry.clone(), self.broadcaster.clone());
@@ -249,8 +250,7 @@ impl ChannelWallet for Coins {
     }
 
     fn reserve(&self, others: usize, reply: ReserveReply) {
-        let (wallet, registry, broadcaster) = (self.wallet.clone(), self.registry.clone(), self.broadcaster.clone());
-        let feerate = FeeratePerKw(self.fees.borrow().mutual_close().0);
+        let (wallet, registry) = (self.wallet.clone(), self.registry.clone());
         self.runtime.spawn(async move {
             keep_reserve(&wallet, &registry).await;
             // What others have promised may come true.
@@ -258,7 +258,9 @@ impl ChannelWallet for Coins {
                 |snapshot: &&std::sync::Arc<ChannelSnapshot>| has_open_anchors(snapshot) && snapshot.is_only_promised();
             let promised = registry.snapshots().iter().filter(is_promised).count();
             let more = u32::try_from(others + promised).unwrap_or(u32::MAX).saturating_add(1);
-            reply(match check_reserve(&wallet, &broadcaster, feerate, more).await {
+            reply(match wallet.check_reserve_for(more).await {
+                // They are divided once the channel is in a block.
+                Ok(Err(WalletError::ReserveCoins { .. })) => Ok(()),
                 Ok(checked) => checked.map_err(|error| no_funding(&error)),
                 Err(_) => Err(NoFunding::Gone),
             });

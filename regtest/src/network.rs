@@ -312,14 +312,14 @@ impl Network {
         };
         let answer = self.nodes[from].client()?.channels.open(request).await;
         let mut progress = answer.map_err(|status| self.nodes[from].call_failed(&status))?.into_inner();
-        let channel_id = loop {
+        let (channel_id, funding) = loop {
             let step = progress.message().await.map_err(|status| self.nodes[from].call_failed(&status))?;
             let Some(step) = step else { return Err(Error::Wrong("opening ended without a word".to_owned())) };
-            if let Some(open_channel_progress::Stage::FundingBroadcast(_)) = step.stage {
-                break step.channel_id;
+            if let Some(open_channel_progress::Stage::FundingBroadcast(broadcast)) = step.stage {
+                break (step.channel_id, broadcast.funding_outpoint.unwrap_or_default().txid);
             }
         };
-        self.wait_for_mempool(1).await?;
+        self.wait_for_transaction(&hex::encode(funding)).await?;
         self.mine(6).await?;
         for node in [from, to] {
             self.wait_until_usable(node, &channel_id).await?;
@@ -349,6 +349,20 @@ impl Network {
         self.wait(&format!("{count} transactions in the mempool"), async || {
             let has = tokio::task::block_in_place(|| self.bitcoind.mempool())?.len();
             Ok(if has >= count { Ok(()) } else { Err(format!("there are {has}")) })
+        })
+        .await
+    }
+
+    /// Waits until the mempool holds this transaction, by its id as people write it. Others may come before it: a node divides
+    /// coins for its reserve.
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn wait_for_transaction(&self, txid: &str) -> Result<(), Error> {
+        self.wait(&format!("transaction {txid} in the mempool"), async || {
+            let mempool = tokio::task::block_in_place(|| self.bitcoind.mempool())?;
+            let has = mempool.iter().any(|other| other.to_string() == txid);
+            Ok(if has { Ok(()) } else { Err(format!("it is none of {}", mempool.len())) })
         })
         .await
     }

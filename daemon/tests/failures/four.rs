@@ -23,7 +23,7 @@ use millraced::policy::ForwardPolicy;
 
 use crate::support::tap::{Tap, To};
 use crate::support::{FakeChain, Homes, eventually};
-use crate::world::{Waits, World, open_between, rand_bytes, start_with};
+use crate::world::{Differences, World, open_between, rand_bytes, start_with};
 
 /// The nodes by their places.
 pub(crate) const A: usize = 0;
@@ -80,12 +80,12 @@ impl Four {
         let chain = FakeChain::new();
         let homes = Homes::new();
         let [a, b, c, d] = &*homes;
-        let waits = Waits { mpp_timeout_ms: MPP_TIMEOUT_MS, first_pause_ms, ..Waits::default() };
+        let differences = Differences { mpp_timeout_ms: MPP_TIMEOUT_MS, first_pause_ms, ..Differences::default() };
         let nodes = [
-            start_with(a.path(), &chain, waits).await,
-            start_with(b.path(), &chain, waits).await,
-            start_with(c.path(), &chain, waits).await,
-            start_with(d.path(), &chain, waits).await,
+            start_with(a.path(), &chain, differences).await,
+            start_with(b.path(), &chain, differences).await,
+            start_with(c.path(), &chain, differences).await,
+            start_with(d.path(), &chain, differences).await,
         ];
         let tap = async |left: usize| {
             let (left, right) = (&nodes[left], &nodes[left + 1]);

@@ -89,13 +89,14 @@ impl Pair {
         };
         change(&mut request);
         let mut progress = self.client(ALICE).channels.open(request).await.unwrap().into_inner();
-        self.channel_id = loop {
+        let funding;
+        (self.channel_id, funding) = loop {
             let step = timeout(LIMIT, progress.message()).await.unwrap().unwrap().unwrap();
-            if let Some(open_channel_progress::Stage::FundingBroadcast(_)) = step.stage {
-                break step.channel_id;
+            if let Some(open_channel_progress::Stage::FundingBroadcast(broadcast)) = step.stage {
+                break (step.channel_id, broadcast.funding_outpoint.unwrap().txid);
             }
         };
-        self.network.wait_for_mempool(1).await.unwrap();
+        self.network.wait_for_transaction(&hex::encode(funding)).await.unwrap();
         // Of the one who funds, coins are kept for the channel before any block counts it; of the other, once it is there.
         let reserve = async |node: usize| {
             let balance = self.client(node).wallet.balance(BalanceRequest {}).await.unwrap().into_inner();
