@@ -297,6 +297,8 @@ mod tests {
             "Info",
             "GetNode",
             "GetChannel",
+            // It hands out what there is.
+            "TakeCommitment",
         ];
         let set = descriptors();
         for method in set.file.iter().flat_map(|f| &f.service).flat_map(|s| &s.method) {

@@ -218,7 +218,7 @@ pub(super) fn bench() -> Bench {
     let (chain_sender, chain) = mpsc::unbounded_channel();
     let fresh_keys = Arc::new(FreshKeys::new(0));
     let shared = Arc::new(Shared {
-        rules: ChannelRules::usual(ChainHash::REGTEST),
+        rules: ChannelRules { closing_cost_percent: 100, ..ChannelRules::usual(ChainHash::REGTEST) },
         keys_of: Arc::new(|index| ChannelKeys::from_seed(&[u8::try_from(index % 200).unwrap() + 1; 32])),
         fresh_keys: Arc::clone(&fresh_keys),
         curve: CurvePool::new(0).unwrap(),

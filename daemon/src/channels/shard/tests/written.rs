@@ -6,7 +6,7 @@ use super::*;
 
 /// As many HTLCs as there is room for, all offered in a moment, each with something large to be written.
 fn with_many_htlcs(bench: &mut Bench, entry_bytes: usize) -> (ChannelId, u8) {
-    const HTLCS: u8 = 120;
+    const HTLCS: u8 = 100;
     let id = bench.open();
     let answers: Vec<_> = (0..HTLCS)
         .map(|number| {
