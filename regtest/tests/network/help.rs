@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::support::program;
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 16] = [
     &[],
     &["up"],
     &["status"],
@@ -19,6 +19,7 @@ const COMMANDS: [&[&str]; 15] = [
     &["load"],
     &["down"],
     &["crash"],
+    &["matrix"],
     &["bench"],
     &["bench", "payments"],
     &["bench", "forward"],
