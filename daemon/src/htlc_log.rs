@@ -1,8 +1,8 @@
 //! The HTLCs that have left their channels and may still stand in commitments that a peer has revoked: what it takes to
 //! punish one (BOLT 5, "Revoked Transaction Close Handling").
 //!
-//! Each is written once, when it leaves: with the checkpoint, into a history of its own ([`FOLDER`]); until then it is in the
-//! journal's steps and, here, in memory. When a channel finds a revoked commitment in a block, it is told what is kept of
+//! Each is written once, when it leaves, into a history of its own ([`FOLDER`]), many at a time; until then it is in the
+//! journal's steps or the checkpoint, and, here, in memory. When a channel finds a revoked commitment in a block, it is told what is kept of
 //! its HTLCs. What is kept of a channel is let go with the channel, as far as whole files can.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,6 +27,8 @@ const VERSION: u8 = 1;
 const BATCH: usize = 50_000;
 /// How long a channel that has too much to do is left alone.
 const AGAIN: Duration = Duration::from_millis(200);
+/// HTLCs that the checkpoint keeps, before they are worth an append: about 200 kB.
+const RECENT_MAX: usize = 4_096;
 /// HTLCs in one item of the log.
 const ITEM: usize = 4_096;
 
@@ -58,6 +60,7 @@ struct State {
 pub struct HtlcLog {
     state: Mutex<State>,
     log: OnceLock<Arc<History>>,
+    recent_max: usize,
     asked: mpsc::UnboundedSender<(ChannelId, CommitmentNumber)>,
     questions: Mutex<Option<mpsc::UnboundedReceiver<(ChannelId, CommitmentNumber)>>>,
 }
@@ -66,11 +69,16 @@ impl HtlcLog {
     /// The log, before anything was read back.
     #[must_use]
     pub fn new() -> Arc<Self> {
+        Self::keeping(RECENT_MAX)
+    }
+
+    fn keeping(recent_max: usize) -> Arc<Self> {
         // One question for each breach and start.
         let (asked, questions) = mpsc::unbounded_channel();
         Arc::new(Self {
             state: Mutex::new(State::default()),
             log: OnceLock::new(),
+            recent_max,
             asked,
             questions: Mutex::new(Some(questions)),
         })
@@ -144,6 +152,9 @@ impl HtlcLog {
     fn append(&self, log: &History, up_to: Position) -> Result<(), HistoryError> {
         loop {
             let (covers, batch) = self.batch(up_to);
+            if batch.len() <= self.recent_max {
+                return Ok(());
+            }
             let items = items_of(&batch);
             let borrowed: Vec<(Position, &[u8])> = items.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
             if covers > log.covered_up_to() {

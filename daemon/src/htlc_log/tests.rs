@@ -33,7 +33,7 @@ struct World {
 impl World {
     fn open(dir: &Path, told: Vec<News>, section: Option<&[u8]>) -> Self {
         let (journal, recovered) = Journal::open(dir, OPTIONS).unwrap();
-        let (journal, log) = (Arc::new(journal), HtlcLog::new());
+        let (journal, log) = (Arc::new(journal), HtlcLog::keeping(0));
         let stored = recovered.checkpoint.as_ref().map(|checkpoint| checkpoint.sections[0].bytes.as_slice());
         if let Some(section) = stored.or(section) {
             log.restore(section).unwrap();
@@ -216,6 +216,20 @@ fn files_go_once_no_open_channel_has_anything_in_them() {
     world.checkpoint();
     assert_eq!(world.files(dir.path()), 1);
     assert_eq!(world.found(channel(1), 300), []);
+}
+
+/// Few stay with the checkpoint, and are found after a restart.
+#[test]
+fn few_are_kept_by_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::open(dir.path(), Vec::new(), None);
+    world.log = HtlcLog::keeping(5);
+    world.log.attach(&world.journal).unwrap();
+    world.past(channel(1), [1, 2]);
+    world.checkpoint();
+    assert_eq!(world.files(dir.path()), 0);
+    let world = world.restart(dir.path());
+    assert_eq!(world.found(channel(1), 5), [htlc(1), htlc(2)]);
 }
 
 /// More than is appended at once, in steps that must not be torn apart.
