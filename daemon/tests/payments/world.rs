@@ -146,6 +146,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, differences: Differe
     let network = Network::default();
     payments.find_ways(network.clone(), data_dir.liquidity());
     let mut channel_rules = ChannelRules::usual(ChainHash::REGTEST);
+    channel_rules.closing_cost_percent = u8::MAX;
     channel_rules.shards = 2;
     let channel_keys = keys.clone();
     let keys_of: millraced::channels::KeysOf = Arc::new(move |index| {

@@ -459,6 +459,8 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
     let heard = Arc::clone(&relayed);
     announcer.relay_by(Arc::new(move |messages| heard.lock().unwrap().extend(messages)));
     let mut rules = ChannelRules::usual(ChainHash::REGTEST);
+    // Small channels with as many HTLCs as BOLT 2 allows.
+    rules.closing_cost_percent = u8::MAX;
     rules.openings_per_peer_max = setup.openings_per_peer_max;
     rules.shards = 2;
     let recovered = open(Origins {
