@@ -102,10 +102,10 @@ impl HtlcLog {
 
     /// Answers what channels ask from here on, and what they have asked. On a tokio runtime, after
     /// [`HtlcLog::attach`]. Ends with the node.
-    pub fn start(self: &Arc<Self>, registry: Registry) {
-        let Some(mut questions) = self.questions.lock().expect(LOCK).take() else { return };
+    pub fn start(self: &Arc<Self>, registry: Registry) -> Option<tokio::task::JoinHandle<()>> {
+        let mut questions = self.questions.lock().expect(LOCK).take()?;
         let log = Arc::downgrade(self);
-        tokio::spawn(async move {
+        Some(tokio::spawn(async move {
             while let Some((channel_id, number)) = questions.recv().await {
                 let Some(log) = log.upgrade() else { return };
                 // Reading the whole log may take seconds.
@@ -122,7 +122,7 @@ impl HtlcLog {
                     Err(error) => tracing::error!(%channel_id, %error, "reading the HTLC log failed"),
                 }
             }
-        });
+        }))
     }
 
     /// What is kept of a channel's HTLCs that may stand in this commitment of the peer's. Reads the whole log.

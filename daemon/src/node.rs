@@ -226,7 +226,7 @@ impl RecoveredNode {
             registry: self.registry.clone(),
         });
         let shards = start_shards(&shared, &self.mailboxes, self.actors)?;
-        self.htlc_log.start(self.registry.clone());
+        let htlc_log = self.htlc_log.start(self.registry.clone());
         let peers = Peers::new(
             node_key,
             self.rules.chain_hash,
@@ -282,6 +282,7 @@ impl RecoveredNode {
             stop,
             main,
             shards,
+            htlc_log,
             checkpoints,
             gossip,
         })
@@ -299,6 +300,7 @@ pub struct Node {
     stop: watch::Sender<bool>,
     main: tokio::task::JoinHandle<Result<(), StartError>>,
     shards: Vec<JoinHandle<()>>,
+    htlc_log: Option<tokio::task::JoinHandle<()>>,
     checkpoints: Checkpoints,
     gossip: Option<Gossip>,
 }
@@ -343,7 +345,12 @@ impl Node {
     }
 
     /// Stops it, in order. What was accepted is on disk when this returns.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
+        // It holds the journal, too.
+        if let Some(answers) = self.htlc_log.take() {
+            answers.abort();
+            let _ended = answers.await;
+        }
         self.readiness.send_replace(Readiness::Stopping);
         self.registry.stop_new_work();
         self.stop.send_replace(true);
