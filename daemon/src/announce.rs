@@ -195,7 +195,7 @@ impl Fold for Announcer {
         Ok(())
     }
 
-    fn tell(&self, news: News) {
+    fn tell(&self, news: &News) {
         let is_ours = news.items.iter().any(|item| match item {
             Item::Entry(entry) => entry.kind == crate::entry::Kind::Announce,
             Item::Fact { fact, .. } => matches!(fact, Fact::Ready | Fact::Announced { .. } | Fact::Closed(_)),

@@ -1,7 +1,8 @@
 //! The wallet's place in the node: what it reads back from the journal, what it does for the channels, how it follows the
 //! chain. The wallet itself, and the task that owns it, are in `wallet`.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use bitcoin::{Block, BlockHash, Transaction, Txid};
 use millrace_chain::broadcast::{Broadcaster, Status, Submission};
@@ -13,6 +14,7 @@ use millrace_journal::Position;
 use millrace_wire::{ChannelId, FeeratePerKw, Sat};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::chain_feed::{BlockFollower, BroadcastOrder, Following, MempoolNews};
 use crate::channels::{
@@ -25,6 +27,9 @@ use crate::entry::{Entry, Kind};
 use crate::facts::{Fold, Item, News, Telling};
 use crate::steps::JournalHandle;
 use crate::wallet::{Closed, Label, TxKind, WalletError, WalletHandle};
+
+/// How often it is looked whether each channel has a coin of its own.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 const LOCK: &str = "nothing panics while the wallet's records are locked";
 
@@ -60,12 +65,12 @@ impl Fold for WalletRecords {
     }
 
     /// Applying a record twice, or an old one again, does no harm: nothing is held against positions.
-    fn tell(&self, news: News) {
+    fn tell(&self, news: &News) {
         if news.telling != Telling::Replay {
             return;
         }
-        let of_wallet = news.items.into_iter().filter_map(|item| match item {
-            Item::Entry(Entry { kind: Kind::Wallet, bytes }) => Some(bytes),
+        let of_wallet = news.items.iter().filter_map(|item| match item {
+            Item::Entry(Entry { kind: Kind::Wallet, bytes }) => Some(bytes.clone()),
             Item::Entry(_) | Item::Fact { .. } => None,
         });
         self.records.lock().expect(LOCK).extend(of_wallet);
@@ -112,14 +117,31 @@ impl Coins {
         broadcaster: Broadcaster,
         fees: watch::Receiver<FeeEstimates>,
     ) -> Arc<Self> {
-        Arc::new(Self { runtime: Handle::current(), wallet, claimer, registry, broadcaster, fees })
+        let coins = Arc::new(Self { runtime: Handle::current(), wallet, claimer, registry, broadcaster, fees });
+        tokio::spawn(Self::look_after(Arc::downgrade(&coins)));
+        coins
     }
 
     /// Keeps back what the channels of this moment may need: after every block, and before the first call is answered.
     pub async fn keep_reserve(&self) {
         keep_reserve(&self.wallet, &self.registry).await;
-        if self.registry.check_new_work().is_ok() && self.divide().await.is_err() {
-            tracing::debug!("the wallet has stopped: no coins are divided");
+    }
+
+    /// Looks now and then whether there are coins enough for each channel. A block is no moment for that: while it is
+    /// handed on, channels are not seen yet as it leaves them.
+    async fn look_after(coins: Weak<Self>) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some(coins) = coins.upgrade() else { return };
+            if coins.registry.check_new_work().is_err() {
+                continue;
+            }
+            coins.keep_reserve().await;
+            if coins.divide().await.is_err() {
+                return tracing::debug!("the wallet has stopped: no coins are divided");
+            }
         }
     }
 

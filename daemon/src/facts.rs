@@ -102,7 +102,7 @@ pub trait Fold: Send + Sync {
     /// nothing itself. One call is one step: [`Fold::section`] must never see half of it.
     ///
     /// A replay may tell what the restored section holds already: whatever [`Applied::take`] says is not new.
-    fn tell(&self, news: News);
+    fn tell(&self, news: &News);
 
     /// Its state for a checkpoint, with everything in it that was told before the call. Called from the checkpoint's
     /// own thread; it may take its time. Everything below `up_to` was told; what must outlive the journal's segments
@@ -176,7 +176,7 @@ impl Folds {
         let mut order = self.order.lock().expect(LOCK);
         match order.waiting.last_entry() {
             Some(mut last) => last.get_mut().push(Waiting { news, written: None }),
-            None => self.tell_all(news),
+            None => self.tell_all(&news),
         }
     }
 
@@ -200,21 +200,16 @@ impl Folds {
 
     fn tell_one(&self, Waiting { news, written }: Waiting) {
         let position = news.position;
-        self.tell_all(news);
+        self.tell_all(&news);
         if let Some((written, position)) = written.zip(position) {
             let _gone = written.send(position);
         }
     }
 
-    fn tell_all(&self, news: News) {
-        if news.items.is_empty() {
-            return;
+    fn tell_all(&self, news: &News) {
+        if !news.items.is_empty() {
+            self.folds.iter().for_each(|fold| fold.tell(news));
         }
-        let Some((last, others)) = self.folds.split_last() else { return };
-        for fold in others {
-            fold.tell(news.clone());
-        }
-        last.tell(news);
     }
 
     /// Each one.
@@ -247,7 +242,7 @@ mod tests {
             Ok(())
         }
 
-        fn tell(&self, news: News) {
+        fn tell(&self, news: &News) {
             let Some(Item::Entry(entry)) = news.items.first() else { panic!("nothing is told") };
             self.0.lock().unwrap().push(entry.bytes[0]);
         }

@@ -299,7 +299,7 @@ impl Fold for HtlcLog {
         Ok(())
     }
 
-    fn tell(&self, news: News) {
+    fn tell(&self, news: &News) {
         let Source::Channel(channel_id) = news.source else { return };
         let mut state = self.state.lock().expect(LOCK);
         if let Some(position) = news.position

@@ -414,16 +414,16 @@ impl Fold for Payments {
         core.as_mut().ok_or("payments run already")?.restore(section)
     }
 
-    fn tell(&self, news: News) {
+    fn tell(&self, news: &News) {
         if news.telling == Telling::Replay {
             let mut core = self.core.lock().expect(LOCK);
             if let Some(core) = core.as_mut() {
-                core.tell(news, None, &mut self::core::Consequences::default());
+                core.tell(news.clone(), None, &mut self::core::Consequences::default());
             }
             return;
         }
         // Nobody hears it any more only when the node has stopped.
-        let _gone = self.inputs.send(Input::News(Box::new(news)));
+        let _gone = self.inputs.send(Input::News(Box::new(news.clone())));
     }
 
     fn section(&self, up_to: Position) -> Result<Vec<u8>, String> {

@@ -8,6 +8,7 @@ pub mod breach;
 pub mod claims;
 pub mod ending;
 pub mod others;
+mod outcome;
 
 use bitcoin::{OutPoint, ScriptBuf, Transaction, TxOut, Txid, Witness};
 use millrace_wire::message::Error;
@@ -27,7 +28,7 @@ use crate::phase::closing::{self, SignedClose};
 use crate::record::Record;
 use crate::side::Side;
 use crate::tx::claim::revealed_preimage;
-use crate::tx::commitment::{Commitment, HtlcOutput};
+use crate::tx::commitment::Commitment;
 use crate::tx::script;
 
 pub use breach::Breach;
@@ -146,9 +147,6 @@ pub enum ChainRecord {
     /// HTLCs of the node's log that have an output in the peer's revoked commitment.
     BreachHtlcs(Vec<PastHtlc>),
 }
-
-/// Confirmations after which a failed HTLC is told to be failed.
-const TIMED_OUT_DEPTH: u32 = 6;
 
 /// BOLT 3, "HTLC-Timeout and HTLC-Success Transactions": a zero, two signatures, the preimage or nothing, the script.
 const HTLC_TX_WITNESS_ITEMS: usize = 5;
@@ -636,68 +634,6 @@ impl Channel {
         (self.tip.0 + 1).saturating_sub(height.0)
     }
 
-    /// Tells of HTLCs of ours that cannot succeed any more: without an output in the commitment that is buried, or
-    /// with their output taken back in a transaction that is buried.
-    fn tell_timed_out(&mut self, fx: &mut Effects) {
-        let Phase::OnChain(on_chain) = &self.state.phase else { return };
-        let Some(spend) = &on_chain.spend else { return };
-        if self.depth_of(spend.height) < TIMED_OUT_DEPTH || spend.what.is_unresolved() {
-            return;
-        }
-        let commitment = self.confirmed_commitment();
-        let is_over = |htlc: &&Htlc| {
-            let is_gone = |outpoint| {
-                on_chain.spend_of(outpoint).is_some_and(|spent| self.depth_of(spent.height) >= TIMED_OUT_DEPTH)
-            };
-            match (&commitment, on_chain.breach()) {
-                (Some(commitment), _) => output_of(commitment, htlc.add.id).is_none_or(is_gone),
-                (None, Some(breach)) => {
-                    let is_lost = || breach.holder == Side::Local && self.is_long_expired(htlc);
-                    self.breach_outputs_of(spend, breach, htlc).into_iter().all(is_gone) || is_lost()
-                }
-                (None, None) => true,
-            }
-        };
-        let ids: Vec<HtlcId> = self
-            .state
-            .ledger
-            .htlcs(Side::Local)
-            .iter()
-            .filter(|htlc| htlc.known_preimage.is_none() && !on_chain.timed_out.contains(&htlc.add.id))
-            .filter(is_over)
-            .map(|htlc| htlc.add.id)
-            .collect();
-        for id in ids {
-            self.record(Record::Chain(ChainRecord::OfferTimedOut { id }), fx);
-        }
-    }
-
-    /// In our own revoked commitment an HTLC of ours is the peer's to take, now or ever: it is waited for until everything
-    /// is buried.
-    const fn is_long_expired(&self, htlc: &Htlc) -> bool {
-        htlc.add.cltv_expiry.0.saturating_add(self.policy.burial_depth) <= self.tip.0
-    }
-
-    /// Nothing is left to claim, and everything that decided it is buried.
-    fn close_when_buried(&mut self, fx: &mut Effects) {
-        let Phase::OnChain(on_chain) = &self.state.phase else { return };
-        let Some(spend) = &on_chain.spend else { return };
-        let is_buried = |height| self.depth_of(height) >= self.policy.burial_depth;
-        if is_buried(spend.height)
-            && on_chain.spent.iter().all(|spent| is_buried(spent.height))
-            && self.unclaimed_outputs().is_empty()
-            && self.are_offers_told(on_chain)
-        {
-            self.record(Record::Closed, fx);
-        }
-    }
-
-    /// Whether it is told of every HTLC of ours in a breach how it ended. Elsewhere it follows from the claims.
-    fn are_offers_told(&self, on_chain: &OnChain) -> bool {
-        let is_told = |htlc: &Htlc| htlc.known_preimage.is_some() || on_chain.timed_out.contains(&htlc.add.id);
-        on_chain.breach().is_none() || self.state.ledger.htlcs(Side::Local).iter().all(is_told)
-    }
-
     /// Asks for the claims, if they differ from what was asked for before.
     fn update_claims(&mut self, fx: &mut Effects) {
         let Phase::OnChain(_) = &self.state.phase else { return };
@@ -715,12 +651,6 @@ impl Channel {
 /// Where the output of our HTLC transaction is.
 pub(crate) fn second_level_outpoint(spent: &OutputSpend) -> Option<OutPoint> {
     spent.second_level.as_ref().map(|(vout, _)| OutPoint { txid: spent.txid, vout: *vout })
-}
-
-/// The output of an HTLC of ours in a commitment that we know.
-fn output_of(commitment: &Commitment, id: HtlcId) -> Option<OutPoint> {
-    let is_its = |output: &&HtlcOutput| output.offered_by == Side::Local && output.id == id;
-    commitment.htlcs.iter().find(is_its).map(|output| commitment.outpoint(output.vout))
 }
 
 /// The preimage with which we may claim an HTLC of the peer.

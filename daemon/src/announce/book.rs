@@ -66,13 +66,13 @@ impl Book {
         postcard::to_extend(self, vec![VERSION]).expect("plain data into memory: nothing can fail")
     }
 
-    pub(super) fn tell(&mut self, news: News) -> Result<(), String> {
+    pub(super) fn tell(&mut self, news: &News) -> Result<(), String> {
         if !self.applied.take(news.source, news.position) {
             return Ok(());
         }
-        for item in news.items {
+        for item in &news.items {
             match item {
-                Item::Entry(Entry { kind: Kind::Announce, bytes }) => self.apply(AnnounceEntry::decode(&bytes)?),
+                Item::Entry(Entry { kind: Kind::Announce, bytes }) => self.apply(AnnounceEntry::decode(bytes)?),
                 Item::Fact { fact: Fact::Closed(_), .. } => {
                     if let Source::Channel(id) = news.source {
                         self.forget(id);
@@ -161,10 +161,10 @@ mod tests {
     fn what_is_told_is_kept_and_told_twice_changes_nothing() {
         let mut book = Book::default();
         for (frame, entry) in (1..).zip(entries()) {
-            book.tell(news(Source::Node, frame, Item::Entry(entry.entry()))).unwrap();
+            book.tell(&news(Source::Node, frame, Item::Entry(entry.entry()))).unwrap();
         }
         let older = AnnounceEntry::Node { announcement: vec![9] };
-        book.tell(news(Source::Node, 3, Item::Entry(older.entry()))).unwrap();
+        book.tell(&news(Source::Node, 3, Item::Entry(older.entry()))).unwrap();
         assert_eq!(book.node, Some(vec![10, 11]));
         assert_eq!(Book::restore(&book.section()), Ok(book.clone()));
         assert!(Book::restore(&[]).is_err() && Book::restore(&[9]).is_err());

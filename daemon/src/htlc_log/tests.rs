@@ -40,7 +40,7 @@ impl World {
         }
         let from = recovered.checkpoint.as_ref().map_or(Position::START, |checkpoint| checkpoint.replay_from);
         for news in told.iter().filter(|news| news.position.is_some_and(|position| position >= from)) {
-            log.tell(News { telling: Telling::Replay, ..news.clone() });
+            log.tell(&News { telling: Telling::Replay, ..news.clone() });
         }
         log.attach(&journal).unwrap();
         Self { journal, log, told }
@@ -58,7 +58,7 @@ impl World {
             items: facts.into_iter().map(|fact| Item::Fact { fact, received: None }).collect(),
         };
         self.told.push(news.clone());
-        self.log.tell(news);
+        self.log.tell(&news);
         position
     }
 
@@ -255,7 +255,7 @@ async fn a_breach_is_asked_about_live_and_at_a_start() {
     let mut questions = log.questions.lock().unwrap().take().unwrap();
     for (telling, is_asked) in [(Telling::Replay, false), (Telling::Resume, true), (Telling::Live, true)] {
         let fact = Fact::Breached { number: CommitmentNumber(3) };
-        log.tell(News {
+        log.tell(&News {
             source: Source::Channel(channel(1)),
             peer: None,
             terms: None,

@@ -52,7 +52,7 @@ impl Fold for Witness {
         self.payments.restore(section)
     }
 
-    fn tell(&self, news: News) {
+    fn tell(&self, news: &News) {
         if let Source::Channel(id) = news.source {
             let facts = news.items.iter().filter_map(|item| match item {
                 Item::Fact { fact, .. } => Some((id, fact.clone())),

@@ -107,7 +107,7 @@ impl Fold for Gate {
         self.payments.restore(section)
     }
 
-    fn tell(&self, news: News) {
+    fn tell(&self, news: &News) {
         let passes = {
             let mut state = self.state.lock().unwrap();
             state.collect();

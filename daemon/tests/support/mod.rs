@@ -320,8 +320,8 @@ impl Fold for Witnessing {
         if section == b"seen" { Ok(()) } else { Err("not mine".to_owned()) }
     }
 
-    fn tell(&self, news: News) {
-        self.state.lock().unwrap().push(news);
+    fn tell(&self, news: &News) {
+        self.state.lock().unwrap().push(news.clone());
     }
 
     fn section(&self, _up_to: Position) -> Result<Vec<u8>, String> {

@@ -1,9 +1,10 @@
 //! The coins that are kept back to close channels with: who has none takes no channel from a peer.
 
 use bitcoin::Amount;
-use millrace_regtest::network::random_key;
+use millrace_regtest::network::{random_key, whole_page};
 use millrace_rpc::v1::{
-    BalanceRequest, CloseChannelRequest, ErrorReason, ListChannelsRequest, OpenChannelRequest, open_channel_progress,
+    BalanceRequest, CloseChannelRequest, ErrorReason, ListChannelsRequest, ListUtxosRequest, OpenChannelRequest,
+    open_channel_progress,
 };
 use tonic::Status;
 
@@ -55,6 +56,38 @@ async fn a_node_without_coins_to_close_with_takes_no_channel() {
     network.fund(BOB, Amount::from_sat(1_000)).await.unwrap();
     open().await.unwrap();
     refused(open().await, ErrorReason::PeerRefused);
+    for node in &mut network.nodes {
+        node.stop().await.unwrap();
+    }
+}
+
+/// Bob has one coin, and takes two channels: once they are in a block, each has a coin of its own to be closed with.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_coin_is_divided_for_two_channels() {
+    let mut network = network(&["alice", "bob"]);
+    for node in &mut network.nodes {
+        node.start().await.unwrap();
+    }
+    for node in [ALICE, BOB] {
+        network.fund(node, Amount::from_sat(1_000_000)).await.unwrap();
+    }
+    network.connect(ALICE, BOB).await.unwrap();
+    let bob = network.nodes[BOB].client().unwrap();
+    let coins = async || {
+        let request = ListUtxosRequest { page: Some(whole_page()) };
+        let coins = bob.clone().wallet.list_utxos(request).await.unwrap().into_inner().utxos;
+        coins.iter().filter(|coin| coin.amount_sat >= RESERVE_SAT).count()
+    };
+    network.open(ALICE, BOB, 200_000, 0).await.unwrap();
+    assert_eq!(coins().await, 1, "one channel, one coin");
+    network.open(ALICE, BOB, 200_000, 0).await.unwrap();
+    let divided = network.wait("a coin for each channel", async || {
+        let coins = coins().await;
+        Ok(if coins == 2 { Ok(()) } else { Err(format!("{coins} coins")) })
+    });
+    divided.await.unwrap();
+    network.mine(6).await.unwrap();
+    assert_eq!(coins().await, 2, "and no more than that");
     for node in &mut network.nodes {
         node.stop().await.unwrap();
     }

@@ -14,7 +14,7 @@ use millrace_wire::{BlockHeight, CommitmentNumber};
 use secp256k1::{SECP256K1, SecretKey};
 use serde::{Deserialize, Serialize};
 
-use super::claims::{Due, with_deadline};
+use super::claims::{Due, sweep_after, with_deadline};
 use super::{ChainRecord, HTLC_TX_WITNESS_ITEMS, OnChain, Spend, SpendKind, second_level_outpoint};
 use crate::channel::Channel;
 use crate::effect::{Effects, Fact};
@@ -71,6 +71,14 @@ impl Breach {
     fn outputs(&self, spend: &Spend) -> impl Iterator<Item = (OutPoint, &TxOut)> {
         let txid = spend.txid;
         (0..).zip(&self.outputs).map(move |(vout, output)| (OutPoint { txid, vout }, output))
+    }
+
+    /// The outputs that an HTLC may have in it. Equal HTLCs share theirs.
+    pub(super) fn outputs_of(&self, spend: &Spend, scripts: &HtlcScripts, htlc: &Htlc) -> Vec<OutPoint> {
+        let past = PastHtlc::of(htlc, self.number);
+        let script = scripts.of_hash160(htlc.offered_by == self.holder, past.hash160, past.cltv_expiry).to_p2wsh();
+        let is_its = |(_, output): &(OutPoint, &TxOut)| output.script_pubkey == script;
+        self.outputs(spend).filter(is_its).map(|(outpoint, _)| outpoint).collect()
     }
 }
 
@@ -163,16 +171,9 @@ impl Channel {
         present.chain(log.iter().copied()).map(script_of).collect()
     }
 
-    /// The outputs that an HTLC of ours may have in it. Equal HTLCs share theirs.
-    pub(super) fn breach_outputs_of(&self, spend: &Spend, breach: &Breach, htlc: &Htlc) -> Vec<OutPoint> {
-        let keys = self.revoked_keys(breach.holder, breach.number);
-        let past = PastHtlc::of(htlc, self.state.remote.number);
-        let offered_by_holder = htlc.offered_by == breach.holder;
-        let script = HtlcScripts::new(self.state.terms.format(), &keys)
-            .of_hash160(offered_by_holder, past.hash160, past.cltv_expiry)
-            .to_p2wsh();
-        let is_its = |(_, output): &(OutPoint, &TxOut)| output.script_pubkey == script;
-        breach.outputs(spend).filter(is_its).map(|(outpoint, _)| outpoint).collect()
+    /// The scripts of the HTLCs in it.
+    pub(super) fn breach_scripts(&self, breach: &Breach) -> HtlcScripts {
+        HtlcScripts::new(self.state.terms.format(), &self.revoked_keys(breach.holder, breach.number))
     }
 
     /// All that is ours of it, less what is spent.
@@ -184,26 +185,22 @@ impl Channel {
         let secret = Secret(self.revealed(breach.number).secret_bytes());
         let terms = &self.state.terms;
         let delay = u32::from(terms.delay_of(Side::Remote));
-        let deadline_of = |confirmed: BlockHeight| Some(BlockHeight(confirmed.0 + delay));
+        let penalize = |claim, confirmed: BlockHeight| {
+            with_deadline(sweep_after(claim, confirmed), Some(BlockHeight(confirmed.0 + delay)))
+        };
         for ((outpoint, output), what) in breach.outputs(spend).zip(self.breach_outputs(breach)) {
             let output = output.clone();
             match what {
                 BreachOutput::Balance(Side::Remote, _) => {
                     let penalty = claim::penalty_of_delayed(terms, &keys, secret, outpoint, output);
-                    due.push(with_deadline(
-                        super::claims::sweep_after(penalty, spend.height),
-                        deadline_of(spend.height),
-                    ));
+                    due.push(penalize(penalty, spend.height));
                 }
                 BreachOutput::Htlc(_, script) => {
                     let penalty = claim::penalty_of_htlc(secret, outpoint, output, script);
-                    due.push(with_deadline(
-                        super::claims::sweep_after(penalty, spend.height),
-                        deadline_of(spend.height),
-                    ));
+                    due.push(penalize(penalty, spend.height));
                 }
                 BreachOutput::Balance(Side::Local, _) => {
-                    due.push(super::claims::sweep_after(self.unresolved_to_remote(outpoint, output), spend.height));
+                    due.push(sweep_after(self.unresolved_to_remote(outpoint, output), spend.height));
                 }
                 BreachOutput::Anchor(_) | BreachOutput::Unknown => {}
             }
@@ -211,7 +208,7 @@ impl Channel {
         for spent in &on_chain.spent {
             if let (Some(outpoint), Some((_, output))) = (second_level_outpoint(spent), &spent.second_level) {
                 let penalty = claim::penalty_of_delayed(terms, &keys, secret, outpoint, output.clone());
-                due.push(with_deadline(super::claims::sweep_after(penalty, spent.height), deadline_of(spent.height)));
+                due.push(penalize(penalty, spent.height));
             }
         }
     }

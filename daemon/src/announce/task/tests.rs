@@ -186,7 +186,7 @@ async fn write(shard: &Mailbox<Input>, announcer: &Announcer, frame: &mut u64) -
             let Input::Write { entries, reply } = input else { panic!("{input:?}") };
             *frame += 1;
             let position = Position { frame: *frame, index: 0 };
-            announcer.tell(News {
+            announcer.tell(&News {
                 source: Source::Node,
                 peer: None,
                 terms: None,

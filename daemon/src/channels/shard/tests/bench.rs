@@ -155,8 +155,8 @@ impl Fold for Told {
         Ok(())
     }
 
-    fn tell(&self, news: News) {
-        self.0.lock().unwrap().push(news);
+    fn tell(&self, news: &News) {
+        self.0.lock().unwrap().push(news.clone());
     }
 
     fn section(&self, _up_to: millrace_journal::Position) -> Result<Vec<u8>, String> {
