@@ -422,6 +422,10 @@ impl Channel {
             }
             Command::Close(order) => self.close(order, fx),
             Command::BreachHtlcs(htlcs) => self.take_past_htlcs(&htlcs, fx),
+            Command::Preimages(preimages) => {
+                self.take_preimages(&preimages, fx);
+                Ok(())
+            }
             Command::ForceClose { reason } => self.force_close(reason, fx),
         }
     }
@@ -493,6 +497,12 @@ impl Channel {
     #[must_use]
     pub const fn ledger(&self) -> &Ledger {
         &self.state.ledger
+    }
+
+    /// What the peer has revealed of its revoked commitments: what a watchtower is told.
+    #[must_use]
+    pub const fn revealed_secrets(&self) -> &RevealedSecrets {
+        &self.state.remote.secrets
     }
 
     /// Which of the node's channel keys it uses.

@@ -106,6 +106,9 @@ pub enum Command {
     /// What the node has kept ([`Fact::HtlcPast`](crate::Fact::HtlcPast)) of the HTLCs in the revoked commitment of
     /// [`Fact::Breached`](crate::Fact::Breached): all that may stand in it, or more.
     BreachHtlcs(Vec<PastHtlc>),
+    /// Preimages that somebody else has seen on chain, a watchtower while this node was off: HTLCs of ours with their
+    /// hashes are fulfilled. Others mean nothing.
+    Preimages(Vec<Preimage>),
     /// Close alone, now.
     ForceClose {
         /// Why, in words for the user.

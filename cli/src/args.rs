@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use millrace_rpc::v1::{FeeChoice, Page, fee_choice};
 
-use crate::{channel, events, forward, graph, invoice, node, pay, payment, peer, shell, wallet, words};
+use crate::{channel, events, forward, graph, invoice, node, pay, payment, peer, shell, tower, wallet, words};
 
 /// Uses a Millrace node: its wallet, channels, invoices and payments.
 #[derive(Parser)]
@@ -161,6 +161,9 @@ pub(crate) enum Command {
     /// Connections to other Lightning nodes
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Watchtowers that keep watch while the node is off
+    #[command(subcommand)]
+    Tower(tower::Command),
     /// Payment channels: open, close, look at
     #[command(subcommand)]
     Channel(channel::Command),

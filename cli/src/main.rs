@@ -21,6 +21,7 @@ mod peer;
 mod progress;
 mod session;
 mod shell;
+mod tower;
 mod wallet;
 mod words;
 
@@ -82,6 +83,7 @@ async fn ask(command: Command, globals: &Globals, output: &mut Output) -> Result
         Command::Node(command) => command.run(&session()?, output).await,
         Command::Wallet(command) => command.run(&session()?, output).await,
         Command::Peer(command) => command.run(&session()?, output).await,
+        Command::Tower(command) => command.run(&session()?, output).await,
         Command::Channel(command) => command.run(&session()?, output).await,
         Command::Invoice(command) => command.run(&session()?, output).await,
         Command::Graph(command) => command.run(&session()?, output).await,

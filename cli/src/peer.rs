@@ -61,13 +61,20 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (node_id, host) = text.split_once('@').ok_or("write it as NODE_ID@HOST:PORT")?;
-        Ok(Self { node_id: words::node_id(node_id)?, address: with_port(host)? })
+        Self::parse(text, DEFAULT_PORT, "NODE_ID")
+    }
+}
+
+impl Target {
+    /// A key, named as here, and a host, with this port unless it names one.
+    pub(crate) fn parse(text: &str, port: u16, name: &str) -> Result<Self, String> {
+        let (node_id, host) = text.split_once('@').ok_or_else(|| format!("write it as {name}@HOST:PORT"))?;
+        Ok(Self { node_id: words::node_id(node_id)?, address: with_port(host, port)? })
     }
 }
 
 /// `HOST:PORT` with the default port filled in. An IPv6 address stands in brackets.
-fn with_port(host: &str) -> Result<String, String> {
+fn with_port(host: &str, default: u16) -> Result<String, String> {
     let name_end = if host.starts_with('[') {
         host.find(']').map(|end| end + 1).ok_or("the bracket is not closed")?
     } else {
@@ -78,7 +85,7 @@ fn with_port(host: &str) -> Result<String, String> {
         return Err("the host is missing".to_owned());
     }
     let port = match port.strip_prefix(':') {
-        None if port.is_empty() => DEFAULT_PORT,
+        None if port.is_empty() => default,
         Some(digits) if !digits.starts_with('+') => match digits.parse::<u16>() {
             Ok(port) if port > 0 => port,
             _ => return Err(format!("`{digits}` is no port; an IPv6 address needs brackets")),
@@ -216,10 +223,10 @@ mod tests {
             ("[::1]:7", "[::1]:7"),
         ];
         for (text, address) in good {
-            assert_eq!(with_port(text), Ok(address.to_owned()), "{text}");
+            assert_eq!(with_port(text, 9735), Ok(address.to_owned()), "{text}");
         }
         for text in ["", ":1", "[]:1", "[::1", "[::1]x", "::1", "host:", "host:0", "host:65536", "host:+1"] {
-            assert!(with_port(text).is_err(), "{text}");
+            assert!(with_port(text, 9735).is_err(), "{text}");
         }
     }
 

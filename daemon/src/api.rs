@@ -18,6 +18,7 @@ mod once;
 mod parse;
 mod payments;
 mod peers;
+mod towers;
 mod wallet;
 
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ use crate::readiness::Readiness;
 use crate::shutdown::Trigger;
 use crate::tls::Tls;
 use crate::token::AccessToken;
+use crate::towers::Towers;
 use crate::view::{Past, View, ViewError};
 use crate::wallet::WalletHandle;
 use guard::Guarded;
@@ -70,6 +72,8 @@ pub struct Api {
     pub registry: Registry,
     /// The peers.
     pub peers: Peers,
+    /// The watchtowers.
+    pub towers: Arc<Towers>,
     /// Payments, invoices, keys, events.
     pub payments: Arc<Payments>,
     /// Whoever says what is to be said of the node and its channels.
@@ -207,6 +211,7 @@ async fn routes(
     use v1::node_server::NodeServer;
     use v1::payments_server::PaymentsServer;
     use v1::peers_server::PeersServer;
+    use v1::towers_server::TowersServer;
     use v1::wallet_server::WalletServer;
     macro_rules! guarded {
         ($server:ident, $service:expr) => {
@@ -222,6 +227,7 @@ async fn routes(
         .add_service(guarded!(PaymentsServer, payments::PaymentsService(Arc::clone(inner))))
         .add_service(guarded!(EventsServer, events::EventsService(Arc::clone(inner))))
         .add_service(guarded!(ForwardsServer, forwards::ForwardsService(Arc::clone(inner))))
+        .add_service(guarded!(TowersServer, towers::TowersService(Arc::clone(inner))))
         .add_service(guarded!(GraphServer, graph::GraphService(Arc::clone(inner))))
         .add_service(Guarded::new(reflection, Arc::clone(token)))
         .add_service(Guarded::new(health, Arc::clone(token))))

@@ -7,6 +7,7 @@
 pub(crate) mod actor;
 pub(crate) mod curve_pool;
 pub(crate) mod directory;
+mod guard_seam;
 pub(crate) mod input;
 pub(crate) mod keys;
 pub(crate) mod mailbox;
@@ -19,6 +20,7 @@ pub(crate) mod shared;
 mod snapshot;
 mod wallet_seam;
 
+pub use guard_seam::{ChannelGuards, NoGuards, TowerBehind};
 pub use input::AllDone;
 pub use keys::KeysOf;
 pub use order::{

@@ -37,11 +37,13 @@ pub enum Kind {
     Policy,
     /// What this node and its peers say of their channels, and of the node.
     Announce,
+    /// Watchtowers that keep watch for this node.
+    Tower,
 }
 
 impl Kind {
     /// Every kind, by its number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Payment,
         Self::Invoice,
         Self::Wallet,
@@ -52,6 +54,7 @@ impl Kind {
         Self::Link,
         Self::Policy,
         Self::Announce,
+        Self::Tower,
     ];
 
     /// The number on disk; it never changes.
@@ -68,6 +71,7 @@ impl Kind {
             Self::Link => 9,
             Self::Policy => 10,
             Self::Announce => 11,
+            Self::Tower => 12,
         }
     }
 

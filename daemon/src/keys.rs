@@ -7,6 +7,7 @@
 //! | node id | `m/1296649292'/COIN'/0'` |
 //! | seeds of channels | `m/1296649292'/COIN'/1'`, then by HMAC |
 //! | secrets of invoices | `m/1296649292'/COIN'/2'`, then by HMAC |
+//! | names before watchtowers | `m/1296649292'/COIN'/3'`, then by HMAC |
 //!
 //! 1296649292 is "MILL" in ASCII. COIN is 0 on the network bitcoin and 1 on all others (SLIP 44). "By HMAC" is
 //! `HMAC-SHA256(private key, name || argument)`, with the names in this file. What one channel's seed becomes is
@@ -28,6 +29,7 @@ const PURPOSE: u32 = 0x4d49_4c4c;
 const NODE: u32 = 0;
 const CHANNELS: u32 = 1;
 const INVOICES: u32 = 2;
+const TOWERS: u32 = 3;
 
 /// Why a derivation along a fixed path cannot fail.
 const DERIVES: &str = "fails only for one hash value in 2^127, which nobody can choose";
@@ -38,6 +40,7 @@ pub struct Keys {
     node: SecretKey,
     channels: Zeroizing<[u8; 32]>,
     invoices: Zeroizing<[u8; 32]>,
+    towers: Zeroizing<[u8; 32]>,
     wallet: WalletKeys,
 }
 
@@ -78,6 +81,7 @@ impl Keys {
             node: own(NODE),
             channels: Zeroizing::new(own(CHANNELS).secret_bytes()),
             invoices: Zeroizing::new(own(INVOICES).secret_bytes()),
+            towers: Zeroizing::new(own(TOWERS).secret_bytes()),
             wallet: WalletKeys {
                 network,
                 fingerprint: master.fingerprint(SECP256K1),
@@ -121,6 +125,14 @@ impl Keys {
     #[must_use]
     pub fn payment_secret(&self, payment_hash: &[u8; 32]) -> Zeroizing<[u8; 32]> {
         named(&self.invoices, b"millrace/payment-secret/1/", payment_hash)
+    }
+
+    /// The key by which the watchtower with this key knows the node: one for each, so that two cannot tell that they have
+    /// the same client, and none knows the node's identity.
+    #[must_use]
+    pub fn tower_key(&self, tower: &PublicKey) -> SecretKey {
+        let bytes = named(&self.towers, b"millrace/tower-client/1/", &tower.serialize());
+        SecretKey::from_slice(&*bytes).expect(DERIVES)
     }
 
     /// The on-chain wallet's.

@@ -46,5 +46,6 @@ mod sim;
 pub mod steps;
 pub mod tls;
 pub mod token;
+pub mod towers;
 pub mod view;
 pub mod wallet;

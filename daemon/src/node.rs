@@ -3,6 +3,7 @@
 //! The order of a start: the journal, the chain up to its tip, what the channels owe to the world, the peers; then the
 //! API may serve. The order of a stop: no new work, no peers, a checkpoint, the shards, the journal.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc as std_mpsc};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use millrace_chain::fees::FeeEstimates;
 use millrace_chain::{ChainEvent, SyncState, Trail};
 use millrace_journal::{Journal, OpenError, Options};
+use millrace_wire::ChannelId;
 use secp256k1::SecretKey;
 use tokio::sync::{mpsc, watch};
 
@@ -25,7 +27,7 @@ use crate::channels::keys::{FreshKeys, KeysOf};
 use crate::channels::mailbox::Mailbox;
 use crate::channels::shard::Shard;
 use crate::channels::shared::Shared;
-use crate::channels::{ChannelRules, ChannelWallet, Registry, shard_of};
+use crate::channels::{ChannelGuards, ChannelRules, ChannelWallet, Registry, shard_of};
 use crate::checkpoint::{Checkpointer, NodeSection};
 use crate::facts::{Fold, Folds};
 use crate::feerate;
@@ -109,6 +111,8 @@ pub struct Surroundings {
     pub listen: Option<SocketAddr>,
     /// The wallet, for the channels.
     pub wallet: Arc<dyn ChannelWallet>,
+    /// Those who keep watch while the node is off.
+    pub guards: Arc<dyn ChannelGuards>,
     /// Whoever says what is to be said of the node and its channels; it is also among the folds.
     pub announcer: Option<Arc<Announcer>>,
     /// The public graph; without it, what peers say of it is passed over.
@@ -187,6 +191,12 @@ impl RecoveredNode {
         self.registry.clone()
     }
 
+    /// The channels that were read back, and are not closed.
+    #[must_use]
+    pub fn channel_ids(&self) -> BTreeSet<ChannelId> {
+        self.actors.iter().map(Actor::id).collect()
+    }
+
     /// For owners of entries; what is written waits until the node runs.
     #[must_use]
     pub fn journal_handle(&self) -> JournalHandle {
@@ -205,8 +215,17 @@ impl RecoveredNode {
     /// # Errors
     /// [`StartError::Thread`].
     pub fn start(self, surroundings: Surroundings) -> Result<Node, StartError> {
-        let Surroundings { node_key, peers: peer_rules, listen, wallet, announcer, gossip, mut followers, chain } =
-            surroundings;
+        let Surroundings {
+            node_key,
+            peers: peer_rules,
+            listen,
+            wallet,
+            guards,
+            announcer,
+            gossip,
+            mut followers,
+            chain,
+        } = surroundings;
         followers.extend(gossip.clone().map(|gossip| Arc::new(gossip) as Arc<dyn BlockFollower>));
         let source = chain(Trail::new(trail_of(&self.blocks)));
         let (orders_sender, orders) = mpsc::unbounded_channel();
@@ -221,6 +240,7 @@ impl RecoveredNode {
             directory: Arc::clone(self.registry.directory()),
             folds: self.folds.clone(),
             wallet,
+            guards,
             chain: orders_sender,
             fees: source.fees.clone(),
             registry: self.registry.clone(),

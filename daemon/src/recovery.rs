@@ -236,7 +236,8 @@ impl Replay<'_> {
             | Kind::Idempotency
             | Kind::Link
             | Kind::Policy
-            | Kind::Announce => {}
+            | Kind::Announce
+            | Kind::Tower => {}
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ use crate::policy::Policies;
 use crate::prepare::Prepared;
 use crate::readiness::Readiness;
 use crate::shutdown::{Shutdown, Trigger};
+use crate::towers::Towers;
 use crate::wallet::{ReservePolicy, Wallet};
 use crate::{claims, metrics, wallet};
 
@@ -62,6 +63,7 @@ struct Running {
     doors: Doors,
     node: Node,
     payments: Arc<Payments>,
+    towers: Arc<Towers>,
     coins: Arc<Coins>,
     sync: watch::Receiver<SyncState>,
     rpc: Serving,
@@ -83,6 +85,7 @@ struct Ledgers {
     recovered: RecoveredNode,
     payments: Arc<Payments>,
     announcer: Arc<Announcer>,
+    towers: Arc<Towers>,
     records: Arc<WalletRecords>,
     network: Network,
 }
@@ -101,16 +104,23 @@ impl Ledgers {
         payments.announce_by(Box::new(move |scid| announced.update_of(scid)));
         payments.find_ways(network.clone(), data_dir.liquidity());
         let records = Arc::new(WalletRecords::default());
+        let chain_hash = ChainHash::using_genesis_block_const(config.network);
+        let towers = Towers::new(keys.clone(), chain_hash, config.tower.lag_max.into());
         let recovered = node::open(Origins {
             journal: &data_dir.journal(),
             options: journal_options(config),
             rules: channel_rules(config),
             keys_of: keys_of(keys, config),
-            folds: vec![Arc::clone(&records) as _, Arc::clone(&payments) as _, Arc::clone(&announcer) as _],
+            folds: vec![
+                Arc::clone(&records) as _,
+                Arc::clone(&payments) as _,
+                Arc::clone(&announcer) as _,
+                Arc::clone(&towers) as _,
+            ],
             sync,
         })?;
         payments.attach(recovered.journal());
-        Ok(Self { recovered, payments, announcer, records, network })
+        Ok(Self { recovered, payments, announcer, towers, records, network })
     }
 }
 
@@ -122,7 +132,7 @@ impl Running {
         let bitcoind = connect(&config).await?;
         let source = BitcoindSource::new(bitcoind.clone()).beginning_at(data_dir.restore_from()?);
         let (sync, fees, broadcaster) = (source.sync(), source.fees(), source.broadcaster());
-        let Ledgers { recovered, payments, announcer, records, network } =
+        let Ledgers { recovered, payments, announcer, towers, records, network } =
             Ledgers::read(&config, &data_dir, &keys, sync.clone())?;
         let registry = recovered.registry();
 
@@ -148,6 +158,7 @@ impl Running {
         let passed_on = gossip.clone();
         announcer.relay_by(Arc::new(move |messages| passed_on.put_own(messages)));
 
+        towers.start(&registry, &recovered.channel_ids());
         let (chain_failed, chain_failure) = mpsc::unbounded_channel::<ChainError>();
         let coins_of_chain = Arc::clone(&coins);
         let wallet_of_chain = wallet.clone();
@@ -156,6 +167,7 @@ impl Running {
             peers: peer_rules(&config),
             listen: Some(config.listen),
             wallet: Arc::clone(&coins) as _,
+            guards: Arc::clone(&towers) as _,
             announcer: Some(Arc::clone(&announcer)),
             gossip: Some(gossip.clone()),
             followers: vec![Arc::clone(&coins) as _],
@@ -174,6 +186,7 @@ impl Running {
             keys,
             registry: registry.clone(),
             peers: peers.clone(),
+            towers: Arc::clone(&towers),
             payments: Arc::clone(&payments),
             announcer,
             wallet: wallet.clone(),
@@ -195,7 +208,7 @@ impl Running {
             let view = rpc.archive().view;
             tokio::spawn(Watched { registry, peers, wallet, journal, view, gossip }.tell());
         }
-        Ok(Self { doors, node, payments, coins, sync, rpc, readiness, chain_failure })
+        Ok(Self { doors, node, payments, towers, coins, sync, rpc, readiness, chain_failure })
     }
 
     /// A healthy daemon never returns from here.
@@ -219,6 +232,8 @@ impl Running {
         self.doors.data_dir.remove_rpc_info();
         self.rpc.stop().await;
         self.payments.remember().await;
+        // They hold the channels.
+        self.towers.stop();
         self.node.stop().await;
     }
 }

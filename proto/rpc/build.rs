@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use protox::prost::Message;
 
-const SERVICES: [&str; 10] =
-    ["common", "node", "wallet", "peers", "channels", "invoices", "payments", "events", "forwards", "graph"];
+const SERVICES: [&str; 11] =
+    ["common", "node", "wallet", "peers", "channels", "invoices", "payments", "events", "forwards", "graph", "towers"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -91,6 +91,14 @@ pub enum Link {
     Up,
 }
 
+impl Link {
+    /// As it is at first.
+    #[must_use]
+    pub fn not_called() -> Self {
+        Self::Down("not called yet".to_owned())
+    }
+}
+
 /// What the caller should know, and would not ask for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -181,7 +189,7 @@ impl Client {
             config,
             book: Book::default(),
             work: Notify::new(),
-            link: watch::Sender::new(Link::Down("not called yet".to_owned())),
+            link: watch::Sender::new(Link::not_called()),
             traffic: Arc::default(),
             counters: Counters::default(),
         });
@@ -202,6 +210,14 @@ impl Client {
         self.shared.book.register(channel_id, registration, secrets);
         self.shared.work.notify_one();
         channel_id
+    }
+
+    /// The tower once signed this receipt: until it says itself what it has, it counts as having that much. One of another
+    /// tower's changes nothing.
+    pub fn recall(&self, channel_id: ChannelId, receipt: Receipt) {
+        if receipt.is_by(&self.shared.config.tower) {
+            self.shared.book.recall(channel_id, receipt);
+        }
     }
 
     /// The peer has revoked its commitment `number`. Never waits.

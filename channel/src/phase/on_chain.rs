@@ -10,6 +10,8 @@ pub mod ending;
 pub mod others;
 mod outcome;
 
+use std::collections::BTreeMap;
+
 use bitcoin::{OutPoint, ScriptBuf, Transaction, TxOut, Txid, Witness};
 use millrace_wire::message::Error;
 use millrace_wire::{BlockHeight, CltvExpiry, HtlcId, Message, Preimage, Sat};
@@ -443,6 +445,17 @@ impl Channel {
             let revealed = tx.input.iter().find_map(|input| revealed_preimage(&input.witness, &htlc.add.payment_hash));
             found.extend(revealed.map(|preimage| (htlc.add.id, preimage)));
         }
+        for (id, preimage) in found {
+            self.record(Record::PreimageReceived { id, preimage }, fx);
+        }
+    }
+
+    /// Preimages that somebody else has seen on chain. One may be of several HTLCs.
+    pub(crate) fn take_preimages(&mut self, preimages: &[Preimage], fx: &mut Effects) {
+        let by_hash: BTreeMap<_, _> = preimages.iter().map(|preimage| (preimage.hash(), preimage)).collect();
+        let unknown = self.state.ledger.htlcs(Side::Local).iter().filter(|htlc| htlc.known_preimage.is_none());
+        let found = unknown.filter_map(|htlc| Some((htlc.add.id, (*by_hash.get(&htlc.add.payment_hash)?).clone())));
+        let found: Vec<(HtlcId, Preimage)> = found.collect();
         for (id, preimage) in found {
             self.record(Record::PreimageReceived { id, preimage }, fx);
         }

@@ -489,6 +489,11 @@ pub(super) fn command(error: &CommandError) -> Status {
             .hint("Call again in a moment.")
             .into_status(error.to_string()),
         CommandError::NoNewWork(why) => no_new_work(why),
+        CommandError::TowerBehind(behind) => ErrorDetail::new(ErrorReason::ChannelNotUsable)
+            .fact("lag", behind.lag)
+            .fact("lag_max", behind.max)
+            .hint("See `tower status`; remove a watchtower that does not come back.")
+            .into_status(error.to_string()),
         CommandError::Refused(refusal) => refused(refusal),
     }
 }

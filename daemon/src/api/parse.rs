@@ -18,6 +18,8 @@ const PAGE_MAX: u32 = 1_000;
 const TARGET_BLOCKS: u32 = 6;
 /// bitcoind estimates no further.
 const TARGET_BLOCKS_MAX: u32 = 1_008;
+/// A host name has at most 253 bytes.
+const ADDRESS_BYTES_MAX: usize = 300;
 
 /// Exactly 32 bytes.
 pub(super) fn bytes_32(name: &str, bytes: &[u8]) -> Result<[u8; 32], Status> {
@@ -40,6 +42,26 @@ pub(super) fn node_id(bytes: &[u8]) -> Result<PublicKey, Status> {
         return Err(fault::field("node_id", format!("{} bytes, 33 are due", bytes.len())));
     }
     PublicKey::from_slice(bytes).map_err(|_| fault::field("node_id", "not a compressed public key"))
+}
+
+/// A watchtower's key.
+pub(super) fn tower(bytes: &[u8]) -> Result<PublicKey, Status> {
+    if bytes.len() != 33 {
+        return Err(fault::field("tower", format!("{} bytes, 33 are due", bytes.len())));
+    }
+    PublicKey::from_slice(bytes).map_err(|_| fault::field("tower", "not a compressed public key"))
+}
+
+/// Where somebody listens.
+pub(super) fn check_address(address: &str) -> Result<(), Status> {
+    if address.len() > ADDRESS_BYTES_MAX {
+        return Err(fault::field("address", format!("{} bytes are too long for host:port", address.len())));
+    }
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
+    match port {
+        Some(1_u16..) => Ok(()),
+        Some(0) | None => Err(fault::field("address", "write it as host:port; an IPv6 address in brackets")),
+    }
 }
 
 /// A transaction's id, in the order in which it is written.

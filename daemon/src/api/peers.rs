@@ -9,9 +9,6 @@ use super::{Shared, fault, parse};
 use crate::channels::ChannelState;
 use crate::peer::PeerInfo;
 
-/// A host name has at most 253 bytes.
-const ADDRESS_BYTES_MAX: usize = 300;
-
 pub(super) struct PeersService(pub(super) Shared);
 
 #[tonic::async_trait]
@@ -21,7 +18,7 @@ impl Peers for PeersService {
         let key = std::mem::take(&mut request.idempotency_key);
         self.0.ready()?;
         let node_id = parse::node_id(&request.node_id)?;
-        check_address(&request.address)?;
+        parse::check_address(&request.address)?;
         let address = request.address.clone();
         let stored = once(&self.0, "Peers.Connect", &key, &request, move |inner, mut once| async move {
             let result = async {
@@ -62,17 +59,6 @@ impl Peers for PeersService {
         let is_shown = |info: &PeerInfo| info.is_connected || open_channels(inner, info) > 0;
         let peers = inner.api.peers.list().into_iter().filter(is_shown);
         Ok(Response::new(ListPeersResponse { peers: peers.map(|info| message(inner, info)).collect() }))
-    }
-}
-
-fn check_address(address: &str) -> Result<(), Status> {
-    if address.len() > ADDRESS_BYTES_MAX {
-        return Err(fault::field("address", format!("{} bytes are too long for host:port", address.len())));
-    }
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
-    match port {
-        Some(1_u16..) => Ok(()),
-        Some(0) | None => Err(fault::field("address", "write it as host:port; an IPv6 address in brackets")),
     }
 }
 

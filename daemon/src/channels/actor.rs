@@ -6,8 +6,9 @@ use bitcoin::ScriptBuf;
 use millrace_channel::input::CloseOrder;
 use millrace_channel::{Channel, Command, Effect, Effects, Fact, Millis, Refusal, Side, Terms};
 use millrace_journal::{Position, Ticket};
-use millrace_wire::{ChannelId, FeeratePerKw, PublicKey};
+use millrace_wire::{ChannelId, CommitmentNumber, FeeratePerKw, PublicKey};
 
+use super::guard_seam::ForGuards;
 use super::input::{ChannelSection, Done, Epoch};
 use super::order::{CommandResult, Reply};
 use super::outbox::{Out, Outbox};
@@ -50,6 +51,8 @@ pub(crate) struct Actor {
     published: Option<(ChannelState, bool)>,
     published_at: Option<Millis>,
     is_publish_planned: bool,
+    /// The lowest of the peer's commitments whose secret was not handed to those who keep watch; absent if nobody does.
+    guarded_up_to: Option<CommitmentNumber>,
 }
 
 /// Our answer to the peer's `shutdown`.
@@ -115,6 +118,7 @@ impl Actor {
             published: None,
             published_at: None,
             is_publish_planned: false,
+            guarded_up_to: None,
         }
     }
 
@@ -163,6 +167,7 @@ impl Actor {
             Some(ticket)
         };
         self.park(&mut fx, step, entries, telling, time_ms);
+        self.tell_guards();
         for (reply, result) in self.answers.drain(..) {
             self.outbox.push(Out::Answer(reply, result));
         }
@@ -267,6 +272,27 @@ impl Actor {
                 tracing::warn!(channel_id = %self.id(), %refusal, "the peer's shutdown cannot be answered");
                 self.close_asked = CloseAsked::No;
             }
+        }
+    }
+
+    // --- who keeps watch ---
+
+    /// Everything that the peer has revoked goes to those who keep watch, and from here on whatever it revokes. What this
+    /// turn has changed so far must have been handed over.
+    pub(crate) fn be_guarded(&mut self) {
+        let secrets = self.channel.revealed_secrets().clone();
+        self.guarded_up_to = Some(secrets.next());
+        let (terms, keys_index) = (Arc::clone(&self.terms), self.channel.keys_index());
+        self.outbox.push(Out::Guards(ForGuards::All { terms, keys_index, secrets }));
+    }
+
+    /// What the peer has revoked since.
+    fn tell_guards(&mut self) {
+        let Some(next) = &mut self.guarded_up_to else { return };
+        let secrets = self.channel.revealed_secrets();
+        while let Some(secret) = secrets.get(*next) {
+            self.outbox.push(Out::Guards(ForGuards::Revoked { number: *next, secret }));
+            next.0 += 1;
         }
     }
 

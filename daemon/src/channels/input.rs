@@ -123,6 +123,8 @@ pub(crate) enum Input {
         /// Dropped once it was handed on.
         done: Done,
     },
+    /// All channels hand what their peers have revoked to those who keep watch.
+    Guard,
     /// No turn after this one.
     Stop,
 }

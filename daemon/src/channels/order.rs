@@ -8,6 +8,7 @@ use millrace_channel::{CommitmentFormat, Policy, Refusal};
 use millrace_wire::{ChannelId, FeeratePerKw, HtlcId, Msat, PublicKey, Sat};
 use tokio::sync::{mpsc, oneshot};
 
+use super::guard_seam::TowerBehind;
 use super::wallet_seam::NoFunding;
 use crate::entry::Entry;
 
@@ -155,6 +156,9 @@ pub enum CommandError {
     /// The node takes no new work now.
     #[error(transparent)]
     NoNewWork(#[from] NoNewWork),
+    /// Whoever keeps watch is too far behind.
+    #[error(transparent)]
+    TowerBehind(#[from] TowerBehind),
     /// The channel refuses it.
     #[error(transparent)]
     Refused(#[from] Refusal),

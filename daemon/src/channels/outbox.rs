@@ -14,6 +14,7 @@ use millrace_journal::{Flush, Position, Ticket};
 use millrace_wire::Message;
 use tokio::sync::oneshot;
 
+use super::guard_seam::ForGuards;
 use super::input::{ChannelSection, CompleteCommitment, Done, Epoch};
 use super::order::{CommandResult, OpenProgress, ProgressSender, Reply};
 use super::snapshot::ChannelSnapshot;
@@ -63,6 +64,8 @@ pub(crate) enum Out {
     Progress(ProgressSender, OpenProgress),
     /// To the checkpoint; the position is the outbox's.
     Section(std::sync::mpsc::Sender<ChannelSection>, ChannelSection),
+    /// To those who keep watch while the node is off.
+    Guards(ForGuards),
     /// Says, by being dropped, that everything before it has left.
     Done(#[allow(dead_code, reason = "it works by being dropped")] Done),
     /// The channel is closed, and this was the last of it.
@@ -144,6 +147,7 @@ impl Outbox {
             | Out::Commitment(..)
             | Out::Answer(..)
             | Out::Progress(..)
+            | Out::Guards(_)
             | Out::Done(_)
             | Out::Over => {}
         }
@@ -176,6 +180,7 @@ impl Outbox {
             | Out::Answer(..)
             | Out::Progress(..)
             | Out::Section(..)
+            | Out::Guards(_)
             | Out::Done(_)
             | Out::Over => true,
         });

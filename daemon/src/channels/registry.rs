@@ -162,6 +162,20 @@ impl Registry {
         self.command(channel_id, Command::BreachHtlcs(htlcs), Vec::new()).await
     }
 
+    /// Tells a channel preimages that somebody else has seen on chain: HTLCs of ours with their hashes are fulfilled.
+    /// Answered once it is durable.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing has changed.
+    pub(crate) async fn preimages(&self, channel_id: ChannelId, preimages: Vec<Preimage>) -> CommandResult {
+        self.command(channel_id, Command::Preimages(preimages), Vec::new()).await
+    }
+
+    /// Every channel hands what its peer has revoked to those who keep watch: somebody new does.
+    pub(crate) fn tell_guards(&self) {
+        self.put_all(|| Input::Guard);
+    }
+
     /// Changes the feerate of a channel that this node funds. Not answered: a channel that cannot is asked again.
     pub(crate) fn update_fee(&self, channel_id: ChannelId, feerate: FeeratePerKw) {
         self.order(channel_id, Command::UpdateFee(feerate), Vec::new(), None);

@@ -15,6 +15,7 @@ use millrace_wire::{ChannelId, Error, Message, PublicKey};
 use tokio::sync::oneshot;
 
 use super::actor::{Actor, CloseAsked};
+use super::guard_seam::ForGuards;
 use super::input::{ChainNews, CompleteCommitment, Done, Epoch, Input, LinkUp, PeerMessage};
 use super::mailbox::{Mail, Mailbox};
 use super::openings::{Begun, Openings};
@@ -161,6 +162,7 @@ impl Shard {
                 });
             }
             Input::Resume { watches_only, done } => self.resume(watches_only, &done),
+            Input::Guard => self.each(Self::guard),
             Input::Stop => {}
         }
     }
@@ -251,6 +253,7 @@ impl Shard {
                 actor.outbox.push(Out::Progress(progress, opened));
             }
         }
+        self.guard(id);
         self.shared.directory.begin_channel(peer, temporary_channel_id, id);
         self.touch(id);
     }
@@ -261,6 +264,11 @@ impl Shard {
         let Some(actor) = self.actors.get_mut(&id) else {
             return answer(reply, Err(CommandError::UnknownChannel(id)));
         };
+        if let Command::Offer(_) = command
+            && let Err(behind) = self.shared.guards.may_add(id)
+        {
+            return answer(reply, Err(behind.into()));
+        }
         let result = match command {
             Command::Offer(offer) => actor.channel.offer(offer, &mut actor.fx).map(Accepted::Offered),
             other => actor.channel.on_command(other, &mut actor.fx).map(|()| Accepted::Done),
@@ -361,6 +369,19 @@ impl Shard {
         self.mark_done(done);
         self.end_turn();
         self.telling = Telling::Live;
+        if !watches_only {
+            self.each(Self::guard);
+        }
+    }
+
+    /// Has a channel watched by those who keep watch while the node is off, if anybody does.
+    fn guard(&mut self, id: ChannelId) {
+        if self.shared.guards.is_any() {
+            self.hand_over(id);
+            if let Some(actor) = self.actors.get_mut(&id) {
+                actor.be_guarded();
+            }
+        }
     }
 
     /// `done` is dropped once everything that was asked for so far has left.
@@ -569,7 +590,18 @@ impl Shard {
             Out::Progress(progress, what) => drop(progress.send(what)),
             Out::Section(to, section) => drop(to.send(section)),
             Out::Done(done) => drop(done),
+            Out::Guards(what) => self.tell_guards(id, what),
             Out::Publish(_) | Out::Over => unreachable!("handled where it is released"),
+        }
+    }
+
+    fn tell_guards(&self, id: ChannelId, what: ForGuards) {
+        let guards = &self.shared.guards;
+        match what {
+            ForGuards::All { terms, keys_index, secrets } => {
+                guards.watch(&terms, &(self.shared.keys_of)(keys_index), &secrets);
+            }
+            ForGuards::Revoked { number, secret } => guards.revoked(id, number, secret),
         }
     }
 
@@ -593,6 +625,7 @@ impl Shard {
         }
         self.shared.directory.publish(actor.snapshot(), self.index);
         self.shared.tell_chain(ChainOrder::Forget(id));
+        self.shared.guards.over(id);
         tracing::info!(channel_id = %id, "a channel is closed");
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::curve_pool::CurvePool;
 use super::directory::Directory;
+use super::guard_seam::ChannelGuards;
 use super::keys::{FreshKeys, KeysOf};
 use super::order::{ChannelRules, NoNewWork};
 use super::registry::{Registry, random};
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
     pub(crate) folds: Folds,
     pub(crate) wallet: Arc<dyn ChannelWallet>,
+    pub(crate) guards: Arc<dyn ChannelGuards>,
     /// Not bounded: a channel asks for each thing once, and again only at a start.
     pub(crate) chain: mpsc::UnboundedSender<ChainOrder>,
     pub(crate) fees: watch::Receiver<FeeEstimates>,

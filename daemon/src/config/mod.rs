@@ -68,6 +68,8 @@ pub struct Config {
     pub peers: PeersConfig,
     /// The public graph.
     pub gossip: GossipConfig,
+    /// Watchtowers.
+    pub tower: TowerConfig,
 }
 
 /// How to reach bitcoind.
@@ -212,6 +214,13 @@ pub struct GossipConfig {
     pub sync_peers: u16,
 }
 
+/// Watchtowers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TowerConfig {
+    /// So many revoked commitments of a channel may a watchtower lack, before no HTLC is added in it. Default: 1,000.
+    pub lag_max: u32,
+}
+
 impl Config {
     /// The defaults for a network, of a user with this home folder.
     #[must_use]
@@ -237,6 +246,7 @@ impl Config {
             journal: JournalConfig { segment_mib: 64 },
             peers: PeersConfig::default(),
             gossip: GossipConfig { relay_interval_ms: 1_000, sync_peers: 3 },
+            tower: TowerConfig { lag_max: 1_000 },
         }
     }
 

@@ -284,6 +284,11 @@ fn rest() -> Vec<Field> {
             |c| &mut c.gossip.sync_peers,
             "Peers that are asked for the whole public graph in an hour.",
         ),
+        field(
+            "tower.lag_max",
+            |c| &mut c.tower.lag_max,
+            "Revoked commitments of a channel that a watchtower may lack, before no HTLC is added in it.",
+        ),
     ]
 }
 

@@ -176,7 +176,7 @@ impl Core {
             }),
             Kind::Policy => self.policies.apply(&entry.bytes, time_ms),
             Kind::Link => crate::links::happened(&entry.bytes).map(|what| happened.push(what)),
-            Kind::ChainCursor | Kind::Peer | Kind::Keys | Kind::Announce => Ok(()),
+            Kind::ChainCursor | Kind::Peer | Kind::Keys | Kind::Announce | Kind::Tower => Ok(()),
         };
         if let Err(reason) = result {
             let fault = format!("an entry of kind {:?}: {reason}", entry.kind);

@@ -178,6 +178,7 @@ pub(super) fn refusal_of(error: CommandError, amount: Msat) -> PayRefusal {
             other => PayRefusal::Channel(other.to_string()),
         },
         CommandError::UnknownChannel(_) => PayRefusal::NotUsable { state: "it is closed".to_owned() },
+        CommandError::TowerBehind(behind) => PayRefusal::NotUsable { state: format!("it waits: {behind}") },
         CommandError::Busy { .. } => PayRefusal::Channel(error.to_string()),
     }
 }

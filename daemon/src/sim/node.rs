@@ -25,7 +25,8 @@ use crate::channels::mailbox::Mailbox;
 use crate::channels::shard::Shard;
 use crate::channels::shared::{ChainOrder, Shared};
 use crate::channels::{
-    ChannelRules, ChannelWallet, DestinationReply, FundingRequest, FundingTransaction, Registry, ReserveReply, shard_of,
+    ChannelRules, ChannelWallet, DestinationReply, FundingRequest, FundingTransaction, NoGuards, Registry,
+    ReserveReply, shard_of,
 };
 use crate::checkpoint::{ChannelSections, NodeSection, of_fold};
 use crate::facts::{Fold, Folds};
@@ -171,6 +172,7 @@ impl Node {
             directory,
             folds: self.folds(Arc::clone(&gate) as Arc<dyn Fold>),
             wallet: Arc::new(Coins { next: AtomicU64::new(1), node: self.id }),
+            guards: Arc::new(NoGuards),
             chain: orders,
             fees: watch::channel(FeeEstimates::fallback(Network::Regtest)).1,
             registry: registry.clone(),

@@ -8,6 +8,7 @@ mod fuzz;
 mod receiving;
 #[path = "../support/mod.rs"]
 mod support;
+mod towers;
 mod ways;
 mod world;
 

@@ -22,7 +22,7 @@ use millrace_wire::{ChainHash, ChannelId, FeeratePerKw, Msat, PublicKey, Sat};
 use millraced::announce::node::Face;
 use millraced::announce::{Announcer, Parts};
 use millraced::api::{self, Api, Serving};
-use millraced::channels::{ChannelRules, ChannelSnapshot, ChannelWallet, OpenOrder, OpenProgress};
+use millraced::channels::{ChannelGuards, ChannelRules, ChannelSnapshot, ChannelWallet, OpenOrder, OpenProgress};
 use millraced::claims::{self, ClaimParts};
 use millraced::config::Config;
 use millraced::data_dir::DataDir;
@@ -35,6 +35,7 @@ use millraced::peer::PeerRules;
 use millraced::prepare::prepare;
 use millraced::readiness::Readiness;
 use millraced::shutdown::Shutdown;
+use millraced::towers::Towers;
 use millraced::wallet::{self, ReservePolicy, Wallet};
 use secp256k1::SecretKey;
 use tokio::sync::watch;
@@ -72,6 +73,7 @@ pub(crate) struct World {
     pub(crate) node_id: PublicKey,
     pub(crate) node_key: SecretKey,
     pub(crate) announcer: Arc<Announcer>,
+    pub(crate) towers: Arc<Towers>,
     pub(crate) coins: Arc<FakeWallet>,
     pub(crate) lightning: SocketAddr,
     pub(crate) shutdown: Shutdown,
@@ -96,6 +98,8 @@ pub(crate) struct Differences {
     pub(crate) first_pause_ms: u64,
     /// How long an expired invoice stays in memory.
     pub(crate) expired_kept_ms: u64,
+    /// Revoked commitments that a watchtower may lack.
+    pub(crate) lag_max: u32,
 }
 
 impl Default for Differences {
@@ -106,6 +110,7 @@ impl Default for Differences {
             mpp_timeout_ms: MPP_TIMEOUT_MS,
             first_pause_ms: FIRST_PAUSE_MS,
             expired_kept_ms: EXPIRED_KEPT_MS,
+            lag_max: 1_000,
         }
     }
 }
@@ -164,16 +169,22 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, differences: Differe
     });
     let announced = Arc::clone(&announcer);
     payments.announce_by(Box::new(move |scid| announced.update_of(scid)));
+    let towers = Towers::new(keys.clone(), ChainHash::REGTEST, differences.lag_max.into());
     let recovered = open(Origins {
         journal: &data_dir.journal(),
         options: Options { segment_bytes: 4 << 20, reserve_bytes: 4 << 20, ..Options::default() },
         rules: channel_rules,
         keys_of: Arc::clone(&keys_of),
-        folds: vec![Arc::clone(&payments) as Arc<dyn Fold>, Arc::clone(&announcer) as Arc<dyn Fold>],
+        folds: vec![
+            Arc::clone(&payments) as Arc<dyn Fold>,
+            Arc::clone(&announcer) as Arc<dyn Fold>,
+            Arc::clone(&towers) as Arc<dyn Fold>,
+        ],
         sync: synced.clone(),
     })
     .unwrap();
     payments.attach(recovered.journal());
+    towers.start(&recovered.registry(), &recovered.channel_ids());
     let follow = chain.clone();
     let coins = Arc::new(FakeWallet::default());
     let node = recovered
@@ -186,6 +197,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, differences: Differe
             },
             listen: Some("127.0.0.1:0".parse().unwrap()),
             wallet: Arc::clone(&coins) as Arc<dyn ChannelWallet>,
+            guards: Arc::clone(&towers) as Arc<dyn ChannelGuards>,
             announcer: Some(Arc::clone(&announcer)),
             gossip: None,
             followers: Vec::new(),
@@ -226,6 +238,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, differences: Differe
         keys: keys.clone(),
         registry: node.registry().clone(),
         peers: node.peers().clone(),
+        towers: Arc::clone(&towers),
         payments: Arc::clone(&payments),
         announcer: Arc::clone(&announcer),
         wallet,
@@ -250,6 +263,7 @@ async fn start_unready_with(home: &Path, chain: &FakeChain, differences: Differe
         node_id: keys.node_id(),
         node_key: *keys.node_key(),
         announcer,
+        towers,
         coins,
         lightning,
         shutdown,
@@ -263,10 +277,11 @@ impl World {
     /// Stops it, and waits until its last task has let go of the journal: a process would simply have ended.
     pub(crate) async fn stop(self) {
         self.readiness.send_replace(Readiness::Stopping);
-        let Self { node, serving, payments, announcer, data_dir, .. } = self;
+        let Self { node, serving, payments, announcer, towers, data_dir, .. } = self;
+        towers.stop();
         node.stop().await;
         serving.stop().await;
-        drop((payments, announcer));
+        drop((payments, announcer, towers));
         let lock = File::open(data_dir.journal().join("lock")).unwrap();
         eventually("the journal is free", || lock.try_lock().ok()).await;
     }

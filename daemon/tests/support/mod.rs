@@ -487,6 +487,7 @@ pub async fn start(setup: &Setup, chain: &FakeChain, dir: &Path) -> TestNode {
             peers: setup.peers.clone(),
             listen: Some(setup.listen),
             wallet: Arc::clone(&wallet) as Arc<dyn ChannelWallet>,
+            guards: Arc::new(millraced::channels::NoGuards),
             announcer: Some(Arc::clone(&announcer)),
             gossip: gossip.clone(),
             followers: Vec::new(),

@@ -116,6 +116,15 @@ impl Book {
         state.adopt(channel_id);
     }
 
+    pub(crate) fn recall(&self, channel_id: ChannelId, receipt: Receipt) {
+        let mut state = self.lock();
+        let Some(entry) = state.entries.get_mut(&channel_id) else { return };
+        let is_news = entry.progress.borrow().receipt.is_none();
+        if is_news && entry.handle.is_none() && receipt.funding_outpoint == entry.registration.funding_outpoint {
+            entry.has_acknowledged(receipt.next, Some(receipt));
+        }
+    }
+
     pub(crate) fn note(
         &self,
         channel_id: ChannelId,

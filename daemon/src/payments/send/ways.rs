@@ -353,6 +353,7 @@ fn left_by(error: &CommandError, amount: Msat) -> Msat {
         CommandError::Refused(Refusal::InsufficientBalance { available, .. }) => less.min(*available),
         CommandError::Refused(_)
         | CommandError::NoNewWork(_)
+        | CommandError::TowerBehind(_)
         | CommandError::UnknownChannel(_)
         | CommandError::Busy { .. } => Msat::ZERO,
     }

@@ -29,7 +29,7 @@ use crate::channels::directory::Directory;
 use crate::channels::keys::FreshKeys;
 use crate::channels::{
     ChannelRules, ChannelSnapshot, ChannelWallet, CommandResult, DestinationReply, FundingRequest, FundingTransaction,
-    OpenOrder, Registry, ReserveReply,
+    NoGuards, OpenOrder, Registry, ReserveReply,
 };
 use crate::entry::Kind;
 use crate::facts::{Fold, Folds};
@@ -226,6 +226,7 @@ pub(super) fn bench() -> Bench {
         directory,
         folds: Folds::new(vec![Arc::clone(&told) as Arc<dyn Fold>], log.journal.durable_up_to()),
         wallet: Arc::new(OneCoin),
+        guards: Arc::new(NoGuards),
         chain: chain_sender,
         fees: watch::channel(FeeEstimates::fallback(Network::Regtest)).1,
         registry: registry.clone(),

@@ -1,0 +1,296 @@
+//! The watchtowers that this node uses: which there are, what each is told, and how far it is.
+//!
+//! Channels hand over what their peers revoke, once it is durable ([`ChannelGuards`]); a client for each tower
+//! ([`millrace_watchtower::client`]) tells it, apart from the payments. Only a tower that was once relied on, because it had all
+//! that there was, and is then too far behind stops HTLCs from being added in a channel.
+
+mod book;
+mod tower;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use bitcoin::ScriptBuf;
+use millrace_channel::keys::ChannelKeys;
+use millrace_channel::secrets::RevealedSecrets;
+use millrace_channel::terms::Terms;
+use millrace_journal::Position;
+use millrace_watchtower::client::{Config, Link, Progress, Sent};
+use millrace_watchtower::receipt::Receipt;
+use millrace_watchtower::registration::Registration;
+use millrace_wire::{ChainHash, ChannelId, CommitmentNumber, PublicKey};
+use secp256k1::SECP256K1;
+
+use self::book::{Book, TowerEntry};
+use self::tower::{Tower, registration};
+use crate::channels::{ChannelGuards, Registry, TowerBehind};
+use crate::entry::Entry;
+use crate::facts::{Fold, News};
+use crate::keys::Keys;
+
+const LOCK: &str = "nothing panics while the watchtowers are locked";
+/// Watchtowers that one node may use: each is told everything.
+pub const TOWERS_MAX: usize = 8;
+
+/// The watchtowers. A fold, and what the channels tell.
+pub struct Towers {
+    keys: Keys,
+    chain_hash: ChainHash,
+    lag_max: u64,
+    book: Mutex<Book>,
+    running: RwLock<Vec<Tower>>,
+    is_any: AtomicBool,
+}
+
+/// One tower, for people.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// Its key.
+    pub tower: PublicKey,
+    /// Its address.
+    pub address: String,
+    /// The key by which it knows this node: its owner allows it.
+    pub client_key: PublicKey,
+    /// Since when it is used, in ms of Unix time.
+    pub added_ms: u64,
+    /// How it stands with the connection.
+    pub link: Link,
+    /// Whether it had all that there was, once.
+    pub is_relied_on: bool,
+    /// What was sent to it since the start.
+    pub sent: Sent,
+    /// How far it is with each channel.
+    pub channels: Vec<(ChannelId, Progress)>,
+}
+
+impl Shown {
+    /// The largest lag of all channels, in commitments.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.channels.iter().map(|(_, progress)| progress.lag()).max().unwrap_or_default()
+    }
+}
+
+/// Why a tower is not added.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AddError {
+    /// There are too many.
+    #[error("{TOWERS_MAX} watchtowers are in use already")]
+    TooMany,
+}
+
+impl Towers {
+    /// None so far. `lag_max`: so many revoked commitments of a channel may a tower not have, before no HTLC is added in it.
+    #[must_use]
+    pub fn new(keys: Keys, chain_hash: ChainHash, lag_max: u64) -> Arc<Self> {
+        Arc::new(Self {
+            keys,
+            chain_hash,
+            lag_max,
+            book: Mutex::default(),
+            running: RwLock::default(),
+            is_any: AtomicBool::new(false),
+        })
+    }
+
+    /// Begins to talk to the towers that were read back. On a tokio runtime, before the channels run, which are these.
+    pub fn start(&self, registry: &Registry, channels: &BTreeSet<ChannelId>) {
+        let towers: Vec<PublicKey> = {
+            let mut book = self.book();
+            book.keep_only(channels);
+            book.towers.keys().copied().collect()
+        };
+        towers.into_iter().for_each(|tower| self.run(tower, registry));
+    }
+
+    /// Begins to talk to a tower that was added, or has moved.
+    fn run(&self, tower: PublicKey, registry: &Registry) {
+        let (address, is_relied_on) = {
+            let book = self.book();
+            let Some(kept) = book.towers.get(&tower) else { return };
+            (kept.address.clone(), kept.is_relied_on)
+        };
+        let mut running = self.running.write().expect(LOCK);
+        if running.iter().any(|one| one.id == tower && one.address == address) {
+            return;
+        }
+        running.retain(|one| one.id != tower);
+        let key = self.keys.tower_key(&tower);
+        let config = Config { lag_max: self.lag_max, ..Config::new(tower, address, key, self.chain_hash) };
+        running.push(Tower::start(config, is_relied_on, registry.clone()));
+        self.is_any.store(true, Ordering::Relaxed);
+    }
+
+    /// Talks to nobody any more.
+    pub fn stop(&self) {
+        self.is_any.store(false, Ordering::Relaxed);
+        self.running.write().expect(LOCK).clear();
+    }
+
+    /// What makes a tower, at `HOST:PORT`, durable; `sweep_script` is where all that towers take is paid, if none was named
+    /// before. Once it is written: [`Towers::added`].
+    ///
+    /// # Errors
+    /// [`AddError`].
+    pub fn add(
+        &self,
+        tower: PublicKey,
+        address: String,
+        sweep_script: ScriptBuf,
+        time_ms: u64,
+    ) -> Result<Vec<Entry>, AddError> {
+        let book = self.book();
+        if !book.towers.contains_key(&tower) && book.towers.len() >= TOWERS_MAX {
+            return Err(AddError::TooMany);
+        }
+        let script = book.sweep_script.is_none().then(|| TowerEntry::SweepScript(sweep_script).entry());
+        let added = TowerEntry::Added { tower, address, time_ms }.entry();
+        Ok(script.into_iter().chain([added]).collect())
+    }
+
+    /// Whether it is known where all that towers take is paid.
+    #[must_use]
+    pub fn has_sweep_script(&self) -> bool {
+        self.book().sweep_script.is_some()
+    }
+
+    /// A tower is written down: it is called, and told of every channel.
+    pub fn added(&self, tower: PublicKey, registry: &Registry) {
+        self.run(tower, registry);
+        registry.tell_guards();
+    }
+
+    /// What makes it durable that a tower is not used any more; nothing if it is none of ours. Once it is written:
+    /// [`Towers::removed`].
+    #[must_use]
+    pub fn remove(&self, tower: &PublicKey) -> Option<Entry> {
+        self.book().towers.contains_key(tower).then(|| TowerEntry::Removed { tower: *tower }.entry())
+    }
+
+    /// A tower is not used any more. It goes on watching what it has.
+    pub fn removed(&self, tower: &PublicKey) {
+        let mut running = self.running.write().expect(LOCK);
+        running.retain(|one| one.id != *tower);
+        self.is_any.store(!running.is_empty(), Ordering::Relaxed);
+    }
+
+    /// The key by which a tower knows this node.
+    #[must_use]
+    pub fn client_key(&self, tower: &PublicKey) -> PublicKey {
+        self.keys.tower_key(tower).public_key(SECP256K1)
+    }
+
+    /// The news of the connection with a tower.
+    #[must_use]
+    pub fn link(&self, tower: &PublicKey) -> Option<tokio::sync::watch::Receiver<Link>> {
+        let running = self.running.read().expect(LOCK);
+        running.iter().find(|one| one.id == *tower).map(|one| one.client.link())
+    }
+
+    /// All towers, by key.
+    #[must_use]
+    pub fn shown(&self) -> Vec<Shown> {
+        let added: HashMap<PublicKey, u64> = self.book().towers.iter().map(|(id, kept)| (*id, kept.added_ms)).collect();
+        let running = self.running.read().expect(LOCK);
+        let mut shown: Vec<Shown> = running
+            .iter()
+            .map(|one| Shown {
+                tower: one.id,
+                address: one.address.clone(),
+                client_key: self.client_key(&one.id),
+                added_ms: added.get(&one.id).copied().unwrap_or_default(),
+                link: one.client.link().borrow().clone(),
+                is_relied_on: one.is_relied_on(),
+                sent: one.client.sent(),
+                channels: one.client.all_progress().into_iter().map(|(id, _, progress)| (id, progress)).collect(),
+            })
+            .collect();
+        shown.sort_unstable_by_key(|one| one.tower);
+        shown
+    }
+
+    /// How far a tower was with a channel, by its newest receipt that is written down: the lowest commitment that it did not
+    /// have.
+    #[must_use]
+    pub fn written(&self, tower: &PublicKey, channel_id: ChannelId) -> Option<u64> {
+        Some(self.book().towers.get(tower)?.receipt(channel_id)?.next.0)
+    }
+
+    /// So many revoked commitments of a channel may a tower not have, before no HTLC is added in it.
+    #[must_use]
+    pub const fn lag_max(&self) -> u64 {
+        self.lag_max
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().expect(LOCK)
+    }
+
+    fn receipts_of(&self, channel_id: ChannelId) -> HashMap<PublicKey, Receipt> {
+        let book = self.book();
+        let of_tower = |(tower, kept): (&PublicKey, &book::Kept)| Some((*tower, kept.receipt(channel_id)?));
+        book.towers.iter().filter_map(of_tower).collect()
+    }
+
+    fn registration(&self, terms: &Terms, keys: &ChannelKeys) -> Option<Registration> {
+        let sweep_script = self.book().sweep_script.clone()?;
+        registration(terms, keys, sweep_script)
+    }
+}
+
+impl ChannelGuards for Towers {
+    fn is_any(&self) -> bool {
+        self.is_any.load(Ordering::Relaxed)
+    }
+
+    fn watch(&self, terms: &Terms, keys: &ChannelKeys, secrets: &RevealedSecrets) {
+        let Some(registration) = self.registration(terms, keys) else { return };
+        let receipts = self.receipts_of(registration.channel_id());
+        for tower in self.running.read().expect(LOCK).iter() {
+            tower.watch(registration.clone(), secrets.clone(), receipts.get(&tower.id).copied());
+        }
+    }
+
+    fn revoked(&self, channel_id: ChannelId, number: CommitmentNumber, secret: [u8; 32]) {
+        self.running.read().expect(LOCK).iter().for_each(|tower| tower.revoked(channel_id, number, secret));
+    }
+
+    fn over(&self, channel_id: ChannelId) {
+        self.running.read().expect(LOCK).iter().for_each(|tower| tower.client.forget(channel_id));
+    }
+
+    fn may_add(&self, channel_id: ChannelId) -> Result<(), TowerBehind> {
+        self.running.read().expect(LOCK).iter().try_for_each(|tower| tower.may_add(channel_id))
+    }
+}
+
+impl Fold for Towers {
+    fn name(&self) -> &'static str {
+        "towers"
+    }
+
+    fn restore(&self, section: &[u8]) -> Result<(), String> {
+        *self.book() = Book::restore(section)?;
+        Ok(())
+    }
+
+    fn tell(&self, news: &News) {
+        if Book::concerns(news)
+            && let Err(error) = self.book().tell(news)
+        {
+            // It was written by this very build; the towers say again what they have.
+            tracing::error!(error, "what is written of a watchtower cannot be read back");
+        }
+    }
+
+    fn section(&self, _up_to: Position) -> Result<Vec<u8>, String> {
+        Ok(self.book().section())
+    }
+}
+
+impl std::fmt::Debug for Towers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Towers").field("running", &self.running.read().expect(LOCK).len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,210 @@
+//! One watchtower that this node uses: the client that talks to it, and what becomes of what it says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bitcoin::OutPoint;
+use millrace_channel::keys::ChannelKeys;
+use millrace_channel::secrets::RevealedSecrets;
+use millrace_channel::terms::Terms;
+use millrace_watchtower::client::{Client, Config, Event, Link, NoteError, Progress};
+use millrace_watchtower::receipt::Receipt;
+use millrace_watchtower::registration::Registration;
+use millrace_wire::{ChannelId, CommitmentNumber, Preimage, PublicKey};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::book::{StoredReceipt, TowerEntry};
+use crate::channels::{CommandError, Registry, TowerBehind};
+use crate::steps::WriteError;
+
+/// How often new receipts are written down, and it is looked whether a tower has all that there is.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a channel that has too much to do is left alone.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// One tower.
+pub(super) struct Tower {
+    pub(super) id: PublicKey,
+    pub(super) address: String,
+    pub(super) client: Client,
+    lag_max: u64,
+    is_relied_on: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Tower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Tower {
+    /// Begins to use it. On a tokio runtime.
+    pub(super) fn start(config: Config, is_relied_on: bool, registry: Registry) -> Self {
+        let (id, address, lag_max) = (config.tower, config.address.clone(), config.lag_max);
+        let (client, events) = Client::start(config);
+        let is_relied_on = Arc::new(AtomicBool::new(is_relied_on));
+        let task = Task { id, lag_max, client: client.clone(), is_relied_on: Arc::clone(&is_relied_on), registry };
+        let task = tokio::spawn(task.run(events));
+        Self { id, address, client, lag_max, is_relied_on, task }
+    }
+
+    /// Has a channel watched, with what the tower is known to have of it.
+    pub(super) fn watch(&self, registration: Registration, secrets: RevealedSecrets, receipt: Option<Receipt>) {
+        let channel_id = self.client.register(registration, secrets);
+        if let Some(receipt) = receipt {
+            self.client.recall(channel_id, receipt);
+        }
+    }
+
+    /// The peer has revoked a commitment.
+    pub(super) fn revoked(&self, channel_id: ChannelId, number: CommitmentNumber, secret: [u8; 32]) {
+        match self.client.note_revoked(channel_id, number, secret) {
+            // All of it comes when the channel is watched.
+            Ok(()) | Err(NoteError::Unknown(_)) => {}
+            Err(NoteError::BadSecret(error)) => {
+                tracing::error!(%channel_id, %number, %error, tower = %self.id, "a secret is not for the watchtower");
+            }
+        }
+    }
+
+    /// Whether HTLCs may be added in a channel.
+    pub(super) fn may_add(&self, channel_id: ChannelId) -> Result<(), TowerBehind> {
+        if !self.is_relied_on() || self.client.may_add(channel_id) {
+            return Ok(());
+        }
+        let lag = self.client.progress(channel_id).map_or(0, |progress| progress.borrow().lag());
+        Err(TowerBehind { tower: self.id, lag, max: self.lag_max })
+    }
+
+    /// Whether it has once had all that there was.
+    pub(super) fn is_relied_on(&self) -> bool {
+        self.is_relied_on.load(Ordering::Relaxed)
+    }
+}
+
+/// What was written down and said already.
+#[derive(Default)]
+struct Seen {
+    /// The newest receipts that are written down.
+    receipts: BTreeMap<ChannelId, CommitmentNumber>,
+    /// Channels of which the tower knows more than this node.
+    ahead: BTreeSet<ChannelId>,
+}
+
+/// Hears what a tower says.
+struct Task {
+    id: PublicKey,
+    lag_max: u64,
+    client: Client,
+    is_relied_on: Arc<AtomicBool>,
+    registry: Registry,
+}
+
+impl Task {
+    async fn run(self, mut events: mpsc::Receiver<Event>) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seen = Seen::default();
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Preimages { channel_id, preimages, count }) => {
+                        self.on_preimages(channel_id, preimages, count).await;
+                    }
+                    Some(Event::Resolved { channel_id }) => {
+                        tracing::info!(%channel_id, tower = %self.id, "the watchtower sees nothing left to watch");
+                    }
+                    None => return,
+                },
+                _ = ticks.tick() => {
+                    if self.look(&mut seen).await.is_err() {
+                        // The node stops.
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Preimages that the tower has seen on chain go where the channel's own would go.
+    async fn on_preimages(&self, channel_id: ChannelId, preimages: Vec<Preimage>, count: u32) {
+        tracing::info!(%channel_id, tower = %self.id, preimages = preimages.len(), "the watchtower hands over preimages");
+        loop {
+            match self.registry.preimages(channel_id, preimages.clone()).await {
+                // A channel that is over has no use for them.
+                Ok(_) | Err(CommandError::UnknownChannel(_)) => break,
+                Err(CommandError::Busy { .. }) => tokio::time::sleep(AGAIN).await,
+                // They come again with the next connection.
+                Err(error) => {
+                    return tracing::warn!(%channel_id, %error, "a channel does not take the watchtower's preimages");
+                }
+            }
+        }
+        self.client.preimages_taken(channel_id, count);
+    }
+
+    /// Writes down what is new. Fails only when the node stops.
+    async fn look(&self, seen: &mut Seen) -> Result<(), WriteError> {
+        let all = self.client.all_progress();
+        self.raise_alarm(&all, seen);
+        let mut entries = Vec::new();
+        let begins = !self.is_relied_on.load(Ordering::Relaxed) && self.has_all(&all);
+        if begins {
+            entries.push(TowerEntry::ReliedOn { tower: self.id }.entry());
+        }
+        let is_new = |(channel_id, receipt): &(ChannelId, Receipt)| {
+            seen.receipts.get(channel_id).is_none_or(|before| *before < receipt.next)
+        };
+        let receipts = all.iter().filter_map(|(id, _, progress)| Some((*id, progress.receipt?)));
+        let receipts: Vec<(ChannelId, Receipt)> = receipts.filter(is_new).collect();
+        if !receipts.is_empty() {
+            let stored = receipts.iter().map(|(_, receipt)| StoredReceipt::from(receipt)).collect();
+            entries.push(TowerEntry::Receipts { tower: self.id, receipts: stored }.entry());
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.registry.journal().write(entries).await?;
+        seen.receipts.extend(receipts.iter().map(|(id, receipt)| (*id, receipt.next)));
+        if begins {
+            tracing::info!(tower = %self.id, "the watchtower has every channel: from here on the node relies on it");
+            self.is_relied_on.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A tower that knows of more than this node shows that this node's data is old (durability.md, D11).
+    fn raise_alarm(&self, all: &[(ChannelId, OutPoint, Progress)], seen: &mut Seen) {
+        for (channel_id, _, progress) in all {
+            if progress.is_tower_ahead && seen.ahead.insert(*channel_id) {
+                tracing::error!(
+                    %channel_id, tower = %self.id, ours = progress.noted,
+                    "the watchtower knows of more revoked commitments than this node: the data folder is an old copy. \
+                     Do not close this channel: let the peer do it."
+                );
+            }
+        }
+    }
+
+    /// Whether the tower is connected, and not too far behind in any channel.
+    fn has_all(&self, all: &[(ChannelId, OutPoint, Progress)]) -> bool {
+        let is_near = |progress: &Progress| progress.lag() <= self.lag_max && progress.refused.is_none();
+        *self.client.link().borrow() == Link::Up && all.iter().all(|(_, _, progress)| is_near(progress))
+    }
+}
+
+/// What a tower is told of a channel.
+pub(super) fn registration(
+    terms: &Terms,
+    keys: &ChannelKeys,
+    sweep_script: bitcoin::ScriptBuf,
+) -> Option<Registration> {
+    Registration::of(terms, keys, sweep_script)
+        .inspect_err(|error| tracing::error!(%error, "a channel cannot be watched by a watchtower"))
+        .ok()
+}
