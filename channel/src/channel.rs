@@ -549,15 +549,6 @@ impl Channel {
         Both { local: self.state.local.number, remote: self.state.remote.number }
     }
 
-    /// Our newest commitment, complete, and its number. To have it changes nothing: whoever publishes it after the next
-    /// update has cheated, and loses the channel. `None` once the channel is closed, or while its data is known to be old
-    /// (D11).
-    #[must_use]
-    pub fn complete_commitment(&self) -> Option<(Transaction, CommitmentNumber)> {
-        let is_over = matches!(self.state.phase, Phase::Closed) || self.state.is_data_lost;
-        (!is_over).then(|| (self.signed_commitment(), self.state.local.number))
-    }
-
     /// The real short channel id, once the funding transaction is in a block.
     #[must_use]
     pub fn short_channel_id(&self) -> Option<ShortChannelId> {

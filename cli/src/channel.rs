@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use millrace_rpc::v1::channels_client::ChannelsClient;
 use millrace_rpc::v1::{
     Channel, CloseChannelProgress, CloseChannelRequest, GetChannelRequest, ListChannelsRequest, OpenChannelProgress,
-    OpenChannelRequest, OutPoint, Page, TakeCommitmentRequest, close_channel_progress, get_channel_request,
+    OpenChannelRequest, OutPoint, Page, TakeCommitmentRequest, TakenHtlc, close_channel_progress, get_channel_request,
     open_channel_progress,
 };
 use serde_json::{Value, json};
@@ -406,7 +406,16 @@ async fn take_commitment(session: &Session, output: &mut Output, channel: Refere
     let request = TakeCommitmentRequest { channel_id };
     let answer = session.read(|link| async move { ChannelsClient::new(link).take_commitment(request).await }).await?;
     let transaction = words::hex_or_none(&answer.transaction).unwrap_or_default();
-    let shown = json!({ "transaction": transaction, "commitment_number": answer.commitment_number });
+    let htlc = |htlc: &TakenHtlc| {
+        json!({
+            "transaction": hex::encode(&htlc.transaction),
+            "payment_hash": hex::encode(&htlc.payment_hash),
+            "is_success": htlc.is_success,
+        })
+    };
+    let htlcs = answer.htlcs.iter().map(htlc).collect::<Vec<_>>();
+    let number = answer.commitment_number;
+    let shown = json!({ "transaction": transaction, "commitment_number": number, "htlcs": htlcs });
     output.answer(&shown, || transaction.clone())
 }
 

@@ -10,6 +10,7 @@ use millrace_rpc::v1::invoices_client::InvoicesClient;
 use millrace_rpc::v1::node_client::NodeClient;
 use millrace_rpc::v1::payments_client::PaymentsClient;
 use millrace_rpc::v1::peers_client::PeersClient;
+use millrace_rpc::v1::towers_client::TowersClient;
 use millrace_rpc::v1::wallet_client::WalletClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -57,6 +58,8 @@ pub struct Client {
     pub forwards: ForwardsClient<Link>,
     /// `Graph`.
     pub graph: GraphClient<Link>,
+    /// `Towers`.
+    pub towers: TowersClient<Link>,
 }
 
 impl Client {
@@ -84,7 +87,8 @@ impl Client {
             payments: PaymentsClient::new(link.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
             events: EventsClient::new(link.clone()),
             forwards: ForwardsClient::new(link.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
-            graph: GraphClient::new(link),
+            graph: GraphClient::new(link.clone()),
+            towers: TowersClient::new(link),
         })
     }
 }

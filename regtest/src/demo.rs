@@ -1,5 +1,5 @@
 //! The demo: the main job of two daemons on a real chain, played with progress shown, and every satoshi accounted for
-//! at its end; then five daemons that pay each other over one another (`routes`).
+//! at its end; then five daemons that pay each other over one another (`routes`); then a cheater and a watchtower (`watch`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -57,6 +57,9 @@ pub async fn play(report: &mut Report) -> Option<Demo> {
     if report.is_ok() {
         demo.figures.extend(routes::play(report).await);
     }
+    if report.is_ok() {
+        demo.figures.extend(watch::play(report).await);
+    }
     Some(demo)
 }
 
@@ -73,6 +76,7 @@ macro_rules! step {
 
 // Behind the macro, which it uses.
 mod routes;
+mod watch;
 
 impl Demo {
     async fn start() -> Result<Self, Error> {

@@ -41,3 +41,5 @@ pub mod random;
 pub mod report;
 #[cfg(feature = "network")]
 pub mod stay;
+#[cfg(feature = "network")]
+pub mod tower;

@@ -6,6 +6,7 @@
 
 pub mod breach;
 pub mod claims;
+pub mod complete;
 pub mod ending;
 pub mod others;
 mod outcome;

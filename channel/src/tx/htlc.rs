@@ -112,6 +112,23 @@ impl HtlcTx {
         self.witness(tx, input, key, remote, &[])
     }
 
+    /// As [`HtlcTx::success_witness`], with 32 zero bytes where the preimage belongs: whoever learns it puts it there, as the
+    /// fourth item.
+    ///
+    /// # Panics
+    /// For an HTLC-timeout transaction, or when `tx` does not spend the HTLC there.
+    #[must_use]
+    pub fn witness_without_preimage(
+        &self,
+        tx: &Transaction,
+        input: usize,
+        key: &SecretKey,
+        remote: &Signature,
+    ) -> Witness {
+        assert_eq!(self.kind, HtlcTxKind::Success, "HTLC {} was offered by the broadcaster", self.htlc.id);
+        self.witness(tx, input, key, remote, &[0; 32])
+    }
+
     /// The most that its input weighs, witness included, in whatever transaction it ends up.
     #[must_use]
     pub fn input_weight(&self) -> Weight {

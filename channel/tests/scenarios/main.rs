@@ -6,6 +6,7 @@ mod support;
 
 mod announcing;
 mod breach;
+mod by_hand;
 mod closing;
 mod dance;
 mod ending;

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use millrace_channel::phase::on_chain::complete::CompleteHtlc;
 use millrace_rpc::v1::channels_server::Channels;
 use millrace_rpc::v1::{
     self, CloseChannelProgress, GetChannelResponse, ListChannelsResponse, OpenChannelProgress, SetPolicyResponse,
@@ -182,12 +183,21 @@ impl Channels for ChannelsService {
         }
         let channel_id = parse::channel_id(&request.into_inner().channel_id)?;
         let taken = inner.api.registry.complete_commitment(channel_id).await;
-        let (transaction, number) = taken.ok_or_else(|| fault::not_found("open channel", channel_id))?;
-        tracing::warn!(%channel_id, %number, "the present commitment was handed out: published later, it costs the channel");
+        let taken = taken.ok_or_else(|| fault::not_found("open channel", channel_id))?;
+        tracing::warn!(%channel_id, number = %taken.number, "the present commitment was handed out: published later, it costs the channel");
         Ok(Response::new(TakeCommitmentResponse {
-            transaction: bitcoin::consensus::serialize(&transaction),
-            commitment_number: number.0,
+            transaction: bitcoin::consensus::serialize(&taken.transaction),
+            commitment_number: taken.number.0,
+            htlcs: taken.htlcs.iter().map(taken_htlc).collect(),
         }))
+    }
+}
+
+fn taken_htlc(htlc: &CompleteHtlc) -> v1::TakenHtlc {
+    v1::TakenHtlc {
+        transaction: bitcoin::consensus::serialize(&htlc.transaction),
+        payment_hash: htlc.payment_hash.0.to_vec(),
+        is_success: htlc.is_success,
     }
 }
 

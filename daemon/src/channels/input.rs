@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bitcoin::ScriptBuf;
+use millrace_channel::phase::on_chain::complete::CompleteCommitment;
 use millrace_channel::{ChainEvent, Command};
 use millrace_journal::Position;
-use millrace_wire::{ChannelId, CommitmentNumber, Features, Message, PublicKey};
+use millrace_wire::{ChannelId, Features, Message, PublicKey};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::order::{OpenOrder, ProgressSender, Reply};
@@ -95,7 +96,7 @@ pub(crate) enum Input {
         /// Which channel.
         channel_id: ChannelId,
         /// Answered once that commitment is durable; nothing if the channel has none to give.
-        reply: oneshot::Sender<Option<CompleteCommitment>>,
+        reply: oneshot::Sender<Option<Box<CompleteCommitment>>>,
     },
     /// The wallet says where a channel that the peer closes is to pay us.
     Destination {
@@ -128,9 +129,6 @@ pub(crate) enum Input {
     /// No turn after this one.
     Stop,
 }
-
-/// A commitment of ours that could be broadcast, and its number.
-pub(crate) type CompleteCommitment = (bitcoin::Transaction, CommitmentNumber);
 
 /// Tells one connection of a peer from the next.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use millrace_channel::effect::{Broadcast, Watch};
 use millrace_channel::phase::on_chain::Claims;
+use millrace_channel::phase::on_chain::complete::CompleteCommitment;
 use millrace_journal::{Flush, Position, Ticket};
 use millrace_wire::Message;
 use tokio::sync::oneshot;
 
 use super::guard_seam::ForGuards;
-use super::input::{ChannelSection, CompleteCommitment, Done, Epoch};
+use super::input::{ChannelSection, Done, Epoch};
 use super::order::{CommandResult, OpenProgress, ProgressSender, Reply};
 use super::snapshot::ChannelSnapshot;
 use crate::facts::News;
@@ -57,7 +58,7 @@ pub(crate) enum Out {
     /// To one who asked.
     Show(oneshot::Sender<Arc<ChannelSnapshot>>, Arc<ChannelSnapshot>),
     /// To one who asked for it.
-    Commitment(oneshot::Sender<Option<CompleteCommitment>>, Option<CompleteCommitment>),
+    Commitment(oneshot::Sender<Option<Box<CompleteCommitment>>>, Option<Box<CompleteCommitment>>),
     /// To whoever gave an order.
     Answer(Reply, CommandResult),
     /// To whoever opens a channel.

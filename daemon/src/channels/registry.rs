@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use millrace_chain::SyncState;
 use millrace_channel::input::CloseOrder;
 use millrace_channel::ledger::past::PastHtlc;
+use millrace_channel::phase::on_chain::complete::CompleteCommitment;
 use millrace_channel::{Command, Offer};
 use millrace_journal::QUEUED_BYTES_BUSY;
 use millrace_wire::{AttributionData, ChannelId, FeeratePerKw, HtlcId, Preimage, PublicKey, ShortChannelId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::directory::{Directory, NoOpening};
-use super::input::{AllDone, CompleteCommitment, Done, Input, Waiting};
+use super::input::{AllDone, Done, Input, Waiting};
 use super::mailbox::Mailbox;
 use super::order::{CommandError, CommandResult, NoNewWork, OpenFailure, OpenOrder, OpenProgress};
 use super::snapshot::ChannelSnapshot;
@@ -202,9 +203,9 @@ impl Registry {
         }
     }
 
-    /// Our newest commitment in a channel, complete, and its number, once it is durable. Whoever publishes it after the next
+    /// Our newest commitment in a channel, complete, once it is durable. Whoever publishes it after the next
     /// update loses the channel: only for networks on which nothing is at stake.
-    pub(crate) async fn complete_commitment(&self, channel_id: ChannelId) -> Option<CompleteCommitment> {
+    pub(crate) async fn complete_commitment(&self, channel_id: ChannelId) -> Option<Box<CompleteCommitment>> {
         let place = self.inner.directory.place(channel_id)?;
         let (reply, answer) = oneshot::channel();
         self.put(place.shard, Input::Commitment { channel_id, reply });

@@ -9,6 +9,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_channel::phase::on_chain::complete::CompleteCommitment;
 use millrace_channel::{ChainEvent, Channel, Command, Effect, LinkEvent, LinkFeatures, Millis};
 use millrace_journal::{Flush, Position, Ticket, WakeHandle};
 use millrace_wire::{ChannelId, Error, Message, PublicKey};
@@ -16,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::actor::{Actor, CloseAsked};
 use super::guard_seam::ForGuards;
-use super::input::{ChainNews, CompleteCommitment, Done, Epoch, Input, LinkUp, PeerMessage};
+use super::input::{ChainNews, Done, Epoch, Input, LinkUp, PeerMessage};
 use super::mailbox::{Mail, Mailbox};
 use super::openings::{Begun, Openings};
 use super::order::{Accepted, CommandError, OpenProgress, Reply};
@@ -316,10 +317,10 @@ impl Shard {
         }
     }
 
-    fn hand_out_commitment(&mut self, id: ChannelId, reply: oneshot::Sender<Option<CompleteCommitment>>) {
+    fn hand_out_commitment(&mut self, id: ChannelId, reply: oneshot::Sender<Option<Box<CompleteCommitment>>>) {
         self.hand_over(id);
         if let Some(actor) = self.actors.get_mut(&id) {
-            let commitment = actor.channel.complete_commitment();
+            let commitment = actor.channel.complete_commitment().map(Box::new);
             actor.outbox.push(Out::Commitment(reply, commitment));
             self.touch(id);
         }

@@ -211,7 +211,7 @@ impl Channel {
     }
 
     /// The preimage of an HTLC that the peer offered. Ids are counted by each side for itself.
-    fn preimage_of(&self, htlc: &HtlcOutput) -> Option<Preimage> {
+    pub(super) fn preimage_of(&self, htlc: &HtlcOutput) -> Option<Preimage> {
         if htlc.offered_by == Side::Local {
             return None;
         }
