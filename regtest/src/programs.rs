@@ -35,6 +35,7 @@ fn profile_folder() -> Result<PathBuf, Error> {
 
 /// Found once for the whole process: its networks all run the same build, whatever becomes of the sources meanwhile.
 static FOUND: Mutex<Option<Programs>> = Mutex::new(None);
+static FOUND_TOWER: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// Where cargo builds into, so that whatever else is built for a test lies beside it, and goes with `cargo clean`.
 pub(crate) fn target_folder() -> Result<PathBuf, Error> {
@@ -58,22 +59,41 @@ impl Programs {
     }
 
     fn build_and_find() -> Result<Self, Error> {
-        let folder = profile_folder()?;
-        if let Some(root) = checkout() {
-            build(&root, &folder)?;
-        }
-        let found = |name: &str| {
-            let path = folder.join(name);
-            if path.is_file() { Ok(path) } else { Err(Error::NoProgram { path }) }
-        };
-        Ok(Self { millraced: found("millraced")?, millrace: found("millrace")? })
+        let [millraced, millrace] = build_and_find(["millraced", "millrace"])?;
+        Ok(Self { millraced, millrace })
     }
 }
 
-fn build(root: &Path, profile_folder: &Path) -> Result<(), Error> {
+/// The watchtower, built and found in the same way; only those build it who need it.
+///
+/// # Errors
+/// As [`Programs::find`].
+pub fn find_tower() -> Result<PathBuf, Error> {
+    let mut found = FOUND_TOWER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(tower) = &*found {
+        return Ok(tower.clone());
+    }
+    let [tower] = build_and_find(["millrace-tower"])?;
+    *found = Some(tower.clone());
+    Ok(tower)
+}
+
+fn build_and_find<const N: usize>(names: [&str; N]) -> Result<[PathBuf; N], Error> {
+    let folder = profile_folder()?;
+    if let Some(root) = checkout() {
+        build(&root, &folder, &names)?;
+    }
+    let paths = names.map(|name| folder.join(name));
+    match paths.iter().find(|path| !path.is_file()) {
+        Some(missing) => Err(Error::NoProgram { path: missing.clone() }),
+        None => Ok(paths),
+    }
+}
+
+fn build(root: &Path, profile_folder: &Path, names: &[&str]) -> Result<(), Error> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(root).args(["build", "--bin", "millraced", "--bin", "millrace"]);
+    command.current_dir(root).arg("build").args(names.iter().flat_map(|name| ["--bin", name]));
     // What cargo tells a program that it runs is not meant for another cargo: build scripts that look at it would take it
     // for a change, and half of the crates would be compiled again.
     let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
