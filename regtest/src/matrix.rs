@@ -6,11 +6,11 @@
 
 mod batch;
 pub mod cell;
-mod chain;
-mod claimant;
+pub(crate) mod chain;
+pub(crate) mod claimant;
 mod judge;
 mod link;
-mod output;
+pub(crate) mod output;
 mod pairwise;
 mod payer;
 mod peer;

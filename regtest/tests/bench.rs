@@ -5,8 +5,8 @@
 
 use std::process::Command;
 
-use millrace_regtest::bench::forward;
 use millrace_regtest::bench::payments::{Arguments, run};
+use millrace_regtest::bench::{forward, tower};
 use millrace_regtest::report::Report;
 use serde_json::{Value, json};
 
@@ -92,4 +92,60 @@ fn searches_that_find_nothing_are_no_success() {
     let (told, is_success) = bench_route(&["--channels", "500", "--pairs", "10", "--amount", "2000000000"]);
     assert!(!is_success && told["ok"] == false, "{told:#}");
     assert!(told["missed"].as_array().is_some_and(|missed| !missed.is_empty()), "{told:#}");
+}
+
+/// So few channels and updates are no measurement; the bounds are those of the real one all the same.
+fn tower_arguments(plant: Option<tower::Plant>) -> tower::Arguments {
+    tower::Arguments { channels: 20, updates: 2_000, seed: Some(11), kill: plant.is_none(), hold: 0, plant }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tower_that_is_killed_again_and_again_takes_everything_of_breaches_in_one_block() {
+    let mut report = Report::new();
+    let outcomes = tower::run(tower_arguments(None), &mut report).await.unwrap();
+    assert!(report.is_ok() && outcomes.ok, "{outcomes:#?}");
+    assert_eq!(
+        (outcomes.channels, outcomes.breached, outcomes.breached_with_htlcs, outcomes.updates),
+        (20, 20, 10, 2_000)
+    );
+    assert_eq!((outcomes.lost, outcomes.late, outcomes.taken), (0, 0, outcomes.outputs), "{outcomes:#?}");
+    // Each has a delayed output; the HTLC transactions' come on top of these.
+    assert!(outcomes.outputs > 30 && outcomes.kills > 2, "{outcomes:#?}");
+    let told: Value = serde_json::to_value(&outcomes).unwrap();
+    for field in [
+        "upload_bytes_per_update",
+        "upload_bytes_per_update_batched",
+        "socket_bytes_per_update",
+        "socket_bytes_per_update_batched",
+        "updates_per_s",
+        "updates_per_s_batched",
+        "stored_bytes_per_channel",
+        "blocks_needed",
+        "fees_sat",
+        "taken_sat",
+        "breach_s",
+        "seconds",
+        "cpu_s",
+        "rss_mib_peak",
+    ] {
+        assert!(told[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}: {told}");
+    }
+    assert!(told["missed"].is_null(), "{told}");
+}
+
+/// Without the tower the cheaters get it all: the chain says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn tower_that_is_off_during_the_breach_loses_everything_and_is_no_success() {
+    let outcomes = tower::run(tower_arguments(Some(tower::Plant::Off)), &mut Report::new()).await.unwrap();
+    assert!(!outcomes.ok && outcomes.breached == 20, "{outcomes:#?}");
+    assert_eq!((outcomes.taken, outcomes.lost), (0, outcomes.outputs));
+    assert!(outcomes.missed.iter().any(|missed| missed.contains("not taken in time")), "{outcomes:#?}");
+}
+
+/// One channel among many that the tower does not know is noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn channel_that_the_tower_was_not_told_of_is_lost_and_no_success() {
+    let outcomes = tower::run(tower_arguments(Some(tower::Plant::Untold)), &mut Report::new()).await.unwrap();
+    assert!(!outcomes.ok && outcomes.lost > 0, "{outcomes:#?}");
+    assert_eq!(outcomes.taken, outcomes.outputs - outcomes.lost);
 }

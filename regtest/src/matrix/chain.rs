@@ -4,20 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use bitcoin::absolute::LockTime;
 use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
-use bitcoin::{Address, OutPoint, Transaction, Txid};
+use bitcoin::transaction::Version;
+use bitcoin::{Address, OutPoint, Transaction, TxOut, Txid};
 use serde_json::{Value, json};
 
 use crate::bitcoind::Bitcoind;
 use crate::network::Error;
 
 /// A block that was made.
-pub(super) struct Made {
-    pub(super) height: u32,
+pub(crate) struct Made {
+    pub(crate) height: u32,
     /// With their places.
-    pub(super) txs: Vec<(u32, Arc<Transaction>)>,
+    pub(crate) txs: Vec<(u32, Arc<Transaction>)>,
     /// What each pays the miners, in sat.
-    pub(super) fees: HashMap<Txid, u64>,
+    pub(crate) fees: HashMap<Txid, u64>,
 }
 
 /// A transaction of the mempool.
@@ -27,18 +29,18 @@ struct Waiting {
 }
 
 /// The maker of blocks. Transactions that were seen are not asked for again.
-pub(super) struct Chain {
+pub(crate) struct Chain {
     miner: Address,
     seen: HashMap<Txid, Arc<Transaction>>,
 }
 
 impl Chain {
-    pub(super) fn new(bitcoind: &Bitcoind) -> Result<Self, Error> {
+    pub(crate) fn new(bitcoind: &Bitcoind) -> Result<Self, Error> {
         Ok(Self { miner: bitcoind.new_address()?, seen: HashMap::new() })
     }
 
     /// What the mempool spends, and by which transaction.
-    pub(super) fn spends(&mut self, bitcoind: &Bitcoind) -> Result<HashMap<OutPoint, Arc<Transaction>>, Error> {
+    pub(crate) fn spends(&mut self, bitcoind: &Bitcoind) -> Result<HashMap<OutPoint, Arc<Transaction>>, Error> {
         let mut spends = HashMap::new();
         for waiting in self.pool(bitcoind)?.into_values() {
             for input in &waiting.tx.input {
@@ -48,12 +50,12 @@ impl Chain {
         Ok(spends)
     }
 
-    pub(super) fn seen(&self, txid: &Txid) -> Option<&Transaction> {
+    pub(crate) fn seen(&self, txid: &Txid) -> Option<&Transaction> {
         self.seen.get(txid).map(Arc::as_ref)
     }
 
     /// Of all that was ever in the mempool.
-    pub(super) fn spenders(&self, outpoint: &OutPoint) -> Vec<Txid> {
+    pub(crate) fn spenders(&self, outpoint: &OutPoint) -> Vec<Txid> {
         let spends = |tx: &Transaction| tx.input.iter().any(|input| input.previous_output == *outpoint);
         self.seen.iter().filter(|(_, tx)| spends(tx)).map(|(txid, _)| *txid).collect()
     }
@@ -81,7 +83,7 @@ impl Chain {
     }
 
     /// Makes a block of `forced` and of what the mempool holds besides, but for what is `kept_out`.
-    pub(super) fn make(
+    pub(crate) fn make(
         &mut self,
         bitcoind: &Bitcoind,
         forced: &[Transaction],
@@ -102,7 +104,7 @@ impl Chain {
     }
 
     /// Whether a block may hold these besides nothing.
-    pub(super) fn check(&self, bitcoind: &Bitcoind, txs: &[Transaction]) -> Result<(), String> {
+    pub(crate) fn check(&self, bitcoind: &Bitcoind, txs: &[Transaction]) -> Result<(), String> {
         let list: Vec<String> = txs.iter().map(serialize_hex).collect();
         let tried = bitcoind.call("generateblock", &json!([self.miner.to_string(), list, false]));
         tried.map(drop).map_err(|error| error.to_string())
@@ -146,7 +148,24 @@ fn txid_of(text: &str) -> Result<Txid, Error> {
     text.parse().map_err(|error| Error::Wrong(format!("bitcoind says `{text}` is a txid: {error}")))
 }
 
-pub(super) fn tx_of(hex: &Value) -> Result<Transaction, Error> {
+pub(crate) fn tx_of(hex: &Value) -> Result<Transaction, Error> {
     let text = hex.as_str().unwrap_or_default();
     deserialize_hex(text).map_err(|error| Error::Wrong(format!("bitcoind shows no transaction: {error}")))
+}
+
+/// A transaction of the miner's wallet with these outputs, and change behind them. It is not broadcast.
+pub(crate) fn signed(bitcoind: &Bitcoind, outputs: Vec<TxOut>) -> Result<Transaction, Error> {
+    let bare = Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: Vec::new(), output: outputs };
+    let wallet = bitcoind.wallet()?;
+    let count = bare.output.len();
+    let options = json!({ "changePosition": count, "change_type": "bech32", "fee_rate": 10 });
+    // Without inputs it is written with segwit's marker and flag behind the version, and bitcoind wants none there.
+    let marked = serialize_hex(&bare);
+    let hex = [&marked[..8], &marked[12..]].concat();
+    let funded = wallet.call("fundrawtransaction", &json!([hex, options, false]))?;
+    let signed = wallet.call("signrawtransactionwithwallet", &json!([funded["hex"]]))?;
+    if signed["complete"] != json!(true) {
+        return Err(Error::Wrong("the miner's wallet cannot sign".to_owned()));
+    }
+    tx_of(&signed["hex"])
 }

@@ -23,7 +23,7 @@ use crate::network::Error;
 const FEERATE: FeeratePerKw = FeeratePerKw(1_000);
 
 /// A peer's channel after the fact.
-pub(super) struct Claimant {
+pub(crate) struct Claimant {
     channel: Channel,
     keys: ChannelKeys,
     fx: Effects,
@@ -36,19 +36,19 @@ pub(super) struct Claimant {
 
 /// A coin that anyone can spend, for what an aggregated transaction has besides HTLCs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Coin {
-    pub(super) outpoint: OutPoint,
-    pub(super) sat: u64,
+pub(crate) struct Coin {
+    pub(crate) outpoint: OutPoint,
+    pub(crate) sat: u64,
 }
 
 /// What such a coin pays to.
-pub(super) fn anyones_script() -> ScriptBuf {
+pub(crate) fn anyones_script() -> ScriptBuf {
     ScriptBuf::from_bytes(vec![0x51])
 }
 
 impl Claimant {
     /// As of a snapshot.
-    pub(super) fn of(snapshot: &[u8], keys: &ChannelKeys) -> Result<Self, Error> {
+    pub(crate) fn of(snapshot: &[u8], keys: &ChannelKeys) -> Result<Self, Error> {
         let channel = Channel::restore(snapshot, Policy::default(), |_| keys.clone());
         let channel = channel.map_err(|error| Error::Wrong(format!("a peer's own snapshot: {error}")))?;
         let destination = ScriptBuf::new_p2wpkh(&bitcoin::hashes::Hash::hash(&keys.basepoints().payment.serialize()));
@@ -64,7 +64,7 @@ impl Claimant {
     }
 
     /// The commitment that it held, complete.
-    pub(super) fn commitment(&mut self) -> Result<Transaction, Error> {
+    pub(crate) fn commitment(&mut self) -> Result<Transaction, Error> {
         let closed = self.channel.on_command(Command::ForceClose { reason: "the matrix".to_owned() }, &mut self.fx);
         closed.map_err(|refusal| Error::Wrong(format!("a peer cannot close: {refusal}")))?;
         self.drain();
@@ -72,12 +72,12 @@ impl Claimant {
     }
 
     /// The numbers of the newest commitments that it knows.
-    pub(super) const fn commitment_numbers(&self) -> Both<CommitmentNumber> {
+    pub(crate) const fn commitment_numbers(&self) -> Both<CommitmentNumber> {
         self.channel.commitment_numbers()
     }
 
     /// It learns a preimage of what the daemon offered, if it knows the HTLC.
-    pub(super) fn learn(&mut self, id: HtlcId, preimage: Preimage) -> Result<bool, Error> {
+    pub(crate) fn learn(&mut self, id: HtlcId, preimage: Preimage) -> Result<bool, Error> {
         if self.channel.htlc(Side::Remote, id).is_none() {
             return Ok(false);
         }
@@ -89,7 +89,7 @@ impl Claimant {
     }
 
     /// A block.
-    pub(super) fn on_block(&mut self, height: u32, txs: &[(u32, Arc<Transaction>)]) {
+    pub(crate) fn on_block(&mut self, height: u32, txs: &[(u32, Arc<Transaction>)]) {
         let block = bitcoin::hashes::Hash::all_zeros();
         self.channel.on_chain(ChainEvent::Tip { height: BlockHeight(height), block }, &mut self.fx);
         for (index, tx) in txs {
@@ -115,7 +115,7 @@ impl Claimant {
 
     /// The transactions that the next block may hold, each of its outputs once; `is_spent` tells those that are gone,
     /// `coin` brings coins while there are any.
-    pub(super) fn transactions(
+    pub(crate) fn transactions(
         &mut self,
         conduct: Conduct,
         is_spent: impl Fn(&OutPoint) -> bool,

@@ -9,22 +9,22 @@ use millrace_wire::{CltvExpiry, HtlcId, PaymentHash, Preimage, PublicKey};
 
 /// An HTLC of a scene.
 #[derive(Clone, Debug)]
-pub(super) struct Htlc {
+pub(crate) struct Htlc {
     /// By the daemon; otherwise by the peer.
-    pub(super) is_offered: bool,
-    pub(super) sat: u64,
-    pub(super) preimage: Preimage,
-    pub(super) payment_hash: PaymentHash,
-    pub(super) cltv_expiry: CltvExpiry,
+    pub(crate) is_offered: bool,
+    pub(crate) sat: u64,
+    pub(crate) preimage: Preimage,
+    pub(crate) payment_hash: PaymentHash,
+    pub(crate) cltv_expiry: CltvExpiry,
     /// Among those of the side that offered it.
-    pub(super) id: HtlcId,
+    pub(crate) id: HtlcId,
     /// A forward of the payer's, not a payment of the daemon's own.
-    pub(super) is_forward: bool,
+    pub(crate) is_forward: bool,
 }
 
 /// What an output is. "Ours" is the daemon's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Role {
+pub(crate) enum Role {
     OurMain,
     TheirMain,
     OurAnchor,
@@ -35,17 +35,17 @@ pub(super) enum Role {
 
 /// An output of a commitment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Output {
-    pub(super) outpoint: OutPoint,
-    pub(super) sat: u64,
-    pub(super) role: Role,
+pub(crate) struct Output {
+    pub(crate) outpoint: OutPoint,
+    pub(crate) sat: u64,
+    pub(crate) role: Role,
 }
 
 /// The outputs of a commitment, in order.
 ///
 /// `terms` are the peer's, so that `Side::Remote` is the daemon; `side` is whose commitment it is, `point` its point.
 /// HTLCs that are equal in everything a script says are told apart by their outputs alone.
-pub(super) fn outputs(
+pub(crate) fn outputs(
     tx: &Transaction,
     terms: &Terms,
     side: Side,

@@ -3,9 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bitcoin::absolute::LockTime;
 use bitcoin::consensus::encode::serialize_hex;
-use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut};
 use millrace_channel::effect::Fact;
 use millrace_channel::side::Side;
@@ -18,13 +16,12 @@ use serde_json::json;
 
 use super::batch::Batch;
 use super::cell::{Form, InFlight, Known, Stands};
-use super::chain::tx_of;
+use super::chain::signed;
 use super::claimant::{Coin, anyones_script};
 use super::link::random_secret;
 use super::output::Htlc;
 use super::peer::{Opens, Peer};
 use super::scene::Scene;
-use crate::bitcoind::Bitcoind;
 use crate::network::{Error, SOON, random_key, wait_for};
 
 /// A channel, and what of it is the daemon's at first.
@@ -398,21 +395,4 @@ fn random_preimage() -> Preimage {
 
 fn funding_output(funding: Option<&(ScriptBuf, Sat)>) -> Option<TxOut> {
     funding.map(|(script_pubkey, amount)| TxOut { value: amount.to_amount(), script_pubkey: script_pubkey.clone() })
-}
-
-/// A transaction of the miner's wallet with these outputs, and change behind them. It is not broadcast.
-fn signed(bitcoind: &Bitcoind, outputs: Vec<TxOut>) -> Result<Transaction, Error> {
-    let bare = Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: Vec::new(), output: outputs };
-    let wallet = bitcoind.wallet()?;
-    let count = bare.output.len();
-    let options = json!({ "changePosition": count, "change_type": "bech32", "fee_rate": 10 });
-    // Without inputs it is written with segwit's marker and flag behind the version, and bitcoind wants none there.
-    let marked = serialize_hex(&bare);
-    let hex = [&marked[..8], &marked[12..]].concat();
-    let funded = wallet.call("fundrawtransaction", &json!([hex, options, false]))?;
-    let signed = wallet.call("signrawtransactionwithwallet", &json!([funded["hex"]]))?;
-    if signed["complete"] != json!(true) {
-        return Err(Error::Wrong("the miner's wallet cannot sign".to_owned()));
-    }
-    tx_of(&signed["hex"])
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::support::program;
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 17] = [
     &[],
     &["up"],
     &["status"],
@@ -24,6 +24,7 @@ const COMMANDS: [&[&str]; 16] = [
     &["bench", "payments"],
     &["bench", "forward"],
     &["bench", "route"],
+    &["bench", "tower"],
 ];
 
 fn help(command: &[&str]) -> String {
