@@ -35,6 +35,9 @@ pub struct Tower {
 
 impl Tower {
     /// One in a folder of its own, with the chain of this bitcoind. It is not started yet.
+    ///
+    /// # Errors
+    /// If there is no free port.
     pub fn new(program: &Path, folder: PathBuf, bitcoind: &Bitcoind) -> Result<Self, Error> {
         let port = crate::bitcoind::free_port()?;
         let mut words = vec![program.as_os_str().to_owned(), "--data-dir".into(), folder.clone().into_os_string()];
@@ -53,6 +56,9 @@ impl Tower {
     }
 
     /// Starts it, and waits until it can be asked.
+    ///
+    /// # Errors
+    /// If it does not answer in time; the error holds the end of its log.
     pub async fn start(&mut self) -> Result<(), Error> {
         let pid_file = self.pid_file();
         // Of the life before; there is none at first.
@@ -90,6 +96,9 @@ impl Tower {
     }
 
     /// Its key, and where it listens.
+    ///
+    /// # Errors
+    /// If it has not said them.
     pub fn key_and_address(&self) -> Result<(PublicKey, String), Error> {
         let parts =
             self.address.split_once('@').and_then(|(key, address)| Some((key.parse().ok()?, address.to_owned())));
@@ -97,6 +106,9 @@ impl Tower {
     }
 
     /// Lets a client in.
+    ///
+    /// # Errors
+    /// If it does not run, or refuses.
     pub async fn allow(&mut self, client: &PublicKey, channels_max: u32) -> Result<(), Error> {
         let request = AllowRequest { client: client.serialize().to_vec(), channels_max };
         let Some(tower) = &mut self.client else { return Err(self.failed("it does not run")) };
@@ -105,6 +117,9 @@ impl Tower {
     }
 
     /// How it stands.
+    ///
+    /// # Errors
+    /// If it does not run, or does not answer.
     pub async fn status(&mut self) -> Result<GetStatusResponse, Error> {
         let Some(tower) = &mut self.client else { return Err(self.failed("it does not run")) };
         let answer = tower.get_status(GetStatusRequest {}).await;
@@ -112,6 +127,9 @@ impl Tower {
     }
 
     /// kill -9. Does nothing if it does not run.
+    ///
+    /// # Errors
+    /// If the system does not let us.
     pub fn kill(&mut self) -> Result<(), Error> {
         self.note_costs();
         self.client = None;
@@ -120,6 +138,9 @@ impl Tower {
     }
 
     /// Stops it as its owner would: it makes a checkpoint.
+    ///
+    /// # Errors
+    /// If it does not stop in time, or says that it has failed.
     pub fn stop(&mut self) -> Result<(), Error> {
         self.note_costs();
         self.client = None;
@@ -134,12 +155,16 @@ impl Tower {
     }
 
     /// Bytes of its checkpoint.
+    ///
+    /// # Errors
+    /// If there is none.
     pub fn checkpoint_bytes(&self) -> Result<u64, Error> {
         let path = self.folder.join("journal").join("checkpoint");
         std::fs::metadata(&path).map(|file| file.len()).map_err(|source| Error::io("read", &path, source))
     }
 
     /// CPU time of all of its lives, in µs, and the most memory that one of them has held, in MiB.
+    #[must_use]
     pub fn costs(&self) -> (u64, u64) {
         let (cpu, rss) = self.pid().map_or((0, 0), |pid| (cpu_us(pid), rss_mib_peak(pid)));
         (self.cpu_us_before + cpu, self.rss_mib_before.max(rss))

@@ -129,6 +129,34 @@ mod peer {
     }
 }
 
+mod tower {
+    use super::*;
+
+    #[test]
+    fn add() {
+        let target = format!("{NODE}@127.0.0.1");
+        both("tower-add", &["tower", "add", &target, "--idempotency-key", "k"]);
+        let target = format!("{NODE}@[::1]:9911");
+        both("tower-add-unreached", &["tower", "add", &target, "--idempotency-key", "k"]);
+    }
+
+    #[test]
+    fn remove() {
+        both("tower-remove", &["tower", "remove", NODE, "--idempotency-key", "k"]);
+    }
+
+    #[test]
+    fn list() {
+        both("tower-list", &["tower", "list"]);
+    }
+
+    #[test]
+    fn status() {
+        both("tower-status", &["tower", "status"]);
+        both("tower-status-one", &["tower", "status", NODE]);
+    }
+}
+
 mod graph {
     use super::*;
 

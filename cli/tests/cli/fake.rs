@@ -20,6 +20,7 @@ use millrace_rpc::v1::invoices_server::{Invoices, InvoicesServer};
 use millrace_rpc::v1::node_server::{Node, NodeServer};
 use millrace_rpc::v1::payments_server::{Payments, PaymentsServer};
 use millrace_rpc::v1::peers_server::{Peers, PeersServer};
+use millrace_rpc::v1::towers_server::TowersServer;
 use millrace_rpc::v1::wallet_server::{Wallet, WalletServer};
 use millrace_rpc::v1::{ErrorDetail, ErrorReason, *};
 use tempfile::TempDir;
@@ -194,6 +195,7 @@ async fn serve(identity: Identity) -> Stage {
         .add_service(WalletServer::with_interceptor(stage.clone(), check_token))
         .add_service(GraphServer::with_interceptor(stage.clone(), check_token))
         .add_service(PeersServer::with_interceptor(stage.clone(), check_token))
+        .add_service(TowersServer::with_interceptor(stage.clone(), check_token))
         .add_service(ChannelsServer::with_interceptor(stage.clone(), check_token))
         .add_service(InvoicesServer::with_interceptor(stage.clone(), check_token))
         .add_service(PaymentsServer::with_interceptor(stage.clone(), check_token))
@@ -222,7 +224,7 @@ enum Fate {
 }
 
 impl Stage {
-    fn note<T: std::fmt::Debug>(&self, request: &Request<T>) -> usize {
+    pub(crate) fn note<T: std::fmt::Debug>(&self, request: &Request<T>) -> usize {
         let text = format!("{:?}", request.get_ref());
         let mut requests = self.requests.lock().unwrap();
         requests.push(text.clone());
@@ -463,7 +465,9 @@ impl Channels for Stage {
         request: Request<TakeCommitmentRequest>,
     ) -> Result<Response<TakeCommitmentResponse>, Status> {
         self.note(&request);
-        Ok(Response::new(TakeCommitmentResponse { transaction: vec![0x02, 0, 0, 0], commitment_number: 17 }))
+        let htlc = TakenHtlc { transaction: vec![0x02, 0, 0, 1], payment_hash: vec![0x11; 32], is_success: true };
+        let transaction = vec![0x02, 0, 0, 0];
+        Ok(Response::new(TakeCommitmentResponse { transaction, commitment_number: 17, htlcs: vec![htlc] }))
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::snapshot;
 
-const COMMANDS: [&[&str]; 46] = [
+const COMMANDS: [&[&str]; 51] = [
     &[],
     &["node"],
     &["node", "info"],
@@ -22,6 +22,11 @@ const COMMANDS: [&[&str]; 46] = [
     &["peer", "connect"],
     &["peer", "disconnect"],
     &["peer", "list"],
+    &["tower"],
+    &["tower", "add"],
+    &["tower", "remove"],
+    &["tower", "list"],
+    &["tower", "status"],
     &["channel"],
     &["channel", "open"],
     &["channel", "close"],

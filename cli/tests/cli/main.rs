@@ -10,3 +10,4 @@ mod fake;
 mod help;
 mod retry;
 mod snapshot;
+mod towers;

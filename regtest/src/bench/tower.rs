@@ -9,7 +9,6 @@ mod breach;
 mod cheat;
 mod judge;
 mod pair;
-mod process;
 mod upload;
 
 use std::path::{Path, PathBuf};
@@ -31,7 +30,6 @@ use serde_json::json;
 use self::breach::{Breach, Played};
 use self::cheat::Cheat;
 use self::pair::{DELAY, Kind, Pair};
-use self::process::Tower;
 use self::upload::{Uploaded, config, sweep_script, until_acknowledged};
 use crate::bitcoind::{Bitcoind, Options};
 use crate::matrix::chain::signed;
@@ -40,6 +38,7 @@ use crate::network::Error;
 use crate::programs::find_tower;
 use crate::random::{Random, seed_of_now};
 use crate::report::Report;
+use crate::tower::Tower;
 
 /// What a channel may take of the tower's disk, and an update of the upload: in bytes.
 const STORED_BYTES_MAX: f64 = 1_800.0;

@@ -9,13 +9,13 @@ use bitcoin::{OutPoint, Transaction};
 use super::cheat::Cheat;
 use super::judge::{Judge, OfChannel, Sums};
 use super::pair::DELAY;
-use super::process::Tower;
 use crate::bitcoind::Bitcoind;
 use crate::matrix::chain::{Chain, Made};
 use crate::matrix::claimant::Coin;
 use crate::network::Error;
 use crate::random::Random;
 use crate::report::Report;
+use crate::tower::Tower;
 
 /// How long the tower may take to look through a block.
 const SEEN_LIMIT: Duration = Duration::from_secs(120);

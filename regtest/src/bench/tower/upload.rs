@@ -16,9 +16,9 @@ use millrace_wire::{ChainHash, ChannelId, CommitmentNumber, Msat, Sat};
 use secp256k1::SECP256K1;
 
 use super::pair::{bytes, secret_key};
-use super::process::Tower;
 use crate::bitcoind::Bitcoind;
 use crate::network::{Error, SOON};
+use crate::tower::Tower;
 
 /// Updates of one batch.
 const BATCH: u64 = 1_024;
