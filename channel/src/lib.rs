@@ -18,6 +18,7 @@ mod link;
 pub mod phase;
 pub mod record;
 mod reestablish;
+pub mod revocable;
 pub mod secrets;
 pub mod side;
 pub mod terms;

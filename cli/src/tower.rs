@@ -1,10 +1,10 @@
 //! `millrace tower`: watchtowers that keep watch while the node is off.
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use millrace_rpc::v1::towers_client::TowersClient;
 use millrace_rpc::v1::{
     AddTowerRequest, GetTowerStatusRequest, GetTowerStatusResponse, ListTowersRequest, RemoveTowerRequest, Tower,
-    TowerChannel, TowerStatus,
+    TowerChannel, TowerMode, TowerStatus,
 };
 use serde_json::{Value, json};
 
@@ -23,15 +23,21 @@ pub(crate) enum Command {
     /// Give it the address that `millrace-tower` prints. The answer says which key the tower's owner must allow. A tower that
     /// is in use already gets this address.
     ///
-    /// Whoever has the tower's data and is in league with a peer can take that peer's channel: use your own tower only.
+    /// Whoever has the data of a compact tower and is in league with a peer can take that peer's channel: it must be your own.
+    /// For somebody else's, `--mode blob`: it learns nothing before a peer cheats, and then takes the peer's main output, not
+    /// HTLCs.
     ///
-    /// Example:
+    /// Examples:
     ///   millrace tower add 02ab…@203.0.113.7:9911
+    ///   millrace tower add 02ab…@203.0.113.7:9911 --mode blob
     #[command(verbatim_doc_comment)]
     Add {
         /// Which and where
         #[arg(value_name = "TOWER@HOST:PORT", value_parser = target)]
         target: Target,
+        /// How it is used
+        #[arg(long, value_enum, default_value_t)]
+        mode: Mode,
         #[command(flatten)]
         key: KeyArg,
     },
@@ -53,6 +59,16 @@ pub(crate) enum Command {
     },
 }
 
+/// How a tower is used.
+#[derive(Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Mode {
+    /// Your own: it gets the secrets of revoked commitments, in constant room, and takes HTLCs too
+    #[default]
+    Compact,
+    /// Somebody else's: it gets a sealed penalty for each revoked commitment
+    Blob,
+}
+
 /// Where towers listen unless they say otherwise.
 const DEFAULT_PORT: u16 = 9911;
 
@@ -64,8 +80,8 @@ impl Command {
     /// Asks and shows.
     pub(crate) async fn run(self, session: &Session, output: &mut Output) -> Result<(), Fault> {
         match self {
-            Self::Add { target, key } => {
-                let tower = add(session, target, &key).await?;
+            Self::Add { target, mode, key } => {
+                let tower = add(session, target, mode, &key).await?;
                 output.answer(&tower_json(&tower), || added_text(&tower))
             }
             Self::Remove { tower, key } => {
@@ -95,7 +111,7 @@ impl Command {
     }
 }
 
-async fn add(session: &Session, target: Target, key: &KeyArg) -> Result<Tower, Fault> {
+async fn add(session: &Session, target: Target, mode: Mode, key: &KeyArg) -> Result<Tower, Fault> {
     let order = Order::new("tower add", key.key.as_deref())?;
     let request =
         AddTowerRequest { idempotency_key: order.key.clone(), tower: target.node_id.to_vec(), address: target.address };
@@ -124,6 +140,7 @@ fn tower_json(tower: &Tower) -> Value {
     json!({
         "tower": hex::encode(&tower.tower),
         "address": tower.address,
+        "mode": mode_text(tower),
         "client_key": hex::encode(&tower.client_key),
         "connected": tower.connected,
         "last_error": tower.last_error,
@@ -152,10 +169,12 @@ fn channel_json(channel: &TowerChannel) -> Value {
             "next": receipt.next,
             "time_s": receipt.time_s,
             "signature": hex::encode(&receipt.signature),
+            "group": words::hex_or_none(&receipt.group),
         })
     });
     json!({
         "channel_id": hex::encode(&channel.channel_id),
+        "from": channel.from,
         "revoked": channel.revoked,
         "acknowledged": channel.acknowledged,
         "receipt": receipt,
@@ -163,6 +182,13 @@ fn channel_json(channel: &TowerChannel) -> Value {
         "tower_ahead": channel.tower_ahead,
         "resolved": channel.resolved,
     })
+}
+
+fn mode_text(tower: &Tower) -> &'static str {
+    match tower.mode() {
+        TowerMode::Unspecified | TowerMode::Compact => "compact",
+        TowerMode::Blob => "blob",
+    }
 }
 
 fn state_text(tower: &Tower) -> String {
@@ -178,6 +204,7 @@ fn tower_text(tower: &Tower) -> String {
     facts([
         ("Tower", hex::encode(&tower.tower)),
         ("Address", tower.address.clone()),
+        ("Mode", mode_text(tower).to_owned()),
         ("State", state_text(tower)),
         ("Channels", tower.channels.to_string()),
         ("Lag", lag_text(tower.lag)),
@@ -186,7 +213,8 @@ fn tower_text(tower: &Tower) -> String {
 }
 
 fn added_text(tower: &Tower) -> String {
-    let allow = format!("On the tower, once: millrace-tower allow {}", hex::encode(&tower.client_key));
+    let what = if tower.mode() == TowerMode::Blob { "--blobs 100000" } else { "--channels 100" };
+    let allow = format!("On the tower, once: millrace-tower allow {} {what}", hex::encode(&tower.client_key));
     match tower.connected {
         true => tower_text(tower),
         false => format!("{}\nThe node goes on trying.\n{allow}", tower_text(tower)),
@@ -204,6 +232,7 @@ fn lag_text(lag: u64) -> String {
 fn towers_text(towers: &[Tower]) -> String {
     let columns = [
         Column::Text("TOWER"),
+        Column::Text("MODE"),
         Column::Text("STATE"),
         Column::Number("CHANNELS"),
         Column::Number("LAG"),
@@ -211,7 +240,8 @@ fn towers_text(towers: &[Tower]) -> String {
     ];
     let row = |tower: &Tower| {
         let lag = tower.lag.to_string();
-        vec![hex::encode(&tower.tower), state_text(tower), tower.channels.to_string(), lag, tower.address.clone()]
+        let mode = mode_text(tower).to_owned();
+        vec![hex::encode(&tower.tower), mode, state_text(tower), tower.channels.to_string(), lag, tower.address.clone()]
     };
     list(&columns, towers.iter().map(row).collect(), "No watchtowers.")
 }
@@ -258,6 +288,9 @@ fn note(channel: &TowerChannel) -> String {
     }
     if !channel.refused.is_empty() {
         return format!("refused: {}", words::printable(&channel.refused));
+    }
+    if channel.from > 0 {
+        return format!("from commitment {} on", channel.from);
     }
     if channel.resolved { "over on chain".to_owned() } else { String::new() }
 }

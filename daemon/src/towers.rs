@@ -1,9 +1,11 @@
 //! The watchtowers that this node uses: which there are, what each is told, and how far it is.
 //!
 //! Channels hand over what their peers revoke, once it is durable ([`ChannelGuards`]); a client for each tower
-//! ([`millrace_watchtower::client`]) tells it, apart from the payments. Only a tower that was once relied on, because it had all
-//! that there was, and is then too far behind stops HTLCs from being added in a channel.
+//! ([`millrace_watchtower::client`]) tells it, apart from the payments: its own tower the secrets ([`tower`]), somebody else's
+//! sealed penalties ([`blobs`]). Only a tower that was once relied on, because it had all that there was, and is then too far
+//! behind stops HTLCs from being added in a channel.
 
+mod blobs;
 mod book;
 mod tower;
 
@@ -13,16 +15,21 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bitcoin::ScriptBuf;
 use millrace_channel::keys::ChannelKeys;
+use millrace_channel::revocable::Revocable;
 use millrace_channel::secrets::RevealedSecrets;
 use millrace_channel::terms::Terms;
 use millrace_journal::Position;
+use millrace_watchtower::client::blob::{BlobConfig, BlobProgress};
 use millrace_watchtower::client::{Config, Link, Progress, Sent};
 use millrace_watchtower::receipt::Receipt;
 use millrace_watchtower::registration::Registration;
 use millrace_wire::{ChainHash, ChannelId, CommitmentNumber, PublicKey};
 use secp256k1::SECP256K1;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-use self::book::{Book, TowerEntry};
+use self::blobs::BlobTower;
+use self::book::{Book, ToSeal, TowerEntry};
 use self::tower::{Tower, registration};
 use crate::channels::{ChannelGuards, Registry, TowerBehind};
 use crate::entry::Entry;
@@ -33,14 +40,99 @@ const LOCK: &str = "nothing panics while the watchtowers are locked";
 /// Watchtowers that one node may use: each is told everything.
 pub const TOWERS_MAX: usize = 8;
 
+/// How a tower is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Mode {
+    /// It gets the secrets, takes HTLCs too, and is one's own.
+    Compact,
+    /// It gets a sealed penalty for each revoked commitment, takes `to_local` alone, and may be anybody's.
+    Blob,
+}
+
 /// The watchtowers. A fold, and what the channels tell.
 pub struct Towers {
     keys: Keys,
     chain_hash: ChainHash,
     lag_max: u64,
-    book: Mutex<Book>,
-    running: RwLock<Vec<Tower>>,
+    book: Arc<Mutex<Book>>,
+    running: RwLock<Vec<Used>>,
     is_any: AtomicBool,
+    is_any_foreign: AtomicBool,
+}
+
+/// A tower that is talked to.
+enum Used {
+    Own(Tower),
+    Foreign(BlobTower),
+}
+
+impl Used {
+    const fn id(&self) -> PublicKey {
+        match self {
+            Self::Own(tower) => tower.id,
+            Self::Foreign(tower) => tower.id,
+        }
+    }
+
+    fn address(&self) -> &str {
+        match self {
+            Self::Own(tower) => &tower.address,
+            Self::Foreign(tower) => &tower.address,
+        }
+    }
+
+    const fn mode(&self) -> Mode {
+        match self {
+            Self::Own(_) => Mode::Compact,
+            Self::Foreign(_) => Mode::Blob,
+        }
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        match self {
+            Self::Own(tower) => tower.client.link(),
+            Self::Foreign(tower) => tower.client.link(),
+        }
+    }
+
+    fn sent(&self) -> Sent {
+        match self {
+            Self::Own(tower) => tower.client.sent(),
+            Self::Foreign(tower) => tower.client.sent(),
+        }
+    }
+
+    fn is_relied_on(&self) -> bool {
+        match self {
+            Self::Own(tower) => tower.is_relied_on(),
+            Self::Foreign(tower) => tower.is_relied_on(),
+        }
+    }
+
+    fn may_add(&self, channel_id: ChannelId) -> Result<(), TowerBehind> {
+        match self {
+            Self::Own(tower) => tower.may_add(channel_id),
+            Self::Foreign(tower) => tower.may_add(channel_id),
+        }
+    }
+
+    fn over(&self, channel_id: ChannelId) {
+        match self {
+            Self::Own(tower) => tower.client.forget(channel_id),
+            Self::Foreign(tower) => tower.over(channel_id),
+        }
+    }
+
+    fn channels(&self) -> Vec<Watched> {
+        match self {
+            Self::Own(tower) => {
+                tower.client.all_progress().iter().map(|(id, _, progress)| Watched::own(*id, progress)).collect()
+            }
+            Self::Foreign(tower) => {
+                tower.progress().iter().map(|(id, base, progress)| Watched::foreign(*id, *base, progress)).collect()
+            }
+        }
+    }
 }
 
 /// One tower, for people.
@@ -50,6 +142,8 @@ pub struct Shown {
     pub tower: PublicKey,
     /// Its address.
     pub address: String,
+    /// How it is used.
+    pub mode: Mode,
     /// The key by which it knows this node: its owner allows it.
     pub client_key: PublicKey,
     /// Since when it is used, in ms of Unix time.
@@ -61,14 +155,94 @@ pub struct Shown {
     /// What was sent to it since the start.
     pub sent: Sent,
     /// How far it is with each channel.
-    pub channels: Vec<(ChannelId, Progress)>,
+    pub channels: Vec<Watched>,
 }
 
 impl Shown {
     /// The largest lag of all channels, in commitments.
     #[must_use]
     pub fn lag(&self) -> u64 {
-        self.channels.iter().map(|(_, progress)| progress.lag()).max().unwrap_or_default()
+        self.channels.iter().map(Watched::lag).max().unwrap_or_default()
+    }
+}
+
+/// How far a tower is with a channel, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Watched {
+    /// Which channel.
+    pub channel_id: ChannelId,
+    /// The first commitment that it is told of.
+    pub from: u64,
+    /// The lowest commitment that the peer has not revoked.
+    pub revoked: u64,
+    /// The lowest one that the tower is not known to have on disk.
+    pub acknowledged: u64,
+    /// What it has signed last.
+    pub receipt: Option<ShownReceipt>,
+    /// What it refuses, in its words.
+    pub refused: Option<String>,
+    /// Whether it knows of more than this node.
+    pub is_tower_ahead: bool,
+    /// Whether it has seen the channel's end.
+    pub is_resolved: bool,
+}
+
+/// What a tower has signed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShownReceipt {
+    /// The lowest commitment, or number in the group, that it did not have.
+    pub next: u64,
+    /// When, in seconds of Unix time.
+    pub time_s: u64,
+    /// The signature, in 64 bytes.
+    pub signature: [u8; 64],
+    /// The group that it is for, of somebody else's tower.
+    pub group: Option<[u8; 16]>,
+}
+
+impl Watched {
+    fn own(channel_id: ChannelId, progress: &Progress) -> Self {
+        let receipt = progress.receipt.map(|receipt| ShownReceipt {
+            next: receipt.next.0,
+            time_s: receipt.time_s,
+            signature: receipt.signature.serialize_compact(),
+            group: None,
+        });
+        Self {
+            channel_id,
+            from: 0,
+            revoked: progress.noted,
+            acknowledged: progress.acknowledged,
+            receipt,
+            refused: progress.refused.clone(),
+            is_tower_ahead: progress.is_tower_ahead,
+            is_resolved: progress.is_resolved,
+        }
+    }
+
+    fn foreign(channel_id: ChannelId, base: u64, progress: &BlobProgress) -> Self {
+        let receipt = progress.receipt.map(|receipt| ShownReceipt {
+            next: receipt.next,
+            time_s: receipt.time_s,
+            signature: receipt.signature.serialize_compact(),
+            group: Some(receipt.group.0),
+        });
+        Self {
+            channel_id,
+            from: base,
+            revoked: base.saturating_add(progress.noted),
+            acknowledged: base.saturating_add(progress.acknowledged),
+            receipt,
+            refused: progress.refused.clone(),
+            is_tower_ahead: progress.is_tower_ahead,
+            is_resolved: false,
+        }
+    }
+
+    /// Revoked commitments that the tower is not known to have.
+    #[must_use]
+    pub const fn lag(&self) -> u64 {
+        self.revoked.saturating_sub(self.acknowledged)
     }
 }
 
@@ -78,6 +252,9 @@ pub enum AddError {
     /// There are too many.
     #[error("{TOWERS_MAX} watchtowers are in use already")]
     TooMany,
+    /// It is used, and otherwise.
+    #[error("watchtower {0} is used in the other mode: remove it first")]
+    OtherMode(PublicKey),
 }
 
 impl Towers {
@@ -88,9 +265,10 @@ impl Towers {
             keys,
             chain_hash,
             lag_max,
-            book: Mutex::default(),
+            book: Arc::default(),
             running: RwLock::default(),
             is_any: AtomicBool::new(false),
+            is_any_foreign: AtomicBool::new(false),
         })
     }
 
@@ -106,26 +284,39 @@ impl Towers {
 
     /// Begins to talk to a tower that was added, or has moved.
     fn run(&self, tower: PublicKey, registry: &Registry) {
-        let (address, is_relied_on) = {
-            let book = self.book();
-            let Some(kept) = book.towers.get(&tower) else { return };
-            (kept.address.clone(), kept.is_relied_on)
-        };
+        let kept = self.book().towers.get(&tower).map(|kept| (kept.address.clone(), kept.mode, kept.is_relied_on));
+        let Some((address, mode, is_relied_on)) = kept else { return };
         let mut running = self.running.write().expect(LOCK);
-        if running.iter().any(|one| one.id == tower && one.address == address) {
+        if running.iter().any(|one| one.id() == tower && one.address() == address) {
             return;
         }
-        running.retain(|one| one.id != tower);
-        let key = self.keys.tower_key(&tower);
-        let config = Config { lag_max: self.lag_max, ..Config::new(tower, address, key, self.chain_hash) };
-        running.push(Tower::start(config, is_relied_on, registry.clone()));
-        self.is_any.store(true, Ordering::Relaxed);
+        running.retain(|one| one.id() != tower);
+        let (key, chain_hash, lag_max) = (self.keys.tower_key(&tower), self.chain_hash, self.lag_max);
+        running.push(match mode {
+            Mode::Compact => {
+                let config = Config { lag_max, ..Config::new(tower, address, key, chain_hash) };
+                Used::Own(Tower::start(config, is_relied_on, registry.clone()))
+            }
+            Mode::Blob => {
+                let config = BlobConfig { lag_max, ..BlobConfig::new(tower, address, key, chain_hash) };
+                let (keys, book) = (self.keys.clone(), Arc::clone(&self.book));
+                Used::Foreign(BlobTower::start(config, keys, book, is_relied_on, registry.clone()))
+            }
+        });
+        self.count(&running);
+    }
+
+    fn count(&self, running: &[Used]) {
+        self.is_any.store(!running.is_empty(), Ordering::Relaxed);
+        let is_any_foreign = running.iter().any(|one| one.mode() == Mode::Blob);
+        self.is_any_foreign.store(is_any_foreign, Ordering::Relaxed);
     }
 
     /// Talks to nobody any more.
     pub fn stop(&self) {
-        self.is_any.store(false, Ordering::Relaxed);
-        self.running.write().expect(LOCK).clear();
+        let mut running = self.running.write().expect(LOCK);
+        running.clear();
+        self.count(&running);
     }
 
     /// What makes a tower, at `HOST:PORT`, durable; `sweep_script` is where all that towers take is paid, if none was named
@@ -137,15 +328,19 @@ impl Towers {
         &self,
         tower: PublicKey,
         address: String,
+        mode: Mode,
         sweep_script: ScriptBuf,
         time_ms: u64,
     ) -> Result<Vec<Entry>, AddError> {
         let book = self.book();
+        if book.towers.get(&tower).is_some_and(|kept| kept.mode != mode) {
+            return Err(AddError::OtherMode(tower));
+        }
         if !book.towers.contains_key(&tower) && book.towers.len() >= TOWERS_MAX {
             return Err(AddError::TooMany);
         }
         let script = book.sweep_script.is_none().then(|| TowerEntry::SweepScript(sweep_script).entry());
-        let added = TowerEntry::Added { tower, address, time_ms }.entry();
+        let added = TowerEntry::Added { tower, address, mode, time_ms }.entry();
         Ok(script.into_iter().chain([added]).collect())
     }
 
@@ -171,8 +366,8 @@ impl Towers {
     /// A tower is not used any more. It goes on watching what it has.
     pub fn removed(&self, tower: &PublicKey) {
         let mut running = self.running.write().expect(LOCK);
-        running.retain(|one| one.id != *tower);
-        self.is_any.store(!running.is_empty(), Ordering::Relaxed);
+        running.retain(|one| one.id() != *tower);
+        self.count(&running);
     }
 
     /// The key by which a tower knows this node.
@@ -183,9 +378,9 @@ impl Towers {
 
     /// The news of the connection with a tower.
     #[must_use]
-    pub fn link(&self, tower: &PublicKey) -> Option<tokio::sync::watch::Receiver<Link>> {
+    pub fn link(&self, tower: &PublicKey) -> Option<watch::Receiver<Link>> {
         let running = self.running.read().expect(LOCK);
-        running.iter().find(|one| one.id == *tower).map(|one| one.client.link())
+        running.iter().find(|one| one.id() == *tower).map(Used::link)
     }
 
     /// All towers, by key.
@@ -196,14 +391,15 @@ impl Towers {
         let mut shown: Vec<Shown> = running
             .iter()
             .map(|one| Shown {
-                tower: one.id,
-                address: one.address.clone(),
-                client_key: self.client_key(&one.id),
-                added_ms: added.get(&one.id).copied().unwrap_or_default(),
-                link: one.client.link().borrow().clone(),
+                tower: one.id(),
+                address: one.address().to_owned(),
+                mode: one.mode(),
+                client_key: self.client_key(&one.id()),
+                added_ms: added.get(&one.id()).copied().unwrap_or_default(),
+                link: one.link().borrow().clone(),
                 is_relied_on: one.is_relied_on(),
-                sent: one.client.sent(),
-                channels: one.client.all_progress().into_iter().map(|(id, _, progress)| (id, progress)).collect(),
+                sent: one.sent(),
+                channels: one.channels(),
             })
             .collect();
         shown.sort_unstable_by_key(|one| one.tower);
@@ -214,7 +410,10 @@ impl Towers {
     /// have.
     #[must_use]
     pub fn written(&self, tower: &PublicKey, channel_id: ChannelId) -> Option<u64> {
-        Some(self.book().towers.get(tower)?.receipt(channel_id)?.next.0)
+        let book = self.book();
+        let kept = book.towers.get(tower)?;
+        let of_group = || kept.groups.get(&channel_id).map(|group| group.acknowledged);
+        kept.receipt(channel_id).map(|receipt| receipt.next.0).or_else(of_group)
     }
 
     /// So many revoked commitments of a channel may a tower not have, before no HTLC is added in it.
@@ -244,24 +443,43 @@ impl ChannelGuards for Towers {
         self.is_any.load(Ordering::Relaxed)
     }
 
+    fn wants_penalties(&self) -> bool {
+        self.is_any_foreign.load(Ordering::Relaxed)
+    }
+
     fn watch(&self, terms: &Terms, keys: &ChannelKeys, secrets: &RevealedSecrets) {
         let Some(registration) = self.registration(terms, keys) else { return };
         let receipts = self.receipts_of(registration.channel_id());
-        for tower in self.running.read().expect(LOCK).iter() {
-            tower.watch(registration.clone(), secrets.clone(), receipts.get(&tower.id).copied());
+        for used in self.running.read().expect(LOCK).iter() {
+            match used {
+                Used::Own(tower) => {
+                    tower.watch(registration.clone(), secrets.clone(), receipts.get(&tower.id).copied());
+                }
+                Used::Foreign(tower) => tower.watch(registration.clone(), secrets.next()),
+            }
         }
     }
 
     fn revoked(&self, channel_id: ChannelId, number: CommitmentNumber, secret: [u8; 32]) {
-        self.running.read().expect(LOCK).iter().for_each(|tower| tower.revoked(channel_id, number, secret));
+        for used in self.running.read().expect(LOCK).iter() {
+            match used {
+                Used::Own(tower) => tower.revoked(channel_id, number, secret),
+                // It is in the step that revokes, and so in the book by now.
+                Used::Foreign(tower) => tower.has_work(),
+            }
+        }
+    }
+
+    fn penalty(&self, revoked: &Revocable, secret: [u8; 32]) -> Entry {
+        TowerEntry::Revoked(ToSeal::new(revoked, secret)).entry()
     }
 
     fn over(&self, channel_id: ChannelId) {
-        self.running.read().expect(LOCK).iter().for_each(|tower| tower.client.forget(channel_id));
+        self.running.read().expect(LOCK).iter().for_each(|used| used.over(channel_id));
     }
 
     fn may_add(&self, channel_id: ChannelId) -> Result<(), TowerBehind> {
-        self.running.read().expect(LOCK).iter().try_for_each(|tower| tower.may_add(channel_id))
+        self.running.read().expect(LOCK).iter().try_for_each(|used| used.may_add(channel_id))
     }
 }
 

@@ -6,14 +6,14 @@ use millrace_rpc::v1::towers_server::Towers;
 use millrace_rpc::v1::{
     self, AddTowerResponse, ErrorDetail, ErrorReason, GetTowerStatusResponse, ListTowersResponse, RemoveTowerResponse,
 };
-use millrace_watchtower::client::{Link, Progress};
-use millrace_wire::{ChannelId, PublicKey};
+use millrace_watchtower::client::Link;
+use millrace_wire::PublicKey;
 use tonic::{Request, Response, Status};
 
 use super::once::{self, Finished, once};
 use super::{Shared, fault, parse};
 use crate::clock;
-use crate::towers::Shown;
+use crate::towers::{AddError, Mode, Shown, Watched};
 
 /// How long the answer to `Add` waits for the first try to reach the tower.
 const FIRST_TRY: Duration = Duration::from_secs(5);
@@ -28,16 +28,13 @@ impl Towers for TowersService {
         self.0.ready()?;
         let tower = parse::tower(&request.tower)?;
         parse::check_address(&request.address)?;
-        let address = request.address.clone();
+        let (address, mode) = (request.address.clone(), mode(request.mode()));
         let stored = once(&self.0, "Towers.Add", &key, &request, move |inner, once| async move {
             let result = async {
                 let (towers, registry) = (&inner.api.towers, &inner.api.registry);
                 let sweep_script = inner.api.wallet.new_destination().await.map_err(|_| fault::stopping())?;
-                let mut entries = towers.add(tower, address, sweep_script, clock::unix_ms()).map_err(|error| {
-                    ErrorDetail::new(ErrorReason::TooManyRequests)
-                        .hint("Remove one that is not needed.")
-                        .into_status(error.to_string())
-                })?;
+                let entries = towers.add(tower, address, mode, sweep_script, clock::unix_ms());
+                let mut entries = entries.map_err(|error| add_failed(&error))?;
                 let stored = once::Stored::Reference(tower.serialize().to_vec());
                 entries.push(once.entry(&stored));
                 registry.journal().write(entries).await.map_err(|_| fault::stopping())?;
@@ -116,6 +113,16 @@ impl TowersService {
     }
 }
 
+fn add_failed(error: &AddError) -> Status {
+    match error {
+        AddError::TooMany => ErrorDetail::new(ErrorReason::TooManyRequests).hint("Remove one that is not needed."),
+        AddError::OtherMode(_) => {
+            ErrorDetail::new(ErrorReason::InvalidField).fact("field", "mode").hint("Remove it, and add it again.")
+        }
+    }
+    .into_status(error.to_string())
+}
+
 fn message(shown: &Shown) -> v1::Tower {
     let last_error = match &shown.link {
         Link::Up => String::new(),
@@ -134,21 +141,35 @@ fn message(shown: &Shown) -> v1::Tower {
         updates: shown.sent.updates,
         payload_bytes: shown.sent.payload_bytes,
         socket_bytes_sent: shown.sent.socket_bytes_sent,
+        mode: match shown.mode {
+            Mode::Compact => v1::TowerMode::Compact,
+            Mode::Blob => v1::TowerMode::Blob,
+        }
+        .into(),
     }
 }
 
-fn channel((channel_id, progress): &(ChannelId, Progress)) -> v1::TowerChannel {
+fn channel(watched: &Watched) -> v1::TowerChannel {
     v1::TowerChannel {
-        channel_id: channel_id.0.to_vec(),
-        revoked: progress.noted,
-        acknowledged: progress.acknowledged,
-        receipt: progress.receipt.map(|receipt| v1::TowerReceipt {
-            next: receipt.next.0,
+        channel_id: watched.channel_id.0.to_vec(),
+        revoked: watched.revoked,
+        acknowledged: watched.acknowledged,
+        receipt: watched.receipt.map(|receipt| v1::TowerReceipt {
+            next: receipt.next,
             time_s: receipt.time_s,
-            signature: receipt.signature.serialize_compact().to_vec(),
+            signature: receipt.signature.to_vec(),
+            group: receipt.group.map(Vec::from).unwrap_or_default(),
         }),
-        refused: progress.refused.clone().unwrap_or_default(),
-        tower_ahead: progress.is_tower_ahead,
-        resolved: progress.is_resolved,
+        refused: watched.refused.clone().unwrap_or_default(),
+        tower_ahead: watched.is_tower_ahead,
+        resolved: watched.is_resolved,
+        from: watched.from,
+    }
+}
+
+fn mode(wanted: v1::TowerMode) -> Mode {
+    match wanted {
+        v1::TowerMode::Unspecified | v1::TowerMode::Compact => Mode::Compact,
+        v1::TowerMode::Blob => Mode::Blob,
     }
 }

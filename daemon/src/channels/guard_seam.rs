@@ -4,9 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use millrace_channel::keys::ChannelKeys;
+use millrace_channel::revocable::Revocable;
 use millrace_channel::secrets::RevealedSecrets;
 use millrace_channel::terms::Terms;
 use millrace_wire::{ChannelId, CommitmentNumber};
+
+use crate::entry::Entry;
 
 /// Those who keep watch, as the channels see them. Every call returns at once: it is made on a shard thread. Whatever they
 /// are told is durable, and told in its order.
@@ -20,6 +23,13 @@ pub trait ChannelGuards: Send + Sync {
 
     /// The peer has revoked its commitment of this number.
     fn revoked(&self, channel_id: ChannelId, number: CommitmentNumber, secret: [u8; 32]);
+
+    /// Whether somebody wants a penalty made of each revoked commitment: then [`ChannelGuards::penalty`] is written in the step
+    /// that revokes it.
+    fn wants_penalties(&self) -> bool;
+
+    /// What it takes to make the penalty for a commitment that the peer has revoked.
+    fn penalty(&self, revoked: &Revocable, secret: [u8; 32]) -> Entry;
 
     /// The channel is closed, and all of it buried.
     fn over(&self, channel_id: ChannelId);
@@ -55,6 +65,14 @@ impl ChannelGuards for NoGuards {
     fn watch(&self, _: &Terms, _: &ChannelKeys, _: &RevealedSecrets) {}
 
     fn revoked(&self, _: ChannelId, _: CommitmentNumber, _: [u8; 32]) {}
+
+    fn wants_penalties(&self) -> bool {
+        false
+    }
+
+    fn penalty(&self, _: &Revocable, _: [u8; 32]) -> Entry {
+        unreachable!("nobody wants it")
+    }
 
     fn over(&self, _: ChannelId) {}
 

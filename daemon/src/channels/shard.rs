@@ -225,9 +225,16 @@ impl Shard {
     fn on_channel_message(&mut self, id: ChannelId, message: Message) {
         let Some(actor) = self.actors.get_mut(&id) else { return };
         let name = message.name();
+        let revokes = matches!(message, Message::RevokeAndAck(_)) && self.shared.guards.wants_penalties();
+        let revocable = if revokes { actor.channel.revocable() } else { None };
         if let Err(fault) = actor.channel.on_message(message, &self.shared.curve, &mut actor.fx) {
             let peer = actor.peer();
             tracing::warn!(channel_id = %id, %peer, message = name, %fault, reaction = ?fault.reaction, "the peer broke a rule");
+        }
+        if let Some(revocable) = revocable
+            && let Some(secret) = actor.channel.revealed_secrets().get(revocable.number)
+        {
+            actor.add_entries(vec![self.shared.guards.penalty(&revocable, secret)]);
         }
         self.touch(id);
     }

@@ -1,20 +1,27 @@
 //! What is written down of the watchtowers: which there are, which of them the node relies on, where what they take is paid,
-//! and the newest receipt of each for each channel.
+//! what each has signed; and what somebody else's tower does not have yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bitcoin::{OutPoint, ScriptBuf};
+use bitcoin::hashes::Hash;
+use bitcoin::{OutPoint, ScriptBuf, Txid};
 use millrace_channel::Fact;
-use millrace_watchtower::receipt::Receipt;
-use millrace_wire::{ChannelId, CommitmentNumber, PublicKey};
+use millrace_channel::revocable::Revocable;
+use millrace_watchtower::receipt::{BlobReceipt, Receipt};
+use millrace_watchtower::vault::Group;
+use millrace_wire::{ChannelId, CommitmentNumber, PublicKey, Sat};
 use secp256k1::ecdsa::Signature;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
+use super::Mode;
 use crate::entry::{Entry, Kind};
 use crate::facts::{Applied, Item, News, Source};
 
 /// The version that this build writes, of entries and of the section.
 const VERSION: u8 = 1;
+/// Revoked commitments of one channel that are kept for the towers of others: 2 MB. What is older is given up.
+const WAITING_MAX: usize = 16_384;
 
 /// One thing that is written down.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -22,13 +29,19 @@ pub(super) enum TowerEntry {
     /// Where whatever a tower takes is paid. Once: it is the same for all, also for one that is removed and comes back.
     SweepScript(ScriptBuf),
     /// A tower is used, or has moved.
-    Added { tower: PublicKey, address: String, time_ms: u64 },
+    Added { tower: PublicKey, address: String, mode: Mode, time_ms: u64 },
     /// It is not used any more.
     Removed { tower: PublicKey },
     /// It has had all that there was: from here on HTLCs wait for it.
     ReliedOn { tower: PublicKey },
     /// What it has signed.
     Receipts { tower: PublicKey, receipts: Vec<StoredReceipt> },
+    /// The peer has revoked this commitment: in the step that says so, while there is somebody else's tower.
+    Revoked(ToSeal),
+    /// From this commitment on, somebody else's tower gets the channel's penalties in this group.
+    Group { tower: PublicKey, channel_id: ChannelId, generation: u32, base: u64 },
+    /// What somebody else's tower has signed.
+    BlobReceipts { tower: PublicKey, receipts: Vec<(ChannelId, StoredBlobReceipt)> },
 }
 
 /// A [`Receipt`], as it is written.
@@ -59,6 +72,62 @@ impl StoredReceipt {
     }
 }
 
+/// A [`BlobReceipt`], as it is written.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct StoredBlobReceipt {
+    group: Group,
+    next: u64,
+    time_s: u64,
+    signature: Vec<u8>,
+}
+
+impl From<&BlobReceipt> for StoredBlobReceipt {
+    fn from(receipt: &BlobReceipt) -> Self {
+        let signature = receipt.signature.serialize_compact().to_vec();
+        Self { group: receipt.group, next: receipt.next, time_s: receipt.time_s, signature }
+    }
+}
+
+/// A revoked commitment of which a penalty can be made. Its `Debug` does not show the secret, which is wiped with it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ToSeal {
+    pub(super) number: u64,
+    pub(super) secret: [u8; 32],
+    txid: [u8; 32],
+    to_local: Option<(u32, u64)>,
+}
+
+impl Drop for ToSeal {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+impl std::fmt::Debug for ToSeal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ToSeal").field("number", &self.number).field("txid", &self.txid()).finish_non_exhaustive()
+    }
+}
+
+impl ToSeal {
+    pub(super) fn new(revoked: &Revocable, secret: [u8; 32]) -> Self {
+        Self {
+            number: revoked.number.0,
+            secret,
+            txid: revoked.txid.to_byte_array(),
+            to_local: revoked.to_local.map(|(vout, value)| (vout, value.0)),
+        }
+    }
+
+    pub(super) fn txid(&self) -> Txid {
+        Txid::from_byte_array(self.txid)
+    }
+
+    pub(super) fn to_local(&self) -> Option<(u32, Sat)> {
+        self.to_local.map(|(vout, value)| (vout, Sat(value)))
+    }
+}
+
 impl TowerEntry {
     pub(super) fn entry(&self) -> Entry {
         let bytes = postcard::to_extend(self, vec![VERSION]).expect("plain data into memory: nothing can fail");
@@ -82,15 +151,34 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Stri
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) address: String,
+    pub(super) mode: Mode,
     pub(super) added_ms: u64,
     pub(super) is_relied_on: bool,
     receipts: BTreeMap<ChannelId, StoredReceipt>,
+    pub(super) groups: BTreeMap<ChannelId, KeptGroup>,
+}
+
+/// How somebody else's tower stands with a channel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct KeptGroup {
+    /// Counts the groups of the channel: a tower that has lost what it had gets another one.
+    pub(super) generation: u32,
+    /// The commitment whose penalty is the group's first.
+    pub(super) base: u64,
+    /// The lowest commitment whose penalty the tower is not known to have.
+    pub(super) acknowledged: u64,
+    receipt: Option<StoredBlobReceipt>,
 }
 
 impl Kept {
     /// The newest receipt for a channel.
     pub(super) fn receipt(&self, channel_id: ChannelId) -> Option<Receipt> {
         self.receipts.get(&channel_id)?.receipt()
+    }
+
+    fn forget(&mut self, channel_id: ChannelId) {
+        self.receipts.remove(&channel_id);
+        self.groups.remove(&channel_id);
     }
 }
 
@@ -100,6 +188,8 @@ pub(super) struct Book {
     applied: Applied,
     pub(super) sweep_script: Option<ScriptBuf>,
     pub(super) towers: BTreeMap<PublicKey, Kept>,
+    /// What somebody else's tower does not have yet, by number and without a gap.
+    waiting: BTreeMap<ChannelId, VecDeque<ToSeal>>,
 }
 
 impl Book {
@@ -125,11 +215,12 @@ impl Book {
         }
         for item in &news.items {
             match item {
-                Item::Entry(Entry { kind: Kind::Tower, bytes }) => self.apply(TowerEntry::decode(bytes)?),
+                Item::Entry(Entry { kind: Kind::Tower, bytes }) => self.apply(news.source, TowerEntry::decode(bytes)?),
                 Item::Fact { fact: Fact::Closed(_), .. } => {
                     if let Source::Channel(id) = news.source {
                         self.applied.forget(id);
-                        self.towers.values_mut().for_each(|kept| drop(kept.receipts.remove(&id)));
+                        self.waiting.remove(&id);
+                        self.towers.values_mut().for_each(|kept| kept.forget(id));
                     }
                 }
                 Item::Entry(_) | Item::Fact { .. } => {}
@@ -138,22 +229,15 @@ impl Book {
         Ok(())
     }
 
-    fn apply(&mut self, entry: TowerEntry) {
+    fn apply(&mut self, source: Source, entry: TowerEntry) {
         match entry {
             TowerEntry::SweepScript(script) => {
                 self.sweep_script.get_or_insert(script);
             }
-            TowerEntry::Added { tower, address, time_ms } => {
-                let kept = Kept {
-                    address: address.clone(),
-                    added_ms: time_ms,
-                    is_relied_on: false,
-                    receipts: BTreeMap::new(),
-                };
-                self.towers.entry(tower).or_insert(kept).address = address;
-            }
+            TowerEntry::Added { tower, address, mode, time_ms } => self.add(tower, address, mode, time_ms),
             TowerEntry::Removed { tower } => {
                 self.towers.remove(&tower);
+                self.let_go();
             }
             TowerEntry::ReliedOn { tower } => {
                 if let Some(kept) = self.towers.get_mut(&tower) {
@@ -166,11 +250,99 @@ impl Book {
                     receipts.into_iter().map(|one| (ChannelId::v1_from_funding(one.funding_outpoint), one));
                 kept.receipts.extend(by_channel);
             }
+            TowerEntry::Revoked(revoked) => {
+                if let Source::Channel(channel_id) = source {
+                    self.wait(channel_id, revoked);
+                }
+            }
+            TowerEntry::Group { tower, channel_id, generation, base } => {
+                if let Some(kept) = self.towers.get_mut(&tower) {
+                    let group = KeptGroup { generation, base, acknowledged: base, receipt: None };
+                    kept.groups.insert(channel_id, group);
+                }
+            }
+            TowerEntry::BlobReceipts { tower, receipts } => self.on_blob_receipts(tower, receipts),
         }
+    }
+
+    fn add(&mut self, tower: PublicKey, address: String, mode: Mode, time_ms: u64) {
+        let kept = Kept {
+            address: address.clone(),
+            mode,
+            added_ms: time_ms,
+            is_relied_on: false,
+            receipts: BTreeMap::new(),
+            groups: BTreeMap::new(),
+        };
+        self.towers.entry(tower).or_insert(kept).address = address;
+    }
+
+    fn wait(&mut self, channel_id: ChannelId, revoked: ToSeal) {
+        if !self.has_mode(Mode::Blob) {
+            return;
+        }
+        let waiting = self.waiting.entry(channel_id).or_default();
+        if waiting.back().is_some_and(|last| last.number + 1 != revoked.number) {
+            // There was nobody to keep it for meanwhile.
+            waiting.clear();
+        }
+        waiting.push_back(revoked);
+        if waiting.len() > WAITING_MAX {
+            waiting.pop_front();
+        }
+    }
+
+    fn on_blob_receipts(&mut self, tower: PublicKey, receipts: Vec<(ChannelId, StoredBlobReceipt)>) {
+        let Some(kept) = self.towers.get_mut(&tower) else { return };
+        for (channel_id, receipt) in receipts {
+            if let Some(group) = kept.groups.get_mut(&channel_id) {
+                group.acknowledged = group.acknowledged.max(group.base.saturating_add(receipt.next));
+                group.receipt = Some(receipt);
+            }
+        }
+        self.let_go();
+    }
+
+    /// What every tower has that takes penalties needs to be kept no longer.
+    fn let_go(&mut self) {
+        let Self { towers, waiting, .. } = self;
+        waiting.retain(|channel_id, waiting| {
+            let takers = towers.values().filter(|kept| kept.mode == Mode::Blob);
+            let acknowledged = takers.map(|kept| kept.groups.get(channel_id).map_or(0, |group| group.acknowledged));
+            let needed_from = acknowledged.min().unwrap_or(u64::MAX);
+            while waiting.front().is_some_and(|first| first.number < needed_from) {
+                waiting.pop_front();
+            }
+            !waiting.is_empty()
+        });
+    }
+
+    /// Whether there is a tower of this kind.
+    pub(super) fn has_mode(&self, mode: Mode) -> bool {
+        self.towers.values().any(|kept| kept.mode == mode)
+    }
+
+    /// The lowest commitment of a channel that is kept for the towers of others, and the one after the last.
+    pub(super) fn waiting_range(&self, channel_id: ChannelId) -> Option<(u64, u64)> {
+        let waiting = self.waiting.get(&channel_id)?;
+        Some((waiting.front()?.number, waiting.back()?.number + 1))
+    }
+
+    /// At most so many of them, from this one on.
+    pub(super) fn waiting_from(&self, channel_id: ChannelId, from: u64, max: usize) -> Vec<ToSeal> {
+        let Some((first, _)) = self.waiting_range(channel_id).filter(|(first, _)| *first <= from) else {
+            return Vec::new();
+        };
+        let skipped = usize::try_from(from - first).unwrap_or(usize::MAX);
+        self.waiting[&channel_id].iter().skip(skipped).take(max).cloned().collect()
     }
 
     /// An entry may have been written after its channel was closed.
     pub(super) fn keep_only(&mut self, channels: &BTreeSet<ChannelId>) {
-        self.towers.values_mut().for_each(|kept| kept.receipts.retain(|id, _| channels.contains(id)));
+        for kept in self.towers.values_mut() {
+            kept.receipts.retain(|id, _| channels.contains(id));
+            kept.groups.retain(|id, _| channels.contains(id));
+        }
+        self.waiting.retain(|id, _| channels.contains(id));
     }
 }

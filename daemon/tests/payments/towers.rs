@@ -83,6 +83,7 @@ async fn add(world: &World, address: &str) -> v1::Tower {
         idempotency_key: hex::encode(rand_bytes()),
         tower: tower_id().serialize().to_vec(),
         address: address.to_owned(),
+        ..v1::AddTowerRequest::default()
     };
     client(world).await.add(request).await.unwrap().into_inner().tower.unwrap()
 }
@@ -312,6 +313,7 @@ async fn nonsense_is_no_tower() {
             idempotency_key: hex::encode(rand_bytes()),
             tower: tower.to_vec(),
             address: address.to_owned(),
+            ..v1::AddTowerRequest::default()
         };
         let status = client(&alice).await.add(request).await.unwrap_err();
         assert_eq!(reason(&status), ErrorReason::InvalidField, "{address}: {status}");

@@ -94,6 +94,7 @@ impl Act {
             idempotency_key: random_key(),
             tower: tower.serialize().to_vec(),
             address: address.clone(),
+            ..AddTowerRequest::default()
         };
         let add = async || {
             let answer = alice.client()?.towers.add(request()).await;
