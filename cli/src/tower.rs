@@ -113,8 +113,16 @@ impl Command {
 
 async fn add(session: &Session, target: Target, mode: Mode, key: &KeyArg) -> Result<Tower, Fault> {
     let order = Order::new("tower add", key.key.as_deref())?;
-    let request =
-        AddTowerRequest { idempotency_key: order.key.clone(), tower: target.node_id.to_vec(), address: target.address };
+    let mode = match mode {
+        Mode::Compact => TowerMode::Compact,
+        Mode::Blob => TowerMode::Blob,
+    };
+    let request = AddTowerRequest {
+        idempotency_key: order.key.clone(),
+        tower: target.node_id.to_vec(),
+        address: target.address,
+        mode: mode.into(),
+    };
     let answer = session
         .change(&order, |link| {
             let request = request.clone();

@@ -9,3 +9,4 @@ pub mod process;
 pub mod route;
 pub mod tower;
 pub mod unary;
+pub mod watched;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use millrace_regtest::bench::{forward, payments, route, tower};
+use millrace_regtest::bench::{forward, payments, route, tower, watched};
 use millrace_regtest::random::seed_of_now;
 use millrace_regtest::report::Report;
 use millrace_regtest::stay;
@@ -121,6 +121,17 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// Payments without a watchtower, with one, and with a silent and a full one, taking turns
+    ///
+    /// ok: after a kill -9 of both daemons the sums are right, and the silent tower lacked what the other had. The figures are for
+    /// the reader: `ratio` is each kind's payments per second to those without a tower.
+    Watched {
+        #[command(flatten)]
+        arguments: watched::Arguments,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[tokio::main]
@@ -153,6 +164,10 @@ async fn main() -> ExitCode {
         }
         Command::Bench { bench: Bench::Route { arguments, json } } => {
             let outcomes = route::run(arguments, &mut report).await;
+            finish(outcomes.map(|outcomes| (outcomes.ok, outcomes)), json)
+        }
+        Command::Bench { bench: Bench::Watched { arguments, json } } => {
+            let outcomes = watched::run(arguments, &mut report).await;
             finish(outcomes.map(|outcomes| (outcomes.ok, outcomes)), json)
         }
         Command::Bench { bench: Bench::Tower { arguments, json } } => {

@@ -183,7 +183,9 @@ impl Tower {
         self.folder.with_extension("pid")
     }
 
-    fn pid(&self) -> Option<u32> {
+    /// The process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
         std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()
     }
 

@@ -6,7 +6,7 @@
 use std::process::Command;
 
 use millrace_regtest::bench::payments::{Arguments, run};
-use millrace_regtest::bench::{forward, tower};
+use millrace_regtest::bench::{forward, tower, watched};
 use millrace_regtest::report::Report;
 use serde_json::{Value, json};
 
@@ -148,4 +148,21 @@ async fn channel_that_the_tower_was_not_told_of_is_lost_and_no_success() {
     let outcomes = tower::run(tower_arguments(Some(tower::Plant::Untold)), &mut Report::new()).await.unwrap();
     assert!(!outcomes.ok && outcomes.lost > 0, "{outcomes:#?}");
     assert_eq!(outcomes.taken, outcomes.outputs - outcomes.lost);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_beside_watchtowers_of_every_kind_are_measured() {
+    let arguments = watched::Arguments { outstanding: 20, payments: 60, turns: 2 };
+    let mut report = Report::new();
+    let outcomes = watched::run(arguments, &mut report).await.unwrap();
+    assert!(report.is_ok() && outcomes.ok, "{outcomes:#?} {:#?}", report.steps());
+    let told: Value = serde_json::to_value(&outcomes).unwrap();
+    for kind in ["none", "live", "silent", "full"] {
+        for field in ["payments_per_s", "p50_ms", "p99_ms", "ratio"] {
+            assert!(told[kind][field].as_f64().is_some_and(|figure| figure > 0.0), "{kind} {field}: {told}");
+        }
+        assert_eq!(told[kind]["turns_per_s"].as_array().unwrap().len(), 2, "{told}");
+    }
+    // Nothing of a turn has reached a tower that says nothing.
+    assert!(told["silent"]["lag"].as_u64().is_some_and(|lag| lag >= 2), "{told}");
 }

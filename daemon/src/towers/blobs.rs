@@ -255,11 +255,7 @@ impl Feed {
     }
 
     /// Writes down what is new. Fails only when the node stops.
-    async fn look(
-        &self,
-        written: &mut BTreeMap<Group, u64>,
-        alarmed: &mut BTreeSet<Group>,
-    ) -> Result<(), WriteError> {
+    async fn look(&self, written: &mut BTreeMap<Group, u64>, alarmed: &mut BTreeSet<Group>) -> Result<(), WriteError> {
         let all = self.client.all_progress();
         for (group, progress) in &all {
             if progress.is_tower_ahead && alarmed.insert(*group) {
@@ -307,9 +303,8 @@ impl Feed {
 /// counts, and cannot tell.
 fn sealed(registration: &Registration, items: &[ToSeal]) -> Vec<(u64, Sealed)> {
     let of = |item: &ToSeal| {
-        let penalty = item.to_local().and_then(|(vout, value)| {
-            seal(registration, &item.secret, &item.txid(), vout, value)
-        });
+        let penalty =
+            item.to_local().and_then(|(vout, value)| seal(registration, &item.secret, &item.txid(), vout, value));
         (item.number, penalty.unwrap_or_else(nothing))
     };
     items.iter().map(of).collect()

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bitcoin::Network;
+use bitcoin::consensus::encode::deserialize;
+use bitcoin::{BlockHash, Network, OutPoint, Transaction};
 use millrace_channel::Side;
 use millrace_journal::Options;
 use millrace_rpc::v1::towers_client::TowersClient;
 use millrace_rpc::v1::{self, ErrorReason};
 use millrace_watchtower::keeper::{self, Desk};
 use millrace_watchtower::server::{self, Context};
-use millrace_wire::{ChainHash, ChannelId};
+use millrace_wire::{BlockHeight, ChainHash, ChannelId};
 use secp256k1::{PublicKey, SECP256K1, SecretKey};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -55,6 +56,20 @@ impl Site {
         let _allowed = self.desk.ask(move |keeper| keeper.allow(client, 100)).await.unwrap().unwrap();
     }
 
+    async fn allow_blobs(&self, client: PublicKey) {
+        let _allowed = self.desk.ask(move |keeper| keeper.allow_blobs(client, 10_000)).await.unwrap().unwrap();
+    }
+
+    /// What it takes by penalties of others once these are in a block.
+    async fn takes(&self, txs: Vec<Transaction>) -> Vec<OutPoint> {
+        let hash: BlockHash = bitcoin::hashes::Hash::hash(b"a block");
+        let found = self.desk.ask(move |keeper| {
+            let _connected = keeper.connect(BlockHeight(1_000), hash, &txs);
+            keeper.tower().vault().to_take().iter().map(|loot| loot.outpoint()).collect()
+        });
+        found.await.unwrap()
+    }
+
     /// The lowest commitment of each channel whose secret it does not have.
     async fn next(&self) -> Vec<(ChannelId, u64)> {
         let all = self.desk.ask(|keeper| {
@@ -79,13 +94,17 @@ async fn client(world: &World) -> TowersClient<Link> {
 }
 
 async fn add(world: &World, address: &str) -> v1::Tower {
+    add_as(world, address, v1::TowerMode::Compact).await.unwrap()
+}
+
+async fn add_as(world: &World, address: &str, mode: v1::TowerMode) -> Result<v1::Tower, tonic::Status> {
     let request = v1::AddTowerRequest {
         idempotency_key: hex::encode(rand_bytes()),
         tower: tower_id().serialize().to_vec(),
         address: address.to_owned(),
-        ..v1::AddTowerRequest::default()
+        mode: mode.into(),
     };
-    client(world).await.add(request).await.unwrap().into_inner().tower.unwrap()
+    Ok(client(world).await.add(request).await?.into_inner().tower.unwrap())
 }
 
 async fn shown(world: &World) -> v1::TowerStatus {
@@ -158,6 +177,7 @@ async fn stage(lag_max: u32) -> Stage {
     let id = open_between(&alice, &bob, &chain, 10_000_000, 2_000_000_000).await;
     let site = Site::start(homes[2].path(), "127.0.0.1:0").await;
     site.allow(alice.towers.client_key(&tower_id())).await;
+    site.allow_blobs(alice.towers.client_key(&tower_id())).await;
     Stage { chain, alice, bob, homes, site, id }
 }
 
@@ -171,7 +191,7 @@ async fn a_tower_gets_every_revoked_commitment_of_every_channel() {
     // What was revoked before it was there.
     until(&alice, "it has what there was", |status| has_all(status, id)).await;
     pay(&alice, &bob).await.unwrap();
-    let later = open_between(&alice, &bob, &chain, 2_000_000, 1_000_000_000).await;
+    let later = open_between(&alice, &bob, &chain, 20_000_000, 5_000_000_000).await;
     for _ in 0..3 {
         pay(&alice, &bob).await.unwrap();
         pay(&bob, &alice).await.unwrap();
@@ -201,8 +221,17 @@ async fn a_tower_gets_every_revoked_commitment_of_every_channel() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_go_on_without_a_tower_below_the_bound_and_wait_above_it() {
+    below_and_above_the_bound(v1::TowerMode::Compact).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_go_on_without_somebody_elses_tower_below_the_bound_and_wait_above_it() {
+    below_and_above_the_bound(v1::TowerMode::Blob).await;
+}
+
+async fn below_and_above_the_bound(mode: v1::TowerMode) {
     let Stage { chain: _chain, alice, bob, homes, site, id } = stage(6).await;
-    add(&alice, &site.address).await;
+    add_as(&alice, &site.address, mode).await.unwrap();
     pay(&alice, &bob).await.unwrap();
     until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
     until(&alice, "it has everything", |status| has_all(status, id)).await;
@@ -245,6 +274,57 @@ async fn a_restart_without_the_tower_remembers_what_it_had() {
     let site = Site::start(homes[2].path(), &address).await;
     until(&alice, "it has caught up", |status| has_all(status, id)).await;
     pay(&alice, &bob).await.unwrap();
+    alice.stop().await;
+    bob.stop().await;
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_tower_gets_a_penalty_for_each_revoked_commitment() {
+    let Stage { chain, alice, bob, homes, site, id } = stage(1_000).await;
+    let take = || v1::TakeCommitmentRequest { channel_id: id.0.to_vec() };
+    let mut taken = Vec::new();
+    // Before there is a tower, and what comes later.
+    pay(&alice, &bob).await.unwrap();
+    let missed: Transaction =
+        deserialize(&bob.channels().await.take_commitment(take()).await.unwrap().into_inner().transaction).unwrap();
+    pay(&alice, &bob).await.unwrap();
+    add_as(&alice, &site.address, v1::TowerMode::Blob).await.unwrap();
+    let other = add_as(&alice, &site.address, v1::TowerMode::Compact).await.unwrap_err();
+    assert_eq!(reason(&other), ErrorReason::InvalidField, "{other}");
+    until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
+    for _ in 0..3 {
+        let answer = bob.channels().await.take_commitment(take()).await.unwrap().into_inner();
+        taken.push(deserialize::<Transaction>(&answer.transaction).unwrap());
+        pay(&alice, &bob).await.unwrap();
+    }
+    until(&alice, "it has everything", |status| has_all(status, id)).await;
+    // What is revoked while it is away outlives a restart.
+    let address = site.stop().await;
+    for _ in 0..2 {
+        let answer = bob.channels().await.take_commitment(take()).await.unwrap().into_inner();
+        taken.push(deserialize(&answer.transaction).unwrap());
+        pay(&bob, &alice).await.unwrap();
+    }
+    let number = revoked(&alice, id).await;
+    alice.stop().await;
+    let alice = start_with(homes[0].path(), &chain, with_bound(1_000)).await;
+    let site = Site::start(homes[2].path(), &address).await;
+    let status = until(&alice, "it has what was revoked meanwhile", |status| {
+        has_all(status, id) && status.channels[0].revoked >= number
+    });
+    let channel = status.await.channels.remove(0);
+    assert!(channel.from > 0 && channel.receipt.is_some(), "{channel:?}");
+    assert_eq!(channel.receipt.unwrap().next, channel.acknowledged - channel.from);
+    // Each opens with its commitment, and takes what is the peer's there.
+    let takes = site.takes(taken.clone()).await;
+    for commitment in &taken {
+        let of_it = takes.iter().find(|outpoint| outpoint.txid == commitment.compute_txid());
+        let output = &commitment.output[of_it.expect("there is a penalty").vout as usize];
+        // The largest is alice's, and the two anchors are small.
+        assert!((1_900_000..5_000_000).contains(&output.value.to_sat()), "{output:?}");
+    }
+    assert!(takes.iter().all(|outpoint| outpoint.txid != missed.compute_txid()), "it was revoked before");
     alice.stop().await;
     bob.stop().await;
     site.stop().await;

@@ -132,7 +132,7 @@ struct Counters {
 /// If anything fails, a payment included.
 pub async fn run(arguments: Arguments, report: &mut Report) -> Result<Outcomes, Error> {
     report.begin("start two daemons and open channels");
-    let network = start(arguments).await;
+    let network = start(arguments, &[]).await;
     report.end(&network.as_ref().map(|_| format!("{} channels", arguments.channels)).map_err(ToString::to_string));
     let mut network = network?;
     let measured = match arguments.implementation {
@@ -227,11 +227,13 @@ fn middle(turns: Vec<Outcomes>) -> Result<Outcomes, Error> {
     Ok(Outcomes { payments, turns_per_s, ..found })
 }
 
-async fn start(arguments: Arguments) -> Result<Network, Error> {
+/// Two daemons with their channels, and what the load takes in them. `more` are arguments of the daemons.
+pub(super) async fn start(arguments: Arguments, more: &[&str]) -> Result<Network, Error> {
     let mut network = tokio::task::block_in_place(Network::start)?;
     for name in ["payer", "payee"] {
         let index = network.add(name);
         network.nodes[index].serve_metrics();
+        more.iter().for_each(|argument| network.nodes[index].argument(argument));
         network.nodes[index].start().await?;
     }
     // All payments go one way: a channel must hold its part of them, and a half more for reserve and chance.
@@ -361,7 +363,7 @@ async fn fetch(url: &str) -> Option<String> {
 }
 
 /// A benchmark whose money is not there afterwards measured nothing.
-async fn sums_after_restart(network: &mut Network, amount_sat: u64, payments: usize) -> Result<(), Error> {
+pub(super) async fn sums_after_restart(network: &mut Network, amount_sat: u64, payments: usize) -> Result<(), Error> {
     for node in &mut network.nodes {
         node.kill9()?;
     }

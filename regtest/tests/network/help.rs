@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::support::program;
 
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 18] = [
     &[],
     &["up"],
     &["status"],
@@ -25,6 +25,7 @@ const COMMANDS: [&[&str]; 17] = [
     &["bench", "forward"],
     &["bench", "route"],
     &["bench", "tower"],
+    &["bench", "watched"],
 ];
 
 fn help(command: &[&str]) -> String {
