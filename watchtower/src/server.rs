@@ -152,9 +152,11 @@ struct Session {
 
 impl Session {
     async fn read(self, mut reader: MessageReader) -> Result<(), ConnectionError> {
+        let mut has_groups = false;
         loop {
             let message = in_time("the client's silence", SILENCE_MAX, reader.next()).await?;
-            if message == Message::ListGroups {
+            // It is answered by many messages, and so once.
+            if message == Message::ListGroups && !std::mem::replace(&mut has_groups, true) {
                 if !self.tell_groups().await {
                     return Ok(());
                 }
@@ -297,7 +299,6 @@ impl Session {
             | Message::Refused { .. }
             | Message::Preimages { .. }
             | Message::Forgotten(_)
-            // It is answered by many messages.
             | Message::ListGroups
             | Message::Groups { .. }
             | Message::BlobAck { .. }

@@ -277,7 +277,9 @@ impl Vault {
     }
 
     /// A blob's bytes, if they are in memory, and else in which part of the log.
-    #[must_use]
+    ///
+    /// # Errors
+    /// The place where they are.
     pub fn bytes_of(&self, blob: &BlobRef) -> Result<&[u8], Place> {
         match self.recent.get(blob) {
             Some(bytes) => Ok(bytes),
@@ -516,4 +518,46 @@ impl StoredBlob {
 pub(crate) fn spent_by(tx: &Transaction, txid: Txid, height: BlockHeight, catch: &Catch) -> CatchSpent {
     let to_sweep = tx.output.iter().any(|output| output.script_pubkey == *catch.loot.opened.sweep_script());
     CatchSpent { by: txid, height, to_sweep }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use secp256k1::{SECP256K1, SecretKey};
+
+    const BLOB: BlobRef = BlobRef { group: GroupId(0), sequence: 0 };
+
+    fn vault() -> Vault {
+        let client = SecretKey::from_slice(&[1; 32]).unwrap().public_key(SECP256K1);
+        let mut vault = Vault::default();
+        vault.apply(BlobRecord::Opened { id: GroupId(0), client, group: Group([7; 16]) });
+        vault.apply(BlobRecord::Taken { blob: BLOB, time_s: 1, hint: Hint([1; 16]), bytes: vec![2; SEALED_BYTES] });
+        vault
+    }
+
+    #[test]
+    fn blob_takes_so_much_memory_beside_its_bytes() {
+        assert_eq!((size_of::<Entry>(), size_of::<(Hint, BlobRef)>()), (24, 24));
+    }
+
+    #[test]
+    fn log_of_another_life_takes_no_blobs_place() {
+        let mut vault = vault();
+        vault.logged(0, [(BLOB, Hint([9; 16]))]);
+        assert_eq!((vault.bytes_of(&BLOB), vault.log_use()), (Ok(&[2; SEALED_BYTES][..]), (0, 1)));
+        vault.logged(1, [(BLOB, Hint([1; 16]))]);
+        assert_eq!((vault.bytes_of(&BLOB), vault.log_use()), (Err(Place::Logged(1)), (1, 1)));
+    }
+
+    #[test]
+    fn stored_blob_is_read_back_and_nothing_else_is_one() {
+        let bytes = StoredBlob::encode(BLOB, Hint([3; 16]), &[4; SEALED_BYTES]);
+        assert_eq!(bytes.len(), StoredBlob::BYTES);
+        let stored = StoredBlob::decode(&bytes).unwrap();
+        assert_eq!(stored, StoredBlob { blob: BLOB, hint: Hint([3; 16]), bytes: vec![4; SEALED_BYTES] });
+        assert!((0..bytes.len()).all(|length| StoredBlob::decode(&bytes[..length]).is_none()));
+        assert_eq!(StoredBlob::decode(&[&bytes[..], &[0]].concat()), None);
+        assert_eq!(StoredBlob::decode(&[&[2], &bytes[1..]].concat()), None);
+    }
 }

@@ -300,6 +300,9 @@ async fn refusals_about_blobs_name_the_reason_and_what_comes_next() {
     assert_eq!(held.iter().map(|held| (held.group, held.next)).collect::<Vec<_>>(), [(GROUP, 1)]);
     assert_eq!(ask(Message::Release(GROUP)).await, Message::Released(GROUP));
     assert_eq!(reason(ask(Message::Release(GROUP)).await).0, Reason::UnknownGroup);
+    // A long answer is given once.
+    let Message::Error(text) = ask(Message::ListGroups).await else { panic!() };
+    assert!(text.contains("not for a tower"), "{text}");
     site.stop().await;
 }
 

@@ -437,3 +437,22 @@ fn client_may_have_channels_or_blobs_or_both() {
     let Promised { .. } = keeper.allow_blobs(client(), 0).unwrap();
     assert!(keeper.tower().check_client(&client()).is_err());
 }
+
+#[test]
+fn one_client_more_than_there_can_be_finds_no_place_in_either_mode() {
+    let (_log, mut keeper) = fresh();
+    let number = |number: u32| {
+        let mut secret = [1; 32];
+        secret[..4].copy_from_slice(&number.to_be_bytes());
+        SecretKey::from_slice(&secret).unwrap().public_key(SECP256K1)
+    };
+    // One has blobs already; half of the others have channels, some of them both.
+    for client in (1..crate::tower::CLIENTS_MAX as u32).map(number) {
+        let Promised { .. } = keeper.allow_blobs(client, 1).unwrap();
+        let Promised { .. } = keeper.allow(client, 1).unwrap();
+    }
+    let full = Err(Fault::Refused(Refusal::TooManyClients));
+    assert_eq!((keeper.allow(number(5_000), 1), keeper.allow_blobs(number(5_000), 1)), (full.clone(), full));
+    let Promised { .. } = keeper.allow(client(), 1).unwrap();
+    let Promised { .. } = keeper.allow_blobs(client(), 7).unwrap();
+}
