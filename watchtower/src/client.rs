@@ -6,8 +6,12 @@
 //! be seen at any time, and with [`Client::may_add`] the caller stops adding HTLCs where the tower is too far behind.
 //!
 //! After any interruption the tower says what it has, and gets what it lacks.
+//!
+//! All this is for one's own tower; [`blob`] is for somebody else's.
 
+pub mod blob;
 mod book;
+mod line;
 mod talk;
 
 use std::sync::Arc;
@@ -287,5 +291,8 @@ impl Client {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod site;
 #[cfg(test)]
 mod tests;

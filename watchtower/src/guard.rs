@@ -18,9 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::keeper::{Desk, Durability, Fault, Keeper};
+use crate::ladder;
 use crate::plan::{Bid, Plan, Rates, Situation, plan};
 use crate::record::Handle;
 use crate::tower::Claim;
+use crate::vault::Loot;
 
 /// How often it is worked out anew between blocks: a secret may come late, and fees change.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -163,23 +165,22 @@ impl Guard {
         }
         let asked = self.desk.ask(|keeper| {
             let tower = keeper.tower();
-            (tower.tip().map(|(height, _)| height), tower.claims(), keeper.promised().ticket)
+            let tip = tower.tip().map(|(height, _)| height);
+            (tip, ToTake::new(tower.claims(), tower.vault().to_take()), keeper.promised().ticket)
         });
-        let (Some(tip), claims, ticket) = asked.await? else {
-            self.tell(None, &[]);
+        let (tip, to_take, ticket) = asked.await?;
+        let Some(tip) = tip.filter(|_| self.is_at_tip) else {
+            self.tell(tip, &to_take);
             return Ok(());
         };
-        if !self.is_at_tip {
-            self.tell(Some(tip), &claims);
-            return Ok(());
-        }
         // A breach is on disk before the first broadcast for it.
         if !self.durability.wait(ticket).await {
             return Ok(());
         }
-        self.drop_spent(&claims).await;
+        self.drop_spent(&to_take).await;
         let rates = Rates::from(&*self.fees.borrow());
-        let situation = Situation { tip, rates, claims: &claims, bids: &self.bids, since: &self.since };
+        let ToTake { claims, loot } = &to_take;
+        let situation = Situation { tip, rates, claims, bids: &self.bids, since: &self.since };
         let Plan { make, waits, .. } = plan(&situation);
         for (outpoint, why) in waits {
             tracing::debug!(%outpoint, why, "not taken now");
@@ -187,7 +188,10 @@ impl Guard {
         for penalty in make {
             self.submit(tip, penalty.sign()).await;
         }
-        self.tell(Some(tip), &claims);
+        for bid in ladder::bids(loot, tip, &rates, &self.bids, &self.since) {
+            self.submit(tip, bid).await;
+        }
+        self.tell(Some(tip), &to_take);
         Ok(())
     }
 
@@ -247,8 +251,8 @@ impl Guard {
     }
 
     /// Bids for outputs that a block has spent are over.
-    async fn drop_spent(&mut self, claims: &[Claim]) {
-        let open: BTreeSet<OutPoint> = claims.iter().map(|claim| claim.outpoint).collect();
+    async fn drop_spent(&mut self, to_take: &ToTake) {
+        let open: BTreeSet<OutPoint> = to_take.outputs().map(|(outpoint, _)| outpoint).collect();
         let is_over = |bid: &Bid| bid.inputs().any(|input| !open.contains(&input));
         let over: Vec<Txid> = self.bids.iter().filter(|(_, bid)| is_over(bid)).map(|(txid, _)| *txid).collect();
         for txid in over {
@@ -279,7 +283,7 @@ impl Guard {
         }
     }
 
-    fn tell(&self, height: Option<BlockHeight>, claims: &[Claim]) {
+    fn tell(&self, height: Option<BlockHeight>, to_take: &ToTake) {
         let penalties = self.bids.iter().map(|(txid, bid)| PenaltyView {
             txid: *txid,
             inputs: bid.tx.input.len(),
@@ -289,8 +293,8 @@ impl Guard {
         let view = View {
             sync: self.sync.borrow().clone(),
             height,
-            to_take: claims.len(),
-            to_take_sum: claims.iter().map(|claim| claim.value).sum(),
+            to_take: to_take.outputs().count(),
+            to_take_sum: to_take.outputs().map(|(_, value)| value).sum(),
             penalties: penalties.collect(),
         };
         self.view.send_if_modified(|old| {
@@ -298,6 +302,27 @@ impl Guard {
             *old = view;
             is_new
         });
+    }
+}
+
+/// Outputs that can be taken, each once.
+struct ToTake {
+    /// By the key.
+    claims: Vec<Claim>,
+    /// By a penalty that a blob held, and not by the key, which can do better.
+    loot: Vec<Loot>,
+}
+
+impl ToTake {
+    fn new(claims: Vec<Claim>, mut loot: Vec<Loot>) -> Self {
+        let by_key: BTreeSet<OutPoint> = claims.iter().map(|claim| claim.outpoint).collect();
+        loot.retain(|loot| !by_key.contains(&loot.outpoint()));
+        Self { claims, loot }
+    }
+
+    fn outputs(&self) -> impl Iterator<Item = (OutPoint, Sat)> {
+        let by_key = self.claims.iter().map(|claim| (claim.outpoint, claim.value));
+        by_key.chain(self.loot.iter().map(|loot| (loot.outpoint(), loot.opened.value)))
     }
 }
 
@@ -322,3 +347,6 @@ pub fn first_view() -> View {
     let sync = SyncState::Away { reason: "not asked yet".to_owned() };
     View { sync, height: None, to_take: 0, to_take_sum: Sat::ZERO, penalties: Vec::new() }
 }
+
+#[cfg(test)]
+mod tests;

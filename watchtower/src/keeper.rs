@@ -1,8 +1,11 @@
 //! The owner of the tower's state, on a thread of its own: takes orders, writes what they change into the journal, and
 //! promises answers for when that is durable (D8).
 //!
-//! The keeper never waits for a socket or a client; it waits for the disk only to write a checkpoint. Whoever has a
+//! The keeper never waits for a socket or a client; it waits for the disk only to write a checkpoint, and to read a blob
+//! whose commitment is in the chain. Whoever has a
 //! [`Promised`] answer lets it out once [`Durability`] has reached its ticket, and never before.
+
+mod blobs;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,18 +13,21 @@ use std::thread::JoinHandle;
 
 use bitcoin::{BlockHash, Transaction};
 use millrace_journal::{
-    Checkpoint, Flush, Journal, OpenError, Options, QUEUED_BYTES_BUSY, ReadError, Section, Space, SubmitError, Ticket,
-    Wake, WakeHandle,
+    CheckpointError, Flush, HistoryError, Journal, OpenError, Options, ReadError, Section, SubmitError, Ticket, Wake,
+    WakeHandle,
 };
 use millrace_wire::{BlockHeight, CommitmentNumber};
 use secp256k1::PublicKey;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::blob_log::Disk;
 use crate::record::{Handle, Record, RecordError};
 use crate::registration::Registration;
+use crate::sealed::Sealed;
 use crate::snapshot::{self, SnapshotError};
 use crate::tower::{Held, Refusal, Tower};
+use crate::vault::{BlobRef, Group, HeldGroup, StoredBlob};
 
 /// Orders that wait for the keeper. Who has one more waits, and with him the socket that it came from.
 const ORDERS_MAX: usize = 256;
@@ -37,44 +43,52 @@ pub trait Log: Send + Sync {
     fn submit(&self, step: Vec<u8>, wake: WakeHandle) -> Result<Ticket, SubmitError>;
 
     /// Makes a checkpoint of the state after all that was submitted. Waits for the disk.
-    fn write_checkpoint(&self, sections: Vec<Section>);
+    ///
+    /// # Errors
+    /// If the one before still stands.
+    fn write_checkpoint(&self, sections: Vec<Section>) -> Result<(), LogError>;
 
     /// Whether there is room for work that adds obligations.
     fn has_room(&self) -> bool;
 
     /// Whether so much waits for the disk that no new work should be taken.
     fn is_busy(&self) -> bool;
+
+    /// Appends blobs to those beside the journal, as one part, after all that was submitted; says how far they now reach.
+    /// Waits for the disk.
+    ///
+    /// # Errors
+    /// If nothing was appended.
+    fn append_blobs(&self, blobs: &[Vec<u8>]) -> Result<(Part, (u64, u32)), LogError>;
+
+    /// Reads the blobs beside the journal from this part on, the oldest first, until `each` says `false`.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    fn read_blobs(&self, from: Part, each: &mut dyn FnMut(Part, &[u8]) -> bool) -> Result<(), LogError>;
+
+    /// Nobody needs what is below this part.
+    fn forget_blobs_below(&self, part: Part);
 }
 
-impl Log for Journal {
-    fn submit(&self, step: Vec<u8>, wake: WakeHandle) -> Result<Ticket, SubmitError> {
-        let result = self.submit(step, Some(wake));
-        if let Err(error @ (SubmitError::TooLarge { .. } | SubmitError::Empty)) = result {
-            // To go on without it would be to forget what has happened.
-            self.abort(&error.to_string());
-        }
-        result
-    }
+/// A part of the blobs beside the journal, numbered since the start.
+pub type Part = u32;
 
-    fn write_checkpoint(&self, sections: Vec<Section>) {
-        let written = self.flush_barrier().map_err(|error| error.to_string()).and_then(|_| {
-            let replay_from = self.durable_end();
-            // Nothing of the tower's is for the history.
-            self.history().append(replay_from, &[]).map_err(|error| error.to_string())?;
-            self.write_checkpoint(&Checkpoint { replay_from, sections }).map_err(|error| error.to_string())
-        });
-        if let Err(error) = written {
-            tracing::warn!(error, "no checkpoint was written; the one before still stands");
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.space() == Space::Enough
-    }
-
-    fn is_busy(&self) -> bool {
-        self.queued_bytes() > QUEUED_BYTES_BUSY
-    }
+/// Why the disk did not do something.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// The journal takes nothing more.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// A history.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// The checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// What was written cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// How far the journal is durable.
@@ -122,6 +136,8 @@ pub struct Keeper {
     /// Bytes of records since the last checkpoint, and how many bring the next one.
     bytes: u64,
     bytes_max: u64,
+    /// So many blobs that nobody needs are left where they are.
+    sweep_slack: u64,
     /// Counts what clients might want to know: preimages, ended channels.
     news: watch::Sender<u64>,
     records: Vec<Record>,
@@ -134,8 +150,8 @@ impl Keeper {
         let (durable, receiver) = watch::channel(last);
         let wake: WakeHandle = Arc::new(Told(durable));
         let news = watch::Sender::new(0);
-        let bytes_max = CHECKPOINT_BYTES;
-        let mut keeper = Self { tower, log, wake, last, bytes: 0, bytes_max, news, records: Vec::new() };
+        let (bytes_max, sweep_slack) = (CHECKPOINT_BYTES, blobs::SWEEP_SLACK);
+        let mut keeper = Self { tower, log, wake, last, bytes: 0, bytes_max, sweep_slack, news, records: Vec::new() };
         keeper.tower.drop_unfinished_block(&mut keeper.records);
         let Promised { answer: (), .. } = keeper.write(());
         (keeper, Durability(receiver))
@@ -246,6 +262,7 @@ impl Keeper {
 
     /// A block is looked through. The answer is for those who broadcast.
     pub fn connect(&mut self, height: BlockHeight, hash: BlockHash, txs: &[Transaction]) -> Promised<()> {
+        self.look_for_blobs(height, txs);
         self.tower.connect(height, hash, txs, &mut self.records);
         if self.records.len() > 1 {
             self.news.send_modify(|news| *news += 1);
@@ -278,8 +295,17 @@ impl Keeper {
 
     /// Makes a checkpoint. Waits for the disk.
     pub fn checkpoint(&mut self) {
-        self.log.write_checkpoint(snapshot::sections(&self.tower));
         self.bytes = 0;
+        let written = self.log_blobs().and_then(|()| {
+            let swept = self.sweep_blobs();
+            self.log.write_checkpoint(snapshot::sections(&self.tower))?;
+            Ok(swept)
+        });
+        match written {
+            Ok(Some(part)) => self.log.forget_blobs_below(part),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "no checkpoint was written; the one before still stands"),
+        }
     }
 }
 
@@ -312,6 +338,12 @@ pub enum StoreError {
     /// One of its records.
     #[error("a record: {0}")]
     Record(#[from] RecordError),
+    /// A blob that was acknowledged is not there.
+    #[error("blob {} of the group with the number {} is neither in the journal nor beside it", .0.sequence, .0.group.0)]
+    Blob(BlobRef),
+    /// The blobs cannot be read.
+    #[error("the blobs: {0}")]
+    Blobs(#[from] LogError),
     /// No thread could be started.
     #[error("no thread for the tower: {0}")]
     Thread(std::io::Error),
@@ -331,7 +363,9 @@ pub fn open(folder: &std::path::Path, options: Options) -> Result<(Keeper, Durab
         tower.apply(Record::decode(&step?.bytes)?);
     }
     let last = journal.durable_up_to();
-    Ok(Keeper::new(tower, Arc::new(journal), last))
+    let disk = Disk::open(journal, tower.vault().covered())?;
+    blobs::find(&disk, &mut tower)?;
+    Ok(Keeper::new(tower, Arc::new(disk), last))
 }
 
 type Order = Box<dyn FnOnce(&mut Keeper) + Send>;

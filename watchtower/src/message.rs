@@ -3,20 +3,27 @@
 //!
 //! No length on the wire is trusted: a message is exactly as long as its fields, and counts have named maxima.
 
+mod fields;
+
+use bitcoin::OutPoint;
 use bitcoin::hashes::Hash;
-use bitcoin::{OutPoint, Txid};
 use millrace_wire::{ChainHash, CommitmentNumber};
 use secp256k1::ecdsa::Signature;
 use thiserror::Error;
 
 use crate::record::{Handle, Secret};
-use crate::registration::{REGISTRATION_BYTES_MAX, Registration};
+use crate::registration::Registration;
+use crate::sealed::Sealed;
 use crate::tower::Held;
+use crate::vault::{Group, HeldGroup};
+use fields::Fields;
 
 /// The protocol's version.
 pub const PROTOCOL: u16 = 1;
 /// Channels of one `channels` message: 48 bytes each.
 pub const CHANNELS_MAX: usize = 1_000;
+/// Groups of one `groups` message: 24 bytes each.
+pub const GROUPS_MAX: usize = 1_000;
 /// Secrets of one `batch`: as many as there are slots.
 pub const SECRETS_MAX: usize = 49;
 /// Preimages of one message.
@@ -114,6 +121,41 @@ pub enum Message {
     Forget(Handle),
     /// Tower: its name means nothing any more.
     Forgotten(Handle),
+    /// Client: say what you have of my groups of blobs.
+    ListGroups,
+    /// Tower: what it has of the client's groups.
+    Groups {
+        /// Whether no more of them follow.
+        is_last: bool,
+        /// How many blobs the client may have.
+        blobs_max: u32,
+        /// What it has.
+        held: Vec<HeldGroup>,
+    },
+    /// Client: the next blob of a group.
+    Blob {
+        /// In which group.
+        group: Group,
+        /// Its number there.
+        sequence: u64,
+        /// What is to be kept.
+        sealed: Sealed,
+    },
+    /// Tower: it has all blobs below `next`, on disk. A receipt.
+    BlobAck {
+        /// In which group.
+        group: Group,
+        /// The lowest sequence number whose blob it does not have.
+        next: u64,
+        /// When it took the newest, in seconds of the Unix epoch.
+        time_s: u64,
+        /// By the tower's key; see [`crate::receipt::BlobReceipt`].
+        signature: Signature,
+    },
+    /// Client: nobody needs a group's blobs any more.
+    Release(Group),
+    /// Tower: they are gone.
+    Released(Group),
     /// Either: are you there?
     Ping,
     /// Either: yes.
@@ -129,6 +171,8 @@ pub enum About {
     Channel(Handle),
     /// A registration, by its funding output.
     Registration(OutPoint),
+    /// A group of blobs.
+    Group(Group),
 }
 
 /// Why the tower did not do what the client wanted.
@@ -153,9 +197,13 @@ pub enum Reason {
     AtRisk = 8,
     /// The tower's disk is full or far behind: later, perhaps.
     Full = 9,
+    /// Another blob is there under this number, or too many are for the same transaction.
+    BadBlob = 10,
+    /// There is no such group.
+    UnknownGroup = 11,
 }
 
-const REASONS: [Reason; 9] = [
+const REASONS: [Reason; 11] = [
     Reason::NotAllowed,
     Reason::TooMany,
     Reason::OtherRegistration,
@@ -165,6 +213,8 @@ const REASONS: [Reason; 9] = [
     Reason::Ended,
     Reason::AtRisk,
     Reason::Full,
+    Reason::BadBlob,
+    Reason::UnknownGroup,
 ];
 
 /// Why bytes are no message.
@@ -215,6 +265,12 @@ const FORGOTTEN: u16 = 13;
 const PING: u16 = 14;
 const PONG: u16 = 15;
 const ERROR: u16 = 16;
+const LIST_GROUPS: u16 = 17;
+const GROUPS: u16 = 18;
+const BLOB: u16 = 19;
+const BLOB_ACK: u16 = 20;
+const RELEASE: u16 = 21;
+const RELEASED: u16 = 22;
 
 impl Message {
     /// Its type.
@@ -237,6 +293,12 @@ impl Message {
             Self::Ping => PING,
             Self::Pong => PONG,
             Self::Error(_) => ERROR,
+            Self::ListGroups => LIST_GROUPS,
+            Self::Groups { .. } => GROUPS,
+            Self::Blob { .. } => BLOB,
+            Self::BlobAck { .. } => BLOB_ACK,
+            Self::Release(_) => RELEASE,
+            Self::Released(_) => RELEASED,
         }
     }
 
@@ -291,7 +353,25 @@ impl Message {
                 out.extend_from_slice(&count.to_be_bytes());
             }
             Self::Forget(handle) | Self::Forgotten(handle) => put_handle(out, *handle),
-            Self::Ping | Self::Pong => {}
+            Self::Groups { is_last, blobs_max, held } => {
+                out.push(u8::from(*is_last));
+                out.extend_from_slice(&blobs_max.to_be_bytes());
+                held.iter().for_each(|held| put_held_group(out, held));
+            }
+            Self::Blob { group, sequence, sealed } => {
+                out.extend_from_slice(&group.0);
+                out.extend_from_slice(&sequence.to_be_bytes());
+                out.extend_from_slice(&sealed.hint.0);
+                out.extend_from_slice(&sealed.bytes);
+            }
+            Self::BlobAck { group, next, time_s, signature } => {
+                out.extend_from_slice(&group.0);
+                out.extend_from_slice(&next.to_be_bytes());
+                out.extend_from_slice(&time_s.to_be_bytes());
+                out.extend_from_slice(&signature.serialize_compact());
+            }
+            Self::Release(group) | Self::Released(group) => out.extend_from_slice(&group.0),
+            Self::Ping | Self::Pong | Self::ListGroups => {}
             Self::Error(text) => out.extend_from_slice(cut(text).as_bytes()),
         }
     }
@@ -303,12 +383,7 @@ impl Message {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let short = DecodeError::TooShort { kind: 0, bytes: bytes.len() };
         let (kind, rest) = bytes.split_first_chunk().ok_or(short)?;
-        let mut fields = Fields { kind: u16::from_be_bytes(*kind), whole: bytes.len(), rest };
-        let message = fields.message()?;
-        if fields.rest.is_empty() {
-            return Ok(message);
-        }
-        Err(DecodeError::TooLong { kind: fields.kind, bytes: fields.rest.len() })
+        Fields::new(u16::from_be_bytes(*kind), bytes.len(), rest).message()
     }
 }
 
@@ -333,6 +408,11 @@ fn put_held(out: &mut Vec<u8>, held: &Held) {
     out.push(u8::from(held.is_resolved));
 }
 
+fn put_held_group(out: &mut Vec<u8>, held: &HeldGroup) {
+    out.extend_from_slice(&held.group.0);
+    out.extend_from_slice(&held.next.to_be_bytes());
+}
+
 fn put_about(out: &mut Vec<u8>, about: &About) {
     match about {
         About::Channel(handle) => {
@@ -342,6 +422,10 @@ fn put_about(out: &mut Vec<u8>, about: &About) {
         About::Registration(outpoint) => {
             out.push(1);
             put_outpoint(out, outpoint);
+        }
+        About::Group(group) => {
+            out.push(2);
+            out.extend_from_slice(&group.0);
         }
     }
 }
@@ -353,159 +437,6 @@ fn cut(text: &str) -> &str {
         end -= 1;
     }
     &text[..end]
-}
-
-struct Fields<'a> {
-    kind: u16,
-    whole: usize,
-    rest: &'a [u8],
-}
-
-impl Fields<'_> {
-    fn message(&mut self) -> Result<Message, DecodeError> {
-        Ok(match self.kind {
-            HELLO => Message::Hello { version: self.u16()?, chain_hash: ChainHash::from(self.take::<32>()?) },
-            WELCOME => Message::Welcome { version: self.u16()?, channels_max: self.u32()? },
-            CHANNELS => Message::Channels { is_last: self.bool()?, held: self.many(CHANNELS_MAX, Self::held)? },
-            REGISTER => self.registration()?,
-            CHANNEL => Message::Channel(self.held()?),
-            UPDATE => Message::Update { handle: self.handle()?, number: self.number()?, secret: self.secret()? },
-            BATCH => Message::Batch {
-                handle: self.handle()?,
-                from: self.number()?,
-                to: self.number()?,
-                changed: self.many(SECRETS_MAX, Self::secret)?,
-            },
-            ACK => Message::Ack {
-                handle: self.handle()?,
-                next: self.number()?,
-                time_s: u64::from_be_bytes(self.take()?),
-                signature: self.signature()?,
-            },
-            REFUSED => Message::Refused {
-                about: self.about()?,
-                reason: self.reason()?,
-                next: self.number()?,
-                text: self.text()?,
-            },
-            PREIMAGES => Message::Preimages {
-                handle: self.handle()?,
-                first: self.u32()?,
-                preimages: self.many(PREIMAGES_MAX, Self::take)?,
-            },
-            PREIMAGES_TAKEN => Message::PreimagesTaken { handle: self.handle()?, count: self.u32()? },
-            FORGET => Message::Forget(self.handle()?),
-            FORGOTTEN => Message::Forgotten(self.handle()?),
-            PING => Message::Ping,
-            PONG => Message::Pong,
-            ERROR => Message::Error(self.text()?),
-            other => return Err(DecodeError::UnknownType(other)),
-        })
-    }
-
-    fn wrong(&self, what: impl std::fmt::Display) -> DecodeError {
-        DecodeError::Field { kind: self.kind, what: what.to_string() }
-    }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let short = DecodeError::TooShort { kind: self.kind, bytes: self.whole };
-        let (first, rest) = self.rest.split_first_chunk().ok_or(short)?;
-        self.rest = rest;
-        Ok(*first)
-    }
-
-    /// All that is left, as fields of one kind.
-    fn many<T>(&mut self, max: usize, one: fn(&mut Self) -> Result<T, DecodeError>) -> Result<Vec<T>, DecodeError> {
-        let mut found = Vec::new();
-        while !self.rest.is_empty() {
-            if found.len() == max {
-                return Err(self.wrong(format!("more than {max} of one kind")));
-            }
-            found.push(one(self)?);
-        }
-        Ok(found)
-    }
-
-    fn bool(&mut self) -> Result<bool, DecodeError> {
-        match self.take()? {
-            [0] => Ok(false),
-            [1] => Ok(true),
-            [other] => Err(self.wrong(format!("{other} is neither yes nor no"))),
-        }
-    }
-
-    fn u16(&mut self) -> Result<u16, DecodeError> {
-        Ok(u16::from_be_bytes(self.take()?))
-    }
-
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        Ok(u32::from_be_bytes(self.take()?))
-    }
-
-    fn handle(&mut self) -> Result<Handle, DecodeError> {
-        Ok(Handle(self.u32()?))
-    }
-
-    fn number(&mut self) -> Result<CommitmentNumber, DecodeError> {
-        let [a, b, c, d, e, f] = self.take()?;
-        Ok(CommitmentNumber(u64::from_be_bytes([0, 0, a, b, c, d, e, f])))
-    }
-
-    fn secret(&mut self) -> Result<Secret, DecodeError> {
-        Ok(Secret(self.take()?))
-    }
-
-    fn outpoint(&mut self) -> Result<OutPoint, DecodeError> {
-        Ok(OutPoint { txid: Txid::from_byte_array(self.take()?), vout: self.u32()? })
-    }
-
-    fn held(&mut self) -> Result<Held, DecodeError> {
-        Ok(Held {
-            handle: self.handle()?,
-            funding_outpoint: self.outpoint()?,
-            next: self.number()?,
-            // Its receipts tell.
-            time_s: 0,
-            is_resolved: self.bool()?,
-        })
-    }
-
-    fn about(&mut self) -> Result<About, DecodeError> {
-        match self.take()? {
-            [0] => Ok(About::Channel(self.handle()?)),
-            [1] => Ok(About::Registration(self.outpoint()?)),
-            [other] => Err(self.wrong(format!("a refusal about {other}"))),
-        }
-    }
-
-    fn reason(&mut self) -> Result<Reason, DecodeError> {
-        let code = self.u16()?;
-        let found = REASONS.into_iter().find(|reason| *reason as u16 == code);
-        found.ok_or_else(|| self.wrong(format!("a refusal for the reason {code}")))
-    }
-
-    fn signature(&mut self) -> Result<Signature, DecodeError> {
-        let bytes: [u8; 64] = self.take()?;
-        Signature::from_compact(&bytes).map_err(|error| self.wrong(error))
-    }
-
-    fn registration(&mut self) -> Result<Message, DecodeError> {
-        if self.rest.len() > REGISTRATION_BYTES_MAX {
-            return Err(self.wrong(format!("a registration of {} bytes", self.rest.len())));
-        }
-        let registration = Registration::decode(self.rest).map_err(|error| self.wrong(error))?;
-        self.rest = &[];
-        Ok(Message::Register(Box::new(registration)))
-    }
-
-    fn text(&mut self) -> Result<String, DecodeError> {
-        if self.rest.len() > TEXT_BYTES_MAX {
-            return Err(self.wrong(format!("a text of {} bytes", self.rest.len())));
-        }
-        let text = String::from_utf8(self.rest.to_vec()).map_err(|error| self.wrong(error))?;
-        self.rest = &[];
-        Ok(text)
-    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub const SPLIT_BLOCKS: u32 = 12;
 /// at once.
 pub const BATCH_INPUTS_MAX: usize = 100;
 /// From so many blocks before the deadline on, the estimates have been wrong already: each block adds half of the nearest.
-const NEAR_BLOCKS: u32 = 6;
+pub(crate) const NEAR_BLOCKS: u32 = 6;
 /// With so many blocks left, the estimate for a day will do: most of its transactions confirm long before.
 const CALM_BLOCKS: u32 = 36;
 /// 1,000 sat/vB: no estimate above is followed. The part of the value that is given in the end is bounded by the value.
@@ -34,7 +34,7 @@ const FEERATE_MAX: FeeratePerKw = FeeratePerKw(250_000);
 /// 8,000 sat/vB: bitcoind's `sendrawtransaction` takes nothing above 10,000, and a raise that is refused is none.
 const FEERATE_CEILING: FeeratePerKw = FeeratePerKw(2_000_000);
 /// What a replacement has to pay more than what it replaces, for its own weight (BIP 125).
-const INCREMENT: FeeratePerKw = FeeratePerKw::FLOOR;
+pub(crate) const INCREMENT: FeeratePerKw = FeeratePerKw::FLOOR;
 
 /// What transactions should pay, at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

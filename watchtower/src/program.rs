@@ -35,13 +35,17 @@ struct Arguments {
 enum Command {
     /// Run the tower, until SIGINT or SIGTERM. Its address is printed first: PUBKEY@HOST:PORT.
     Run,
-    /// Let a node in: it may have its channels watched. The tower must be running.
+    /// Let a node in: it may have its channels watched, or hand over blobs. What is not named stays as it is; nothing named
+    /// are 1,000 channels. The tower must be running.
     Allow {
         /// The node's tower key, in hexadecimal.
         client: PublicKey,
-        /// How many channels it may have; 0 lets it in no more.
-        #[arg(long, default_value_t = 1_000)]
-        channels: u32,
+        /// How many channels it may have watched; 0 takes no more. For nodes of one's own.
+        #[arg(long)]
+        channels: Option<u32>,
+        /// How many blobs it may hand over, one for each revoked commitment; 0 takes no more. For nodes of others.
+        #[arg(long)]
+        blobs: Option<u32>,
     },
     /// Show how the tower stands. It must be running.
     Status {
@@ -100,7 +104,7 @@ fn act(Arguments { flags, command }: Arguments) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::Failed(error.to_string()))?;
     match command {
         Command::Run => runtime.block_on(run::run(settings)),
-        Command::Allow { client, channels } => runtime.block_on(ask::allow(&settings, &client, channels)),
+        Command::Allow { client, channels, blobs } => runtime.block_on(ask::allow(&settings, &client, channels, blobs)),
         Command::Status { json } => runtime.block_on(ask::status(&settings, json)),
         Command::Address => runtime.block_on(ask::address(&settings)),
     }

@@ -2,6 +2,7 @@
 //!
 //! One version byte, then the record by postcard. Every version that was released stays readable.
 
+use bitcoin::OutPoint;
 pub use millrace_channel::secrets::Secret;
 use millrace_wire::{BlockHeight, CommitmentNumber};
 use secp256k1::PublicKey;
@@ -9,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::registration::Registration;
+use crate::sealed::Hint;
 use crate::story::{Closing, Spending};
+use crate::vault::{BlobRef, Catch, CatchSpent, Group, GroupId, Unopened};
 
 /// The version that is written.
 pub const VERSION: u8 = 1;
@@ -117,6 +120,64 @@ pub enum Record {
     Checked {
         /// Which channel.
         handle: Handle,
+    },
+    /// Something of blob mode's.
+    Blob(BlobRecord),
+}
+
+/// One thing that has happened in blob mode.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BlobRecord {
+    /// A client may hand over so many blobs. One who may not any more keeps those that he has.
+    Allowed {
+        /// The client's key.
+        client: PublicKey,
+        /// How many; 0 for a client whose blobs are not taken any more.
+        blobs_max: u32,
+    },
+    /// A client began a group.
+    Opened {
+        /// The tower's name for it.
+        id: GroupId,
+        /// Whose it is.
+        client: PublicKey,
+        /// The client's name for it.
+        group: Group,
+    },
+    /// A client handed over one blob more.
+    Taken {
+        /// Which.
+        blob: BlobRef,
+        /// When the tower took it, in seconds of the Unix epoch.
+        time_s: u64,
+        /// By what it is found.
+        hint: Hint,
+        /// What was sealed.
+        bytes: Vec<u8>,
+    },
+    /// A client has no need of a group's blobs any more.
+    Released {
+        /// Which group.
+        id: GroupId,
+    },
+    /// A revoked commitment is in the chain, and a blob has opened.
+    Caught {
+        /// Which, and what can be taken.
+        catch: Box<Catch>,
+    },
+    /// A transaction in the chain has the hint of a blob that did not help.
+    Unopened(Unopened),
+    /// An output that was caught is spent.
+    Spent {
+        /// Which.
+        outpoint: OutPoint,
+        /// By whom.
+        spent: CatchSpent,
+    },
+    /// That is buried: nothing can happen any more.
+    Over {
+        /// With which output.
+        outpoint: OutPoint,
     },
 }
 

@@ -7,18 +7,20 @@
 //!
 //! It covers `to_local` alone. Second-level outputs do not exist when it is made; they are what one's own tower is for.
 //!
-//! Here are the format, the making and the opening. Keeping blobs, and what is said about them, is not here.
+//! Here are the format, the making and the opening; [`crate::vault`] keeps them.
 
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 use bitcoin::{EcdsaSighashType, OutPoint, Script, ScriptBuf, Transaction, TxOut, Txid};
 use chacha20poly1305::aead::AeadInPlace as _;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _, Nonce, Tag};
 use millrace_channel::curve::{VerifyJob, is_valid};
+use millrace_channel::tx::script;
 use millrace_channel::tx::sighash::p2wsh_digest;
 use millrace_channel::tx::weight::spend_weight;
 use millrace_wire::{FeeratePerKw, Sat};
 use secp256k1::PublicKey;
 use secp256k1::ecdsa::Signature;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -44,7 +46,8 @@ const VERSION: u8 = 1;
 const DOMAIN: &[u8] = b"millrace/tower/blob/1";
 
 /// The first half of a commitment's txid, by which its penalty is found.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Hint(pub [u8; 16]);
 
 /// A sealed penalty.
@@ -57,7 +60,7 @@ pub struct Sealed {
 }
 
 /// Why a penalty cannot be opened. With another transaction than its own, no penalty can.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
 pub enum BadSealed {
     /// Not as long as every one is.
     #[error("{0} bytes are not the {SEALED_BYTES} of a sealed penalty")]
@@ -157,7 +160,7 @@ fn encrypt(txid: &Txid, hint: Hint, content: &[u8]) -> Vec<u8> {
 }
 
 /// A penalty that was opened: it takes one output of the commitment.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Opened {
     /// The output.
     pub outpoint: OutPoint,
@@ -224,11 +227,45 @@ fn take_script<const ROOM: usize>(rest: &mut &[u8]) -> Result<ScriptBuf, BadSeal
     Ok(ScriptBuf::from_bytes(script.to_vec()))
 }
 
+/// BOLT 3, "`to_local` Output": the revocation key and the delay, if this is such a script to the byte.
+fn to_local_of(found: &Script) -> Option<(PublicKey, u16)> {
+    let (before_delay, key_bytes) = (36, 33);
+    let bytes = found.as_bytes();
+    let revocation = PublicKey::from_slice(bytes.get(2..2 + key_bytes)?).ok()?;
+    // OP_ENDIF and OP_CHECKSIG end it.
+    let delayed = bytes.len().checked_sub(2 + key_bytes)?;
+    let delayed = PublicKey::from_slice(bytes.get(delayed..delayed + key_bytes)?).ok()?;
+    let delay = match *bytes.get(before_delay)? {
+        0 => 0,
+        small @ 0x51..=0x60 => u64::from(small - 0x50),
+        length @ 1..=3 => {
+            let little_endian = bytes.get(before_delay + 1..before_delay + 1 + usize::from(length))?;
+            little_endian.iter().rev().fold(0, |number, byte| (number << 8) | u64::from(*byte))
+        }
+        _ => return None,
+    };
+    let delay = u16::try_from(delay).ok()?;
+    (*found == script::to_local(&revocation, delay, &delayed)).then_some((revocation, delay))
+}
+
 impl Opened {
+    /// For how many blocks nobody but the holder of the revocation key can spend the output.
+    #[must_use]
+    pub fn delay(&self) -> u16 {
+        to_local_of(&self.script).map_or(0, |(_, delay)| delay)
+    }
+
+    /// Where everything goes.
+    #[must_use]
+    pub const fn sweep_script(&self) -> &ScriptBuf {
+        &self.sweep
+    }
+
     fn check(&self) -> Result<(), BadSealed> {
-        // `to_local` begins with OP_IF and the revocation key.
-        let key = self.script.as_bytes().get(2..35).and_then(|key| PublicKey::from_slice(key).ok());
-        let key = key.ok_or(BadSealed::Content)?;
+        let (key, _) = to_local_of(&self.script).ok_or(BadSealed::Content)?;
+        if !self.sweep.is_witness_program() {
+            return Err(BadSealed::Content);
+        }
         for (step, signature) in self.signatures.into_iter().enumerate() {
             let tx = self.unsigned(step).ok_or(BadSealed::Content)?;
             let digest = p2wsh_digest(&tx, 0, &self.script, self.value, EcdsaSighashType::All);

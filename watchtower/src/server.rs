@@ -16,11 +16,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::keeper::{Desk, Durability, Fault, Keeper, Promised};
-use crate::message::{About, CHANNELS_MAX, Message, PREIMAGES_MAX, PROTOCOL, Reason};
-use crate::receipt::Receipt;
+use crate::message::{About, CHANNELS_MAX, GROUPS_MAX, Message, PREIMAGES_MAX, PROTOCOL, Reason};
+use crate::receipt::{BlobReceipt, Receipt};
 use crate::record::Handle;
 use crate::tower::{Held, Refusal};
 use crate::transport::{Connection, ConnectionError, MessageReader, MessageWriter, Traffic, answer, in_time};
+use crate::vault::{Group, HeldGroup};
 
 /// Connections of clients at once: many more than a household has nodes, few enough to cost nothing.
 const CONNECTIONS_MAX: usize = 256;
@@ -58,6 +59,8 @@ enum Content {
     Message(Message),
     /// A receipt, to be signed.
     Ack(Held),
+    /// The same for blobs.
+    BlobAck(HeldGroup),
 }
 
 /// Serves until `stop` says so.
@@ -149,8 +152,16 @@ struct Session {
 
 impl Session {
     async fn read(self, mut reader: MessageReader) -> Result<(), ConnectionError> {
+        let mut has_groups = false;
         loop {
             let message = in_time("the client's silence", SILENCE_MAX, reader.next()).await?;
+            // It is answered by many messages, and so once.
+            if message == Message::ListGroups && !std::mem::replace(&mut has_groups, true) {
+                if !self.tell_groups().await {
+                    return Ok(());
+                }
+                continue;
+            }
             let Ok(answer) = self.on_message(message).await else { return Ok(()) };
             if self.answers.send(answer).await.is_err() {
                 return Ok(());
@@ -170,6 +181,26 @@ impl Session {
         for page in 0..pages {
             let held = held.iter().skip(page * CHANNELS_MAX).take(CHANNELS_MAX).copied().collect();
             let message = Message::Channels { is_last: page + 1 == pages, held };
+            if self.answers.send(Answer { ticket, content: Content::Message(message) }).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What the tower has of every group of blobs.
+    async fn tell_groups(&self) -> bool {
+        let client = self.client;
+        let asked = self.desk.ask(move |keeper| {
+            let vault = keeper.tower().vault();
+            let held: Vec<HeldGroup> = vault.held_by(&client).collect();
+            (held, vault.quota(&client), keeper.promised().ticket)
+        });
+        let Ok((held, blobs_max, ticket)) = asked.await else { return false };
+        let pages = held.chunks(GROUPS_MAX).count().max(1);
+        for page in 0..pages {
+            let held = held.iter().skip(page * GROUPS_MAX).take(GROUPS_MAX).copied().collect();
+            let message = Message::Groups { is_last: page + 1 == pages, blobs_max, held };
             if self.answers.send(Answer { ticket, content: Content::Message(message) }).await.is_err() {
                 return false;
             }
@@ -244,6 +275,20 @@ impl Session {
                 };
                 self.desk.ask(order).await
             }
+            Message::Blob { group, sequence, sealed } => {
+                let order = move |keeper: &mut Keeper| {
+                    let taken = keeper.take_blob(&client, group, sequence, sealed, now_s);
+                    held_group(keeper, group, taken)
+                };
+                self.desk.ask(order).await
+            }
+            Message::Release(group) => {
+                let order = move |keeper: &mut Keeper| {
+                    let released = keeper.release(&client, group);
+                    answered(keeper, About::Group(group), released, |()| Message::Released(group))
+                };
+                self.desk.ask(order).await
+            }
             Message::Ping => Ok(now(Message::Pong)),
             Message::Pong => Ok(now(Message::Pong)),
             other @ (Message::Hello { .. }
@@ -254,6 +299,10 @@ impl Session {
             | Message::Refused { .. }
             | Message::Preimages { .. }
             | Message::Forgotten(_)
+            | Message::ListGroups
+            | Message::Groups { .. }
+            | Message::BlobAck { .. }
+            | Message::Released(_)
             | Message::Error(_)) => {
                 Ok(now(Message::Error(format!("a message of type {} is not for a tower", other.kind()))))
             }
@@ -284,6 +333,13 @@ fn held(keeper: &Keeper, handle: Handle, result: Result<Promised<Held>, Fault>) 
     }
 }
 
+fn held_group(keeper: &Keeper, group: Group, result: Result<Promised<HeldGroup>, Fault>) -> Answer {
+    match result {
+        Ok(Promised { answer, ticket }) => Answer { ticket, content: Content::BlobAck(answer) },
+        Err(fault) => refused(keeper, About::Group(group), &fault),
+    }
+}
+
 fn answered<T>(
     keeper: &Keeper,
     about: About,
@@ -308,7 +364,11 @@ fn refused(keeper: &Keeper, about: About, fault: &Fault) -> Answer {
             Refusal::Gap { next, .. } => (Reason::Gap, *next),
             Refusal::BadSecret(_) => (Reason::BadSecret, none),
             Refusal::Ended(_) => (Reason::Ended, none),
-            Refusal::AtRisk(..) => (Reason::AtRisk, none),
+            Refusal::AtRisk(..) | Refusal::GroupAtRisk(_) => (Reason::AtRisk, none),
+            Refusal::TooManyBlobs { .. } => (Reason::TooMany, none),
+            Refusal::BlobGap { next, .. } => (Reason::Gap, CommitmentNumber(*next)),
+            Refusal::OtherBlob { .. } | Refusal::SameHint { .. } => (Reason::BadBlob, none),
+            Refusal::UnknownGroup(_) => (Reason::UnknownGroup, none),
         },
     };
     let text = fault.to_string();
@@ -352,15 +412,20 @@ async fn write_ready(
     key: &SecretKey,
 ) -> Result<(), ConnectionError> {
     let mut newest: BTreeMap<Handle, usize> = BTreeMap::new();
+    let mut newest_blobs: BTreeMap<Group, usize> = BTreeMap::new();
     for (index, answer) in ready.iter().enumerate() {
-        if let Content::Ack(held) = &answer.content {
-            newest.insert(held.handle, index);
+        match &answer.content {
+            Content::Ack(held) => _ = newest.insert(held.handle, index),
+            Content::BlobAck(held) => _ = newest_blobs.insert(held.group, index),
+            Content::Message(_) => {}
         }
     }
     for (index, answer) in std::mem::take(ready).into_iter().enumerate() {
         let (message, is_last) = match answer.content {
             Content::Ack(held) if newest.get(&held.handle) != Some(&index) => continue,
             Content::Ack(held) => (receipt(key, &held), false),
+            Content::BlobAck(held) if newest_blobs.get(&held.group) != Some(&index) => continue,
+            Content::BlobAck(held) => (blob_receipt(key, &held), false),
             Content::Message(message) => {
                 let is_last = matches!(message, Message::Error(_));
                 (message, is_last)
@@ -381,4 +446,10 @@ fn receipt(key: &SecretKey, held: &Held) -> Message {
     let Held { handle, funding_outpoint, next, time_s, .. } = *held;
     let Receipt { signature, .. } = Receipt::sign(key, funding_outpoint, next, time_s);
     Message::Ack { handle, next, time_s, signature }
+}
+
+fn blob_receipt(key: &SecretKey, held: &HeldGroup) -> Message {
+    let HeldGroup { group, next, time_s } = *held;
+    let BlobReceipt { signature, .. } = BlobReceipt::sign(key, group, next, time_s);
+    Message::BlobAck { group, next, time_s, signature }
 }

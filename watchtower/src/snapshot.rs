@@ -12,10 +12,13 @@ use thiserror::Error;
 
 use crate::record::{Handle, RecordError, VERSION, decode, encode};
 use crate::tower::Tower;
+use crate::vault::Vault;
 use crate::watched::Watched;
 
 const TOWER: &[u8] = b"tower";
 const CHANNELS: &[u8] = b"channels/";
+/// Only where there is blob mode.
+const VAULT: &[u8] = b"vault";
 /// Channels of one section: some megabytes, so that no section needs a copy of everything in memory.
 const CHANNELS_PER_SECTION: usize = 4_096;
 
@@ -66,6 +69,8 @@ pub fn sections(tower: &Tower) -> Vec<Section> {
     if !current.is_empty() {
         sections.push(channels(sections.len(), current));
     }
+    let vault = tower.vault().store().map(|stored| Section { name: VAULT.to_vec(), bytes: encode(&stored) });
+    sections.extend(vault);
     sections
 }
 
@@ -80,6 +85,7 @@ fn channels(number: usize, bytes: Vec<u8>) -> Section {
 pub fn restore(sections: &[Section]) -> Result<Tower, SnapshotError> {
     let mut rest = Rest { clients: BTreeMap::new(), next_handle: 0, blocks: Vec::new() };
     let mut watched = BTreeMap::new();
+    let mut vault = Vault::default();
     for Section { name, bytes } in sections {
         let shown = String::from_utf8_lossy(name).into_owned();
         let malformed = |error| SnapshotError::Malformed { name: shown.clone(), error };
@@ -87,13 +93,15 @@ pub fn restore(sections: &[Section]) -> Result<Tower, SnapshotError> {
             rest = decode(bytes).map_err(malformed)?;
         } else if name.starts_with(CHANNELS) {
             read_channels(bytes, &mut watched).map_err(malformed)?;
+        } else if name == VAULT {
+            vault = Vault::restore(decode(bytes).map_err(malformed)?);
         } else {
             return Err(SnapshotError::UnknownName(shown));
         }
     }
     let blocks: VecDeque<_> =
         rest.blocks.into_iter().map(|(height, hash)| (height, BlockHash::from_byte_array(hash))).collect();
-    Ok(Tower::restore(rest.clients, watched, rest.next_handle, blocks))
+    Ok(Tower::restore(rest.clients, watched, rest.next_handle, blocks, vault))
 }
 
 fn read_channels(bytes: &[u8], out: &mut BTreeMap<Handle, Watched>) -> Result<(), RecordError> {

@@ -4,6 +4,7 @@
 //! before anything is broadcast. The state changes by [`Tower::apply`] alone, live and on replay alike.
 
 mod apply;
+mod blobs;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -20,6 +21,7 @@ use crate::record::{Handle, Record, Secret};
 use crate::registration::Registration;
 use crate::revoked::Revoked;
 use crate::story::{Closing, Spending};
+use crate::vault::{Group, SAME_HINT_MAX, Vault};
 use crate::watched::{Phase, Watched};
 
 /// Blocks that are remembered, to find the way back after a reorg: two days of them.
@@ -70,6 +72,42 @@ pub enum Refusal {
     /// The channel still has something to take, or may have.
     #[error("{0} is not forgotten: {1}")]
     AtRisk(Handle, &'static str),
+    /// The client has as many blobs as it may.
+    #[error("the client has {max} blobs already, as many as it may")]
+    TooManyBlobs {
+        /// How many it may have.
+        max: u32,
+    },
+    /// A blob that does not come next.
+    #[error("blob {found} while {next} is the next of its group")]
+    BlobGap {
+        /// The next.
+        next: u64,
+        /// The one that was given.
+        found: u64,
+    },
+    /// There is another blob under this number.
+    #[error("{group} has another blob {sequence} than this")]
+    OtherBlob {
+        /// In which group.
+        group: Group,
+        /// Its number.
+        sequence: u64,
+    },
+    /// Too many blobs of the client's are for one transaction.
+    #[error("blob {sequence} of {group}: there are {SAME_HINT_MAX} for the same transaction already")]
+    SameHint {
+        /// In which group.
+        group: Group,
+        /// Its number.
+        sequence: u64,
+    },
+    /// No group of the client's has this name.
+    #[error("{0} is none of this client's")]
+    UnknownGroup(Group),
+    /// A blob of the group has caught something that is not buried yet.
+    #[error("{0} is not let go: what it has caught is not buried by 100 blocks yet")]
+    GroupAtRisk(Group),
 }
 
 /// What the tower has of a channel.
@@ -113,6 +151,8 @@ pub struct Tower {
     next_handle: u32,
     /// The last blocks that were looked through, the newest last.
     blocks: VecDeque<(BlockHeight, BlockHash)>,
+    /// What was handed over in blob mode.
+    vault: Vault,
     /// How many channels each client has. Made from the rest.
     counts: BTreeMap<PublicKey, u32>,
     /// By client, then by funding output. Made from the rest.
@@ -132,8 +172,9 @@ impl Tower {
         channels: BTreeMap<Handle, Watched>,
         next_handle: u32,
         blocks: VecDeque<(BlockHeight, BlockHash)>,
+        vault: Vault,
     ) -> Self {
-        let mut tower = Self { clients, next_handle, blocks, ..Self::default() };
+        let mut tower = Self { clients, next_handle, blocks, vault, ..Self::default() };
         for (handle, mut watched) in channels {
             watched.judge();
             tower.insert(handle, watched);
@@ -183,20 +224,26 @@ impl Tower {
     /// # Errors
     /// [`Refusal::TooManyClients`].
     pub fn allow(&mut self, client: PublicKey, channels_max: u32, out: &mut Vec<Record>) -> Result<(), Refusal> {
-        if !self.clients.contains_key(&client) && self.clients.len() >= CLIENTS_MAX {
-            return Err(Refusal::TooManyClients);
-        }
+        self.check_place_for(&client)?;
         if self.clients.get(&client) != Some(&channels_max) {
             self.record(Record::ClientAllowed { client, channels_max }, out);
         }
         Ok(())
     }
 
-    /// Whether a client is let in.
+    /// Whether a client is let in, and how many channels it may have: none, if only its blobs are taken.
     ///
     /// # Errors
     /// [`Refusal::UnknownClient`].
     pub fn check_client(&self, client: &PublicKey) -> Result<u32, Refusal> {
+        match (self.check_has_channels(client), self.vault.quota(client)) {
+            (Err(refusal), 0) => Err(refusal),
+            (Err(_), _) => Ok(0),
+            (Ok(max), _) => Ok(max),
+        }
+    }
+
+    fn check_has_channels(&self, client: &PublicKey) -> Result<u32, Refusal> {
         let max = self.clients.get(client).copied().filter(|max| *max > 0);
         max.ok_or(Refusal::UnknownClient(*client))
     }
@@ -211,7 +258,7 @@ impl Tower {
         registration: Registration,
         out: &mut Vec<Record>,
     ) -> Result<Held, Refusal> {
-        let max = self.check_client(&client)?;
+        let max = self.check_has_channels(&client)?;
         if let Some(handle) = self.by_funding.get(&(client, registration.funding_outpoint)).copied() {
             let is_same = self.channels[&handle].registration == registration;
             return if is_same { Ok(self.held(handle)) } else { Err(Refusal::OtherRegistration(handle)) };
@@ -336,7 +383,7 @@ impl Tower {
     }
 
     fn of_client_alive(&self, client: &PublicKey, handle: Handle) -> Result<&Watched, Refusal> {
-        self.check_client(client)?;
+        self.check_has_channels(client)?;
         let watched = self.of_client(client, handle)?;
         match watched.phase {
             Phase::Open | Phase::Closing(_) => Ok(watched),
@@ -371,6 +418,9 @@ impl Tower {
         let over: Vec<Handle> = self.closing.iter().filter(is_over).copied().collect();
         for handle in over {
             self.record(Record::Resolved { handle }, out);
+        }
+        for record in self.vault.buried(height) {
+            self.record(Record::Blob(record), out);
         }
     }
 

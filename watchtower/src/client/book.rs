@@ -12,6 +12,7 @@ use millrace_channel::secrets::RevealedSecrets;
 use millrace_wire::{ChannelId, CommitmentNumber, Preimage};
 use tokio::sync::{mpsc, watch};
 
+use super::line::Due;
 use super::{Event, NoteError, Progress};
 use crate::message::Message;
 use crate::receipt::Receipt;
@@ -72,14 +73,6 @@ enum UnderWay {
     Registration,
     Secrets,
     Forgetting,
-}
-
-/// What there is to do.
-pub(crate) struct Due {
-    /// To be sent now.
-    pub(crate) messages: Vec<Message>,
-    /// When to look again, if nothing happens.
-    pub(crate) next: Option<Instant>,
 }
 
 impl Book {

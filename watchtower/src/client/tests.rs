@@ -2,97 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use bitcoin::{BlockHash, Network, Transaction};
 use millrace_channel::terms::CommitmentFormat;
-use millrace_journal::{Options, Ticket};
-use millrace_wire::BlockHeight;
 use secp256k1::SECP256K1;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
+use super::site::{LIMIT, Site, by_hand, chain_hash, key, saying};
 use super::*;
-use crate::keeper::tests::MemoryLog;
-use crate::keeper::{self, Desk, Log};
 use crate::message::Message;
 use crate::samples::{Sample, preimage};
-use crate::server::{self, Context};
-use crate::tower::Tower;
-use crate::transport::{self, Connection};
-
-/// How long anything may take before the test fails.
-const LIMIT: Duration = Duration::from_secs(60);
-
-fn key(seed: u8) -> SecretKey {
-    SecretKey::from_slice(&[seed; 32]).unwrap()
-}
-
-fn chain_hash() -> ChainHash {
-    ChainHash::using_genesis_block_const(Network::Regtest)
-}
-
-/// A tower that listens.
-struct Site {
-    desk: Desk,
-    address: String,
-    stop: watch::Sender<bool>,
-    serving: tokio::task::JoinHandle<()>,
-    keeper: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Site {
-    /// In this folder, at this address if it is one it had before.
-    async fn start(folder: &Path, address: &str) -> Self {
-        let options = Options { segment_bytes: 1 << 20, reserve_bytes: 1 << 20, ..Options::default() };
-        let (keeper, durability) = keeper::open(&folder.join("journal"), options).unwrap();
-        Self::with_keeper(keeper, durability, address).await
-    }
-
-    async fn with_keeper(keeper: keeper::Keeper, durability: keeper::Durability, address: &str) -> Self {
-        let (desk, thread) = Desk::open(keeper).unwrap();
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (stop, stopped) = watch::channel(false);
-        let context = Context { desk: desk.clone(), durability, key: key(5), chain_hash: chain_hash() };
-        let serving = tokio::spawn(server::serve(listener, context, stopped));
-        Self { desk, address, stop, serving, keeper: Some(thread) }
-    }
-
-    async fn allow(&self, client: &SecretKey, channels_max: u32) {
-        let client = client.public_key(SECP256K1);
-        let _allowed = self.desk.ask(move |keeper| keeper.allow(client, channels_max)).await.unwrap().unwrap();
-    }
-
-    fn config(&self, client: SecretKey) -> Config {
-        Config::new(key(5).public_key(SECP256K1), self.address.clone(), client, chain_hash())
-    }
-
-    /// The next of the channel's secrets that it lacks.
-    async fn next(&self, sample: &Sample) -> Option<u64> {
-        let funding = sample.terms.funding_outpoint;
-        let found = self.desk.ask(move |keeper| {
-            let mut channels = keeper.tower().channels();
-            channels.find(|(_, watched)| watched.registration.funding_outpoint == funding).map(|(_, w)| w.next().0)
-        });
-        found.await.unwrap()
-    }
-
-    async fn mine(&self, height: u32, txs: Vec<Transaction>) {
-        let hash: BlockHash = bitcoin::hashes::Hash::hash(&height.to_be_bytes());
-        let _connected = self.desk.ask(move |keeper| keeper.connect(BlockHeight(height), hash, &txs)).await.unwrap();
-    }
-
-    async fn stop(self) -> String {
-        let Self { desk, address, stop, serving, keeper } = self;
-        stop.send_replace(true);
-        serving.await.unwrap();
-        drop(desk);
-        tokio::task::spawn_blocking(move || keeper.unwrap().join().unwrap()).await.unwrap();
-        address
-    }
-}
 
 async fn until(progress: &mut watch::Receiver<Progress>, what: &str, is_so: impl FnMut(&Progress) -> bool) -> Progress {
     let found = timeout(LIMIT, progress.wait_for(is_so)).await.map(|found| found.unwrap().clone());
@@ -113,8 +34,7 @@ fn note(client: &Client, sample: &Sample, numbers: std::ops::Range<u64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_acknowledged_with_a_receipt_that_outlives_both_sides() {
     let folder = tempfile::tempdir().unwrap();
-    let site = Site::start(folder.path(), "127.0.0.1:0").await;
-    site.allow(&key(9), 10).await;
+    let site = Site::fresh(folder.path()).await;
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let (client, _events) = Client::start(site.config(key(9)));
     let id = client.register(sample.registration(), RevealedSecrets::new());
@@ -146,8 +66,7 @@ async fn secrets_are_acknowledged_with_a_receipt_that_outlives_both_sides() {
 #[tokio::test(flavor = "multi_thread")]
 async fn update_costs_42_bytes_and_in_batches_of_1024_less_than_one() {
     let folder = tempfile::tempdir().unwrap();
-    let site = Site::start(folder.path(), "127.0.0.1:0").await;
-    site.allow(&key(9), 10).await;
+    let site = Site::fresh(folder.path()).await;
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let config = Config { linger: Duration::from_secs(3600), batch_max: 1_024, ..site.config(key(9)) };
     let (client, _events) = Client::start(config);
@@ -192,19 +111,9 @@ async fn noting_never_waits_and_lag_is_bounded_while_the_tower_is_away_or_silent
     assert!(client.may_add(ChannelId([7; 32])), "a channel that is not watched is no matter of the tower's");
 }
 
-/// A tower whose journal is written when the test says so.
-async fn site_in_memory() -> (Site, Arc<MemoryLog>) {
-    let log = Arc::new(MemoryLog::default());
-    let (keeper, durability) = keeper::Keeper::new(Tower::default(), Arc::clone(&log) as Arc<dyn Log>, Ticket(0));
-    let site = Site::with_keeper(keeper, durability, "127.0.0.1:0").await;
-    site.allow(&key(9), 10).await;
-    log.flush();
-    (site, log)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_acknowledged_before_it_is_on_disk() {
-    let (site, log) = site_in_memory().await;
+    let (site, log) = Site::in_memory().await;
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let (client, _events) = Client::start(site.config(key(9)));
     let id = client.register(sample.registration(), RevealedSecrets::new());
@@ -233,7 +142,7 @@ async fn nothing_is_acknowledged_before_it_is_on_disk() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_tower_says_so_and_delays_nobody() {
-    let (site, log) = site_in_memory().await;
+    let (site, log) = Site::in_memory().await;
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let (client, _events) = Client::start(Config { lag_max: 50, ..site.config(key(9)) });
     log.fill();
@@ -290,8 +199,7 @@ async fn too_many_channels_are_refused_and_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn preimages_and_ends_reach_the_client_until_it_has_them() {
     let folder = tempfile::tempdir().unwrap();
-    let site = Site::start(folder.path(), "127.0.0.1:0").await;
-    site.allow(&key(9), 10).await;
+    let site = Site::fresh(folder.path()).await;
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let (client, mut events) = Client::start(site.config(key(9)));
     let id = client.register(sample.registration(), RevealedSecrets::new());
@@ -330,8 +238,7 @@ async fn preimages_and_ends_reach_the_client_until_it_has_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tower_that_knows_more_than_its_client_says_that_the_clients_data_is_old() {
     let folder = tempfile::tempdir().unwrap();
-    let site = Site::start(folder.path(), "127.0.0.1:0").await;
-    site.allow(&key(9), 10).await;
+    let site = Site::fresh(folder.path()).await;
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let (client, _events) = Client::start(site.config(key(9)));
     let id = client.register(sample.registration(), RevealedSecrets::new());
@@ -380,8 +287,7 @@ async fn many_channels_catch_up_over_several_pages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn channel_that_is_forgotten_before_the_tower_was_told_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let site = Site::start(folder.path(), "127.0.0.1:0").await;
-    site.allow(&key(9), 10).await;
+    let site = Site::fresh(folder.path()).await;
     let (one, other) = (Sample::new(1, CommitmentFormat::Anchors), Sample::new(2, CommitmentFormat::Anchors));
     let config = site.config(key(9));
     let address = site.stop().await;
@@ -397,22 +303,10 @@ async fn channel_that_is_forgotten_before_the_tower_was_told_of_it() {
     site.stop().await;
 }
 
-/// A client by hand, for what no honest one says.
-async fn by_hand(site: &Site, seed: u8) -> Connection {
-    let socket = tokio::net::TcpStream::connect(&site.address).await.unwrap();
-    let tower = key(5).public_key(SECP256K1);
-    let mut connection = transport::call(socket, key(seed), tower, Arc::default()).await.unwrap();
-    connection.writer.send(&Message::Hello { version: 1, chain_hash: chain_hash() }).await.unwrap();
-    assert!(matches!(connection.reader.next().await.unwrap(), Message::Welcome { .. }));
-    assert!(matches!(connection.reader.next().await.unwrap(), Message::Channels { is_last: true, .. }));
-    connection
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_not_for_a_tower_end_the_connection_with_a_word() {
     let folder = tempfile::tempdir().unwrap();
-    let site = Site::start(folder.path(), "127.0.0.1:0").await;
-    site.allow(&key(9), 10).await;
+    let site = Site::fresh(folder.path()).await;
     let mut connection = by_hand(&site, 9).await;
     connection.writer.send(&Message::Welcome { version: 1, channels_max: 7 }).await.unwrap();
     let Message::Error(text) = connection.reader.next().await.unwrap() else { panic!() };
@@ -424,8 +318,7 @@ async fn messages_that_are_not_for_a_tower_end_the_connection_with_a_word() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_name_the_reason_and_what_comes_next() {
     let folder = tempfile::tempdir().unwrap();
-    let site = Site::start(folder.path(), "127.0.0.1:0").await;
-    site.allow(&key(9), 10).await;
+    let site = Site::fresh(folder.path()).await;
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let mut connection = by_hand(&site, 9).await;
     connection.writer.send(&Message::Register(Box::new(sample.registration()))).await.unwrap();
@@ -447,29 +340,14 @@ async fn refusals_name_the_reason_and_what_comes_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receipt_that_another_key_has_signed_is_none() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let funding_outpoint = sample.terms.funding_outpoint;
-    tokio::spawn(async move {
-        loop {
-            let (socket, _) = listener.accept().await.unwrap();
-            let mut connection = transport::answer(socket, key(5), Arc::default()).await.unwrap();
-            let handle = crate::record::Handle(3);
-            let none = CommitmentNumber(0);
-            let held = crate::tower::Held { handle, funding_outpoint, next: none, time_s: 0, is_resolved: false };
-            let next = CommitmentNumber(1);
-            let Receipt { signature, time_s, .. } = Receipt::sign(&key(6), funding_outpoint, next, 8);
-            for message in [
-                Message::Welcome { version: 1, channels_max: 9 },
-                Message::Channels { is_last: true, held: vec![held] },
-                Message::Ack { handle, next, time_s, signature },
-            ] {
-                connection.writer.send(&message).await.unwrap();
-            }
-            while connection.reader.next().await.is_ok() {}
-        }
-    });
+    let (handle, next) = (crate::record::Handle(3), CommitmentNumber(1));
+    let held =
+        crate::tower::Held { handle, funding_outpoint, next: CommitmentNumber(0), time_s: 0, is_resolved: false };
+    let Receipt { signature, time_s, .. } = Receipt::sign(&key(6), funding_outpoint, next, 8);
+    let account = Message::Channels { is_last: true, held: vec![held] };
+    let address = saying(vec![account, Message::Ack { handle, next, time_s, signature }]).await;
     let (client, _events) = Client::start(Config::new(key(5).public_key(SECP256K1), address, key(9), chain_hash()));
     let id = client.register(sample.registration(), RevealedSecrets::new());
     note(&client, &sample, 0..1);

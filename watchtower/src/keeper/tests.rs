@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::VecDeque;
+mod blobs;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use bitcoin::hashes::Hash;
@@ -28,8 +30,40 @@ struct State {
     pending: VecDeque<(Vec<u8>, WakeHandle)>,
     /// After how many steps, and what it holds.
     checkpoint: Option<(usize, Vec<Section>)>,
+    /// The blobs beside it, by part.
+    parts: BTreeMap<Part, Vec<Vec<u8>>>,
+    next_part: Part,
+    /// All that has reached the disk, in its order.
+    events: Vec<Event>,
+    /// Blobs that were read.
+    reads: usize,
+    is_unreadable: bool,
     is_full: bool,
     is_closed: bool,
+}
+
+/// Something that has reached the disk.
+#[derive(Clone)]
+enum Event {
+    Step(Vec<u8>),
+    Part(Vec<Vec<u8>>),
+    Checkpoint(Vec<Section>),
+    Forget(Part),
+}
+
+impl State {
+    fn happen(&mut self, event: Event) {
+        match event.clone() {
+            Event::Step(step) => self.written.push(step),
+            Event::Part(blobs) => {
+                self.parts.insert(self.next_part, blobs);
+                self.next_part += 1;
+            }
+            Event::Checkpoint(sections) => self.checkpoint = Some((self.written.len(), sections)),
+            Event::Forget(below) => self.parts.retain(|part, _| *part >= below),
+        }
+        self.events.push(event);
+    }
 }
 
 impl Log for MemoryLog {
@@ -42,10 +76,45 @@ impl Log for MemoryLog {
         Ok(Ticket((state.written.len() + state.pending.len()) as u64))
     }
 
-    fn write_checkpoint(&self, sections: Vec<Section>) {
+    fn write_checkpoint(&self, sections: Vec<Section>) -> Result<(), LogError> {
+        self.flush();
+        self.0.lock().unwrap().happen(Event::Checkpoint(sections));
+        Ok(())
+    }
+
+    fn append_blobs(&self, blobs: &[Vec<u8>]) -> Result<(Part, (u64, u32)), LogError> {
         self.flush();
         let mut state = self.0.lock().unwrap();
-        state.checkpoint = Some((state.written.len(), sections));
+        if state.is_closed {
+            return Err(LogError::Submit(SubmitError::Closed));
+        }
+        let part = state.next_part;
+        state.happen(Event::Part(blobs.to_vec()));
+        Ok((part, (1, part + 1)))
+    }
+
+    fn read_blobs(&self, from: Part, each: &mut dyn FnMut(Part, &[u8]) -> bool) -> Result<(), LogError> {
+        let mut next = from;
+        loop {
+            let (part, blobs) = {
+                let mut state = self.0.lock().unwrap();
+                if state.is_unreadable {
+                    return Err(LogError::Submit(SubmitError::Closed));
+                }
+                let found = state.parts.range(next..).next().map(|(part, blobs)| (*part, blobs.clone()));
+                let Some((part, blobs)) = found else { return Ok(()) };
+                state.reads += blobs.len();
+                (part, blobs)
+            };
+            if !blobs.iter().all(|bytes| each(part, bytes)) {
+                return Ok(());
+            }
+            next = part + 1;
+        }
+    }
+
+    fn forget_blobs_below(&self, part: Part) {
+        self.0.lock().unwrap().happen(Event::Forget(part));
     }
 
     fn has_room(&self) -> bool {
@@ -62,7 +131,7 @@ impl MemoryLog {
     fn write_one(&self) -> bool {
         let mut state = self.0.lock().unwrap();
         let Some((step, wake)) = state.pending.pop_front() else { return false };
-        state.written.push(step);
+        state.happen(Event::Step(step));
         let flush = Flush::new(state.written.len() as u64, Ticket(state.written.len() as u64), 1);
         drop(state);
         wake.durable(&flush);
@@ -80,6 +149,22 @@ impl MemoryLog {
 
     pub(crate) fn pending(&self) -> usize {
         self.0.lock().unwrap().pending.len()
+    }
+
+    /// What a restart finds after a crash that kept so much of what had reached the disk.
+    fn after_events(&self, count: usize) -> (Arc<Self>, Keeper, Durability) {
+        let mut after = State::default();
+        self.0.lock().unwrap().events[..count].iter().cloned().for_each(|event| after.happen(event));
+        let (from, mut tower) = match &after.checkpoint {
+            Some((at, sections)) => (*at, snapshot::restore(sections).unwrap()),
+            None => (0, Tower::default()),
+        };
+        after.written[from..].iter().for_each(|step| tower.apply(Record::decode(step).unwrap()));
+        let last = Ticket(after.written.len() as u64);
+        let log = Arc::new(Self(Mutex::new(after)));
+        super::blobs::find(&*log, &mut tower).unwrap();
+        let (keeper, durability) = Keeper::new(tower, Arc::clone(&log) as Arc<dyn Log>, last);
+        (log, keeper, durability)
     }
 
     /// What a restart finds after a crash that kept so many steps.

@@ -1,8 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::receipt::Receipt;
+use crate::receipt::{BlobReceipt, Receipt};
 use crate::samples::registration;
+use crate::sealed::{Hint, SEALED_BYTES};
 use proptest::prelude::*;
 use secp256k1::SecretKey;
 
@@ -12,6 +13,8 @@ fn one_of_each() -> Vec<Message> {
     let outpoint = registration(1).funding_outpoint;
     let held = Held { handle, funding_outpoint: outpoint, next: number, time_s: 0, is_resolved: true };
     let key = SecretKey::from_slice(&[5; 32]).unwrap();
+    let group = Group([7; 16]);
+    let held_group = HeldGroup { group, next: 1 << 40, time_s: 0 };
     let refused = |about| Message::Refused { about, reason: Reason::Gap, next: number, text: "a gap".to_owned() };
     vec![
         Message::Hello { version: 1, chain_hash: ChainHash::from([3; 32]) },
@@ -34,6 +37,18 @@ fn one_of_each() -> Vec<Message> {
         Message::PreimagesTaken { handle, count: 4 },
         Message::Forget(handle),
         Message::Forgotten(handle),
+        Message::ListGroups,
+        Message::Groups { is_last: true, blobs_max: 9, held: vec![held_group, held_group] },
+        Message::Groups { is_last: false, blobs_max: 0, held: Vec::new() },
+        Message::Blob {
+            group,
+            sequence: 1 << 40,
+            sealed: Sealed { hint: Hint([6; 16]), bytes: vec![8; SEALED_BYTES] },
+        },
+        Message::BlobAck { group, next: 1 << 40, time_s: 8, signature: BlobReceipt::sign(&key, group, 3, 8).signature },
+        refused(About::Group(group)),
+        Message::Release(group),
+        Message::Released(group),
         Message::Ping,
         Message::Pong,
         Message::Error("enough".to_owned()),
@@ -69,6 +84,12 @@ fn update_has_42_bytes_of_payload() {
 }
 
 #[test]
+fn blob_has_468_bytes_of_payload() {
+    let blob = one_of_each().into_iter().find(|message| matches!(message, Message::Blob { .. })).unwrap();
+    assert_eq!(encoded(&blob).len(), 2 + 16 + 8 + 16 + SEALED_BYTES);
+}
+
+#[test]
 fn cut_anywhere_or_lengthened_is_refused_or_another_whole_message() {
     for message in one_of_each() {
         let mut bytes = encoded(&message);
@@ -94,7 +115,9 @@ fn more_than_the_maxima() {
     };
     let too_many_preimages =
         Message::Preimages { handle: Handle(0), first: 0, preimages: vec![[0; 32]; PREIMAGES_MAX + 1] };
-    for message in [too_many, too_many_preimages] {
+    let held = HeldGroup { group: Group([0; 16]), next: 0, time_s: 0 };
+    let too_many_groups = Message::Groups { is_last: true, blobs_max: 0, held: vec![held; GROUPS_MAX + 1] };
+    for message in [too_many, too_many_preimages, too_many_groups] {
         assert!(matches!(Message::decode(&encoded(&message)), Err(DecodeError::Field { .. })));
     }
     let mut text = encoded(&Message::Error("é".repeat(400)));
@@ -113,7 +136,7 @@ fn debug_shows_no_secret() {
 
 proptest! {
     #[test]
-    fn whatever_comes_is_read_whole_or_refused(kind in 0_u16..20, body in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn whatever_comes_is_read_whole_or_refused(kind in 0_u16..24, body in proptest::collection::vec(any::<u8>(), 0..300)) {
         let bytes = [&kind.to_be_bytes()[..], &body].concat();
         if let Ok(message) = Message::decode(&bytes) {
             prop_assert_eq!(encoded(&message), bytes);

@@ -8,10 +8,13 @@ use millrace_wire::Sat;
 use secp256k1::{SECP256K1, SecretKey};
 
 use super::*;
-use crate::samples::registration;
+use crate::samples::{Sample, registration};
+use crate::sealed::{BadSealed, open, seal};
 use crate::snapshot;
 use crate::story::{NewOutput, OutputKind};
 use crate::tower::Tower;
+use crate::vault::{Loot, Why};
+use millrace_channel::terms::CommitmentFormat;
 
 /// One line each: the record's name, and its bytes.
 const SAMPLES: &str = include_str!("samples.txt");
@@ -51,6 +54,33 @@ fn one_of_each() -> Vec<(&'static str, Record)> {
         ("forgotten", Record::Forgotten { handle }),
         ("checked", Record::Checked { handle }),
     ]
+    .into_iter()
+    .chain(one_of_each_of_blob_mode().into_iter().map(|(name, record)| (name, Record::Blob(record))))
+    .collect()
+}
+
+fn one_of_each_of_blob_mode() -> Vec<(&'static str, BlobRecord)> {
+    let (id, blob) = (GroupId(0), BlobRef { group: GroupId(0), sequence: 0 });
+    let sample = Sample::new(1, CommitmentFormat::Anchors);
+    let commitment = sample.commitment(3, 2_000_000, 0, 0);
+    let (vout, height) = (commitment.to_local.unwrap(), BlockHeight(800_000));
+    let value = Sat::from(commitment.output(vout).value);
+    let sealed = seal(&sample.registration(), &sample.secret(3), &commitment.txid, vout, value).unwrap();
+    let opened = open(&commitment.tx, &sealed.bytes).unwrap();
+    let outpoint = opened.outpoint;
+    let catch = Catch { blob, loot: Loot { opened, height }, spent: None, is_over: false };
+    let spent = CatchSpent { by: Txid::from_byte_array([0xcc; 32]), height, to_sweep: true };
+    let unopened = Unopened { blob, txid: commitment.txid, height, why: Why::Bad(BadSealed::Signature(2)) };
+    vec![
+        ("blobs_allowed", BlobRecord::Allowed { client: client(), blobs_max: 1_000 }),
+        ("group_opened", BlobRecord::Opened { id, client: client(), group: Group([7; 16]) }),
+        ("blob_taken", BlobRecord::Taken { blob, time_s: 1_700_000_000, hint: sealed.hint, bytes: sealed.bytes }),
+        ("blob_caught", BlobRecord::Caught { catch: Box::new(catch) }),
+        ("blob_unopened", BlobRecord::Unopened(unopened)),
+        ("catch_spent", BlobRecord::Spent { outpoint, spent }),
+        ("catch_over", BlobRecord::Over { outpoint }),
+        ("group_released", BlobRecord::Released { id }),
+    ]
 }
 
 #[test]
@@ -59,7 +89,7 @@ fn stored_samples_of_version_1_are_read_and_written() {
     let made: Vec<(&str, String)> =
         one_of_each().iter().map(|(name, record)| (*name, hex::encode(record.encode()))).collect();
     let shown: Vec<String> = made.iter().map(|(name, bytes)| format!("{name} {bytes}")).collect();
-    assert_eq!(stored.len(), made.len() + 1, "{}", shown.join("\n"));
+    assert_eq!(stored.len(), made.len() + 2, "{}", shown.join("\n"));
     assert!(stored.iter().zip(&made).all(|(stored, made)| stored.1 == made.1), "{}", shown.join("\n"));
     for ((name, record), (stored_name, bytes)) in one_of_each().into_iter().zip(&stored) {
         assert_eq!(name, *stored_name);
@@ -83,6 +113,19 @@ fn stored_checkpoint_of_version_1_is_read_and_written() {
     assert_eq!(stored, made.join(","), "{}", made.join(","));
     let restored = snapshot::restore(&sections).unwrap();
     assert_eq!(restored.channel(Handle(0)), tower.channel(Handle(0)));
+    assert_eq!(snapshot::sections(&restored), sections);
+}
+
+#[test]
+fn stored_checkpoint_of_blob_mode_is_read_and_written() {
+    let mut tower = Tower::default();
+    let told = one_of_each_of_blob_mode().into_iter().filter(|(name, _)| *name != "group_released");
+    told.for_each(|(_, record)| tower.apply(Record::Blob(record)));
+    let sections = snapshot::sections(&tower);
+    let made = hex::encode(&sections[1].bytes);
+    let stored = SAMPLES.lines().find_map(|line| line.strip_prefix("vault "));
+    assert_eq!((sections.len(), stored), (2, Some(made.as_str())), "{made}");
+    let restored = snapshot::restore(&sections).unwrap();
     assert_eq!(snapshot::sections(&restored), sections);
 }
 

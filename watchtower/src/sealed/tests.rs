@@ -103,3 +103,40 @@ fn too_little_to_take_is_not_sealed() {
     assert!(of(2_000).is_some());
     assert_eq!(seal(&sample.registration(), &[0; 32], &txid, 0, Sat(2_000_000)), None);
 }
+
+/// Opens what somebody has sealed by hand: a penalty for an output with this script, signed by its key.
+fn by_hand(found: &Script, sweep: &ScriptBuf) -> Result<Opened, BadSealed> {
+    let sample = Sample::new(1, CommitmentFormat::Anchors);
+    let mut tx = sample.commitment(3, 2_000_000, 0, 0).tx;
+    let value = Sat(1_000_000);
+    tx.output.push(TxOut { value: value.to_amount(), script_pubkey: found.to_p2wsh() });
+    let txid = tx.compute_txid();
+    let outpoint = OutPoint { txid, vout: u32::try_from(tx.output.len() - 1).unwrap() };
+    let mut content = vec![VERSION];
+    put_script(&mut content, found, SCRIPT_BYTES_MAX);
+    put_script(&mut content, sweep, SWEEP_BYTES_MAX);
+    for feerate in LADDER {
+        let penalty = unsigned(outpoint, value, found, sweep, feerate).unwrap();
+        let digest = p2wsh_digest(&penalty, 0, found, value, EcdsaSighashType::All);
+        content.extend_from_slice(&millrace_channel::curve::sign(&digest, &key()).serialize_compact());
+    }
+    content.resize(CONTENT_BYTES, 0);
+    open(&tx, &encrypt(&txid, hint_of(&txid), &content))
+}
+
+fn key() -> secp256k1::SecretKey {
+    secp256k1::SecretKey::from_slice(&[3; 32]).unwrap()
+}
+
+#[test]
+fn delay_is_read_from_every_script_that_is_to_local_to_the_byte() {
+    let (revocation, delayed) = (key().public_key(secp256k1::SECP256K1), Sample::new(1, CommitmentFormat::Anchors));
+    let delayed = delayed.remote.basepoints().delayed_payment;
+    for delay in [0, 1, 16, 17, 127, 128, 144, 255, 256, 2_016, 32_767, 32_768, 65_535] {
+        let found = script::to_local(&revocation, delay, &delayed);
+        assert_eq!(by_hand(&found, &wallet(7)).unwrap().delay(), delay);
+        let last = ScriptBuf::from_bytes([&found.as_bytes()[..found.len() - 1], &[0x51]].concat());
+        assert_eq!(by_hand(&last, &wallet(7)), Err(BadSealed::Content), "{delay}");
+        assert_eq!(by_hand(&found, &ScriptBuf::from_bytes(vec![0x6a; 22])), Err(BadSealed::Content), "{delay}");
+    }
+}

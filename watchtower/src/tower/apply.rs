@@ -49,6 +49,7 @@ impl Tower {
             Record::Disconnected { height } => {
                 self.blocks.retain(|(other, _)| *other < height);
                 self.take_back(height);
+                self.vault.take_back(height);
             }
             Record::Resolved { handle } => self.apply_resolved(handle),
             Record::PreimagesTaken { handle, count } => self.change(handle, |watched| watched.preimages_taken = count),
@@ -57,6 +58,7 @@ impl Tower {
                 self.unchecked.remove(&handle);
                 self.change(handle, |watched| watched.is_checked = true);
             }
+            Record::Blob(record) => self.vault.apply(record),
         }
     }
 

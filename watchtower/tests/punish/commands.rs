@@ -29,6 +29,17 @@ fn owner_lets_a_node_in_looks_and_stops_it() {
     assert_eq!((&status["clients"][0]["channels_max"], &status["network"]), (&7.into(), &"regtest".into()));
     assert!(text(&tower.ask(&["status"]).stdout).contains("0 of 7 channels"));
 
+    // What is not named stays as it is.
+    let blobs = tower.ask(&["allow", &client, "--blobs", "90"]);
+    assert_eq!(text(&blobs.stdout).trim(), format!("{client} may hand over 90 blobs."));
+    let numbers = |status: &serde_json::Value| {
+        ["channels_max", "blobs_max"].map(|name| status["clients"][0][name].as_u64().unwrap())
+    };
+    assert_eq!(numbers(&tower.status()), [7, 90]);
+    assert!(tower.ask(&["allow", &client, "--channels", "8"]).status.success());
+    assert_eq!(numbers(&tower.status()), [8, 90]);
+    assert!(text(&tower.ask(&["status"]).stdout).contains("0 of 90 blobs"));
+
     let mode = |name: &str| std::fs::metadata(tower.folder.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(""), mode("admin.sock"), mode("tower.key"), mode("journal")), (0o700, 0o600, 0o600, 0o700));
 

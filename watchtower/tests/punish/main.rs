@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod blobs;
 mod cheat;
 mod commands;
 mod program;

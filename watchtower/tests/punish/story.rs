@@ -12,18 +12,18 @@ use serde_json::json;
 use crate::cheat::{Channel, Cheat, DELAY, sweep_script};
 use crate::program::{LIMIT, Tower, eventually};
 
-fn node_key() -> SecretKey {
+pub(crate) fn node_key() -> SecretKey {
     SecretKey::from_slice(&[9; 32]).unwrap()
 }
 
-fn config(tower: &Tower) -> Config {
+pub(crate) fn config(tower: &Tower) -> Config {
     let (key, address) = tower.address.split_once('@').unwrap();
     let chain_hash = ChainHash::using_genesis_block_const(Network::Regtest);
     Config::new(key.parse().unwrap(), address.to_owned(), node_key(), chain_hash)
 }
 
 /// The node tells its tower of the channels, waits until it has everything, and is off.
-async fn tell(tower: &Tower, channels: &[Channel], revealed: u64) {
+pub(crate) async fn tell(tower: &Tower, channels: &[Channel], revealed: u64) {
     let (client, _events) = Client::start(config(tower));
     for channel in channels {
         let id = client.register(channel.registration(), channel.secrets(revealed));
@@ -33,39 +33,45 @@ async fn tell(tower: &Tower, channels: &[Channel], revealed: u64) {
     }
 }
 
-struct Scene {
-    bitcoind: Bitcoind,
-    tower: Tower,
+pub(crate) struct Scene {
+    pub(crate) bitcoind: Bitcoind,
+    pub(crate) tower: Tower,
     _home: tempfile::TempDir,
 }
 
 impl Scene {
     fn new() -> Self {
-        let bitcoind = Bitcoind::start(Options::default()).unwrap();
+        let scene = Self::with(Options::default());
+        let client = node_key().public_key(SECP256K1).to_string();
+        assert!(scene.tower.ask(&["allow", &client]).status.success());
+        scene
+    }
+
+    /// On such a bitcoind, with nobody let in.
+    pub(crate) fn with(options: Options) -> Self {
+        let bitcoind = Bitcoind::start(options).unwrap();
         bitcoind.mine_to_wallet(110).unwrap();
         let home = tempfile::tempdir().unwrap();
         let tower = Tower::start(home.path(), &bitcoind);
-        let client = node_key().public_key(SECP256K1).to_string();
-        assert!(tower.ask(&["allow", &client]).status.success());
         Self { bitcoind, tower, _home: home }
     }
 
-    fn send(&self, tx: &Transaction) -> Txid {
+    pub(crate) fn send(&self, tx: &Transaction) -> Txid {
         self.bitcoind.call("sendrawtransaction", &json!([serialize_hex(tx)])).unwrap();
         tx.compute_txid()
     }
 
-    fn mine(&self) {
+    pub(crate) fn mine(&self) {
         self.bitcoind.mine_to_wallet(1).unwrap();
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.tower.kill();
         self.tower.run();
     }
 
     /// Waits until penalties that spend so many outputs of these transactions are in the mempool.
-    fn penalties(&self, of: &[Txid], inputs: usize) {
+    pub(crate) fn penalties(&self, of: &[Txid], inputs: usize) {
         let spends = || {
             let mempool = self.bitcoind.mempool().unwrap();
             let count = mempool.iter().map(|txid| {
@@ -84,7 +90,7 @@ impl Scene {
     }
 
     /// What the sweep script has in the chain.
-    fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         let descriptor = format!("raw({})", sweep_script().to_hex_string());
         let found = self.bitcoind.call("scantxoutset", &json!(["start", [descriptor]])).unwrap();
         (found["total_amount"].as_f64().unwrap() * 1e8).round() as u64

@@ -1,0 +1,351 @@
+//! Blobs that are on their way to a tower, and what it is known to have of each group.
+//!
+//! Between the callers, who hand over, and the task, which tells. The lock is held for a look or a change, never while anything
+//! is awaited.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::{BlobProgress, HandOverError};
+use crate::client::line::Due;
+use crate::message::Message;
+use crate::receipt::BlobReceipt;
+use crate::sealed::Sealed;
+use crate::vault::{Group, HeldGroup};
+
+const LOCK: &str = "nothing panics while the queue is locked";
+
+/// Blobs that were told and are not acknowledged, of all groups: the tower answers at its disk's pace, and has room for so many
+/// answers.
+const IN_FLIGHT_MAX: u64 = 512;
+/// Groups that a tower may speak of: many more than a node has channels.
+const AT_TOWER_MAX: usize = 100_000;
+
+pub(super) struct Queue {
+    state: Mutex<State>,
+    waiting_max: usize,
+}
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<Group, Entry>,
+    /// Groups with something to tell.
+    dirty: BTreeSet<Group>,
+    /// The one that had to wait, and is the first next time.
+    first: Option<Group>,
+    /// Groups whose caller found no room.
+    hungry: BTreeSet<Group>,
+    /// Blobs that are kept here.
+    waiting: usize,
+    /// Blobs that were told on this connection and are not answered.
+    in_flight: u64,
+    /// What the tower has said that it has.
+    at_tower: BTreeMap<Group, u64>,
+}
+
+struct Entry {
+    progress: watch::Sender<BlobProgress>,
+    /// From the number that is acknowledged on.
+    waiting: VecDeque<Sealed>,
+    release: bool,
+    // For this connection.
+    /// The lowest number that was not told.
+    told: u64,
+    is_releasing: bool,
+    /// Not before then, after a refusal.
+    rests_until: Option<Instant>,
+}
+
+impl Queue {
+    pub(super) fn new(waiting_max: usize) -> Self {
+        Self { state: Mutex::default(), waiting_max }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect(LOCK)
+    }
+
+    // ---- The caller -------------------------------------------------------------------------------------------------
+
+    pub(super) fn register(&self, group: Group, acknowledged: u64, noted: u64) -> watch::Receiver<BlobProgress> {
+        let mut state = self.lock();
+        let at_tower = state.at_tower.get(&group).copied();
+        let entry = state.entries.entry(group).or_insert_with(|| {
+            let progress = BlobProgress { noted, wanted: acknowledged, acknowledged, ..BlobProgress::default() };
+            Entry {
+                progress: watch::Sender::new(progress),
+                waiting: VecDeque::new(),
+                release: false,
+                told: acknowledged,
+                is_releasing: false,
+                rests_until: None,
+            }
+        });
+        entry.note(noted);
+        if let Some(next) = at_tower.filter(|_| entry.waiting.is_empty()) {
+            entry.has_acknowledged(next, None);
+        }
+        let progress = entry.progress.subscribe();
+        state.dirty.insert(group);
+        progress
+    }
+
+    pub(super) fn hand_over(&self, group: Group, sequence: u64, sealed: Sealed) -> Result<(), HandOverError> {
+        let mut state = self.lock();
+        let is_full = state.waiting >= self.waiting_max;
+        let entry = state.entries.get_mut(&group).ok_or(HandOverError::Unknown(group))?;
+        if entry.progress.borrow().is_tower_ahead {
+            return Err(HandOverError::TowerAhead { next: entry.acknowledged() });
+        }
+        entry.note(sequence.saturating_add(1));
+        let wanted = entry.wanted();
+        if sequence < wanted {
+            return Ok(());
+        }
+        if sequence > wanted {
+            return Err(HandOverError::OutOfOrder { wanted });
+        }
+        if is_full {
+            state.hungry.insert(group);
+            return Err(HandOverError::Full { max: self.waiting_max });
+        }
+        entry.waiting.push_back(sealed);
+        entry.progress.send_modify(|progress| progress.wanted = sequence.saturating_add(1));
+        state.waiting += 1;
+        state.dirty.insert(group);
+        Ok(())
+    }
+
+    pub(super) fn release(&self, group: Group) {
+        let mut state = self.lock();
+        let State { entries, dirty, .. } = &mut *state;
+        if let Some(entry) = entries.get_mut(&group) {
+            entry.release = true;
+            dirty.insert(group);
+        }
+    }
+
+    pub(super) fn progress(&self, group: Group) -> Option<watch::Receiver<BlobProgress>> {
+        self.lock().entries.get(&group).map(|entry| entry.progress.subscribe())
+    }
+
+    pub(super) fn all_progress(&self) -> Vec<(Group, BlobProgress)> {
+        self.lock().entries.iter().map(|(group, entry)| (*group, entry.progress.borrow().clone())).collect()
+    }
+
+    pub(super) fn strangers(&self) -> Vec<Group> {
+        let state = self.lock();
+        state.at_tower.keys().filter(|group| !state.entries.contains_key(group)).copied().collect()
+    }
+
+    pub(super) fn lag(&self, group: Group) -> u64 {
+        self.lock().entries.get(&group).map_or(0, |entry| entry.progress.borrow().lag())
+    }
+
+    // ---- The tower --------------------------------------------------------------------------------------------------
+
+    pub(super) fn begin(&self) {
+        let mut state = self.lock();
+        let State { entries, dirty, in_flight, at_tower, .. } = &mut *state;
+        *in_flight = 0;
+        at_tower.clear();
+        for (group, entry) in entries {
+            entry.told = entry.acknowledged();
+            entry.is_releasing = false;
+            entry.rests_until = None;
+            dirty.insert(*group);
+        }
+    }
+
+    /// What the tower has. `false` if it speaks of more than anybody has.
+    pub(super) fn on_account(&self, held: &[HeldGroup]) -> bool {
+        let mut state = self.lock();
+        state.at_tower.extend(held.iter().map(|held| (held.group, held.next)));
+        state.at_tower.len() <= AT_TOWER_MAX
+    }
+
+    /// The account is whole: of a group that is not in it, the tower has nothing.
+    pub(super) fn settle_account(&self) {
+        let mut state = self.lock();
+        let State { entries, at_tower, .. } = &mut *state;
+        for (group, entry) in entries {
+            entry.has_acknowledged(at_tower.get(group).copied().unwrap_or(0), None);
+        }
+        state.count_waiting();
+    }
+
+    /// A receipt. `count` is told how many blobs more the tower has, before the caller is. `false` if the receipt is for what was
+    /// never told.
+    pub(super) fn on_ack(&self, receipt: BlobReceipt, count: impl FnOnce(u64)) -> bool {
+        let mut state = self.lock();
+        let State { entries, dirty, in_flight, waiting, at_tower, .. } = &mut *state;
+        let Some(entry) = entries.get_mut(&receipt.group) else { return false };
+        let before = entry.acknowledged();
+        if receipt.next > entry.wanted() {
+            return false;
+        }
+        // One that was on its way when the tower was asked for all it has says nothing new.
+        if receipt.next < before {
+            return true;
+        }
+        let more = receipt.next.saturating_sub(before);
+        count(more);
+        let kept = entry.waiting.len();
+        entry.told = entry.told.max(receipt.next);
+        entry.has_acknowledged(receipt.next, Some(receipt));
+        *waiting = waiting.saturating_sub(kept - entry.waiting.len());
+        *in_flight = in_flight.saturating_sub(more);
+        at_tower.insert(receipt.group, receipt.next);
+        dirty.insert(receipt.group);
+        state.wake_hungry();
+        true
+    }
+
+    /// A refusal about a group: it rests, unless the tower names another one than was told that comes next.
+    pub(super) fn on_refused(&self, group: Group, text: &str, next: Option<u64>, rest: Duration) {
+        let mut state = self.lock();
+        let State { entries, dirty, in_flight, .. } = &mut *state;
+        let Some(entry) = entries.get_mut(&group) else { return };
+        *in_flight = in_flight.saturating_sub(entry.told.saturating_sub(entry.acknowledged()));
+        entry.told = entry.acknowledged();
+        if std::mem::take(&mut entry.is_releasing) {
+            // It is kept, until the caller asks again.
+            entry.release = false;
+        }
+        match next.filter(|next| *next != entry.acknowledged()) {
+            Some(next) => entry.has_acknowledged(next, None),
+            None => {
+                // Those that were told after the first that was refused only say that there is a gap.
+                if next.is_none() {
+                    entry.progress.send_modify(|progress| progress.refused = Some(text.to_owned()));
+                }
+                entry.rests_until = Some(Instant::now() + rest);
+            }
+        }
+        dirty.insert(group);
+        state.count_waiting();
+    }
+
+    pub(super) fn on_released(&self, group: Group) {
+        let mut state = self.lock();
+        state.at_tower.remove(&group);
+        if state.entries.get(&group).is_some_and(|entry| entry.release) {
+            state.entries.remove(&group);
+            state.dirty.remove(&group);
+            state.hungry.remove(&group);
+            state.count_waiting();
+        }
+    }
+
+    /// What is to be told now, at most `max` messages.
+    pub(super) fn due(&self, now: Instant, max: usize) -> Due {
+        let mut state = self.lock();
+        let State { entries, dirty, first, in_flight, .. } = &mut *state;
+        let mut due = Due { messages: Vec::new(), next: None };
+        let begin = first.take().unwrap_or(Group([0; 16]));
+        let order: Vec<Group> = dirty.range(begin..).chain(dirty.range(..begin)).copied().collect();
+        for group in order {
+            let room = max.saturating_sub(due.messages.len());
+            let window = usize::try_from(IN_FLIGHT_MAX.saturating_sub(*in_flight)).unwrap_or(0);
+            let Some(entry) = entries.get_mut(&group) else { continue };
+            if room == 0 {
+                due.next = Some(now);
+                *first = Some(group);
+                break;
+            }
+            if window == 0 {
+                // An answer brings it up again.
+                *first = Some(group);
+                break;
+            }
+            if let Some(until) = entry.rests_until.filter(|until| *until > now) {
+                due.next = Some(due.next.map_or(until, |next| next.min(until)));
+                continue;
+            }
+            entry.rests_until = None;
+            let before = due.messages.len();
+            let is_done = entry.tell(group, room.min(window), &mut due.messages);
+            *in_flight +=
+                due.messages[before..].iter().filter(|told| matches!(told, Message::Blob { .. })).count() as u64;
+            if is_done {
+                dirty.remove(&group);
+            }
+        }
+        due
+    }
+}
+
+impl State {
+    fn count_waiting(&mut self) {
+        self.waiting = self.entries.values().map(|entry| entry.waiting.len()).sum();
+        self.wake_hungry();
+    }
+
+    /// There may be room: whoever found none looks again.
+    fn wake_hungry(&mut self) {
+        for group in std::mem::take(&mut self.hungry) {
+            if let Some(entry) = self.entries.get(&group) {
+                entry.progress.send_modify(|_| {});
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn acknowledged(&self) -> u64 {
+        self.progress.borrow().acknowledged
+    }
+
+    fn wanted(&self) -> u64 {
+        self.acknowledged().saturating_add(self.waiting.len() as u64)
+    }
+
+    fn note(&self, noted: u64) {
+        self.progress.send_if_modified(|progress| {
+            let is_new = noted > progress.noted;
+            progress.noted = progress.noted.max(noted);
+            is_new
+        });
+    }
+
+    /// The tower has all below `next`, by its own words: what it lacks is wanted, what it has is not.
+    fn has_acknowledged(&mut self, next: u64, receipt: Option<BlobReceipt>) {
+        let before = self.acknowledged();
+        match next.checked_sub(before).and_then(|more| usize::try_from(more).ok()) {
+            Some(more) => _ = self.waiting.drain(..more.min(self.waiting.len())),
+            None => self.waiting.clear(),
+        }
+        self.told = self.told.clamp(next, next.saturating_add(self.waiting.len() as u64));
+        let wanted = next.saturating_add(self.waiting.len() as u64);
+        self.progress.send_modify(|progress| {
+            progress.is_tower_behind = next < before || (progress.is_tower_behind && next <= before);
+            progress.is_tower_ahead = next > progress.noted;
+            (progress.acknowledged, progress.wanted) = (next, wanted);
+            if receipt.is_some() {
+                progress.receipt = receipt;
+                progress.refused = None;
+            }
+        });
+    }
+
+    /// Adds at most `max` of what is to be told; whether that was all.
+    fn tell(&mut self, group: Group, max: usize, out: &mut Vec<Message>) -> bool {
+        if self.release {
+            if !std::mem::replace(&mut self.is_releasing, true) {
+                out.push(Message::Release(group));
+            }
+            return true;
+        }
+        let acknowledged = self.acknowledged();
+        let skip = usize::try_from(self.told.saturating_sub(acknowledged)).unwrap_or(usize::MAX);
+        let waiting = self.waiting.iter().skip(skip);
+        for (sequence, sealed) in (self.told..).zip(waiting.take(max)) {
+            out.push(Message::Blob { group, sequence, sealed: sealed.clone() });
+            self.told = sequence.saturating_add(1);
+        }
+        self.told >= self.wanted()
+    }
+}

@@ -1,0 +1,112 @@
+//! Nothing is broadcast before the journal has the breach, in either mode.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, Mutex};
+
+use bitcoin::hashes::Hash;
+use bitcoin::{BlockHash, Network};
+use millrace_chain::bitcoind::Answers;
+use millrace_channel::terms::CommitmentFormat;
+use millrace_journal::Ticket;
+use millrace_wire::CommitmentNumber;
+use secp256k1::{SECP256K1, SecretKey};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::keeper::tests::MemoryLog;
+use crate::keeper::{Log, Promised};
+use crate::samples::Sample;
+use crate::sealed::seal;
+use crate::tower::Tower;
+use crate::vault::Group;
+
+/// A bitcoind that notes, with each transaction that it is given, how much of the journal is not durable at that moment.
+struct Noting {
+    log: Arc<MemoryLog>,
+    given: Mutex<Vec<usize>>,
+}
+
+impl Answers for Noting {
+    fn answer(&self, method: &str, _: &[Value]) -> Result<Value, ChainError> {
+        assert_eq!(method, "sendrawtransaction");
+        self.given.lock().unwrap().push(self.log.pending());
+        Ok(json!("00".repeat(32)))
+    }
+}
+
+/// A guard at the tip whose keeper knows one channel, by its key or by a blob.
+async fn guard(log: &Arc<MemoryLog>, with_blob: bool) -> (Guard, Arc<Noting>, Sample) {
+    let sample = Sample::new(1, CommitmentFormat::Anchors);
+    let (mut keeper, durability) = Keeper::new(Tower::default(), Arc::clone(log) as Arc<dyn Log>, Ticket(0));
+    let client = SecretKey::from_slice(&[1; 32]).unwrap().public_key(SECP256K1);
+    let commitment = sample.commitment(0, 2_000_000, 0, 0);
+    if with_blob {
+        let Promised { .. } = keeper.allow_blobs(client, 1).unwrap();
+        let vout = commitment.to_local.unwrap();
+        let value = Sat::from(commitment.output(vout).value);
+        let sealed = seal(&sample.registration(), &sample.secret(0), &commitment.txid, vout, value).unwrap();
+        let Promised { .. } = keeper.take_blob(&client, Group([1; 16]), 0, sealed, 0).unwrap();
+    } else {
+        let Promised { .. } = keeper.allow(client, 1).unwrap();
+        let handle = keeper.register(client, sample.registration()).unwrap().answer.handle;
+        let Promised { .. } = keeper.reveal(&client, handle, CommitmentNumber(0), sample.secret(0), 0).unwrap();
+        let Promised { .. } = keeper.checked([handle]);
+    }
+    log.flush();
+    let Promised { .. } = keeper.connect(BlockHeight(7), BlockHash::hash(&[7]), &[commitment.tx]);
+    let (desk, _thread) = Desk::open(keeper).unwrap();
+    let noting = Arc::new(Noting { log: Arc::clone(log), given: Mutex::default() });
+    let bitcoind = Bitcoind::within(Arc::clone(&noting) as Arc<dyn Answers>, Network::Regtest);
+    let (_, sync) = watch::channel(SyncState::Synced { height: 7 });
+    let (_, fees) = watch::channel(FeeEstimates::fallback(Network::Regtest));
+    let guard = Guard {
+        broadcaster: Broadcaster::start(bitcoind.clone(), sync.clone()),
+        bitcoind,
+        desk,
+        durability,
+        fees,
+        sync,
+        view: watch::channel(first_view()).0,
+        bids: BTreeMap::new(),
+        since: BTreeMap::new(),
+        is_at_tip: true,
+    };
+    (guard, noting, sample)
+}
+
+async fn check(with_blob: bool) {
+    let log = Arc::new(MemoryLog::default());
+    let (mut guard, noting, _sample) = guard(&log, with_blob).await;
+    let desk = guard.desk.clone();
+    {
+        let acting = guard.act();
+        tokio::pin!(acting);
+        // Time for many more steps than a broadcast takes: each turn has the keeper answer once.
+        for _ in 0..1_000 {
+            tokio::select! {
+                biased;
+                ended = &mut acting => panic!("it did not wait for the disk: {ended:?}"),
+                asked = desk.ask(|_| ()) => asked.unwrap(),
+            }
+        }
+        assert!(log.pending() > 0 && noting.given.lock().unwrap().is_empty());
+        log.flush();
+        acting.await.unwrap();
+    }
+    assert_eq!(*noting.given.lock().unwrap(), [0], "once, and after everything was on the disk");
+    assert_eq!(guard.bids.len(), 1);
+    // Nothing new has happened: nothing is made again.
+    guard.act().await.unwrap();
+    assert_eq!(noting.given.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn breach_by_the_key_is_on_disk_before_the_first_broadcast() {
+    check(false).await;
+}
+
+#[tokio::test]
+async fn breach_by_a_blob_is_on_disk_before_the_first_broadcast() {
+    check(true).await;
+}
