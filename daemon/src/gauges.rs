@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use ::metrics::{counter, gauge};
 use millrace_journal::{Journal, Stats};
+use millrace_watchtower::client::Link;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::channels::{ChannelSnapshot, ChannelState, Registry};
 use crate::gossip::Gossip;
 use crate::metrics;
 use crate::peer::Peers;
+use crate::towers::{Shown, Towers};
 use crate::view::View;
 use crate::wallet::{Balance, WalletHandle};
 
@@ -40,6 +42,8 @@ pub(crate) struct Watched {
     pub(crate) view: Arc<View>,
     /// The public graph.
     pub(crate) gossip: Gossip,
+    /// The watchtowers.
+    pub(crate) towers: Arc<Towers>,
 }
 
 impl Watched {
@@ -58,6 +62,7 @@ impl Watched {
             let graph = self.gossip.info().await;
             gauge!(metrics::GRAPH_CHANNELS).set(count(graph.channels));
             gauge!(metrics::GRAPH_NODES).set(count(graph.nodes));
+            tell_towers(&self.towers.shown());
             let stats = self.journal.stats();
             tell_journal(&before, &stats);
             before = stats;
@@ -89,6 +94,13 @@ fn tell_channels(channels: &[Arc<ChannelSnapshot>], closed: usize) {
     gauge!(metrics::HTLCS, "direction" => "offered").set(count(offered));
     let received = open().map(|channel| channel.htlc_counts.remote).sum();
     gauge!(metrics::HTLCS, "direction" => "received").set(count(received));
+}
+
+fn tell_towers(towers: &[Shown]) {
+    let connected = towers.iter().filter(|tower| tower.link == Link::Up).count();
+    gauge!(metrics::TOWERS, "state" => "connected").set(count(connected));
+    gauge!(metrics::TOWERS, "state" => "away").set(count(towers.len() - connected));
+    gauge!(metrics::TOWER_LAG).set(number(towers.iter().map(Shown::lag).max().unwrap_or_default()));
 }
 
 fn tell_journal(before: &Stats, now: &Stats) {

@@ -71,6 +71,11 @@ pub const GRAPH_NODES: &str = "millrace_graph_nodes";
 /// Messages of gossip, by `outcome`.
 pub const GOSSIP_MESSAGES: &str = "millrace_gossip_messages_total";
 
+/// Watchtowers in use, by `state`.
+pub const TOWERS: &str = "millrace_towers";
+/// Revoked commitments that the tower furthest behind lacks of one channel.
+pub const TOWER_LAG: &str = "millrace_tower_lag_commitments";
+
 /// From 0.1 ms to a minute.
 const DURATION_BUCKETS: &[f64] =
     &[0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
@@ -100,6 +105,8 @@ const ROWS: &[Row] = &[
     (Kind::Gauge, GRAPH_CHANNELS, None, "Channels of the public graph."),
     (Kind::Gauge, GRAPH_NODES, None, "Nodes of the public graph that have a channel."),
     (Kind::Counter, GOSSIP_MESSAGES, None, "Messages of gossip, by what became of them."),
+    (Kind::Gauge, TOWERS, None, "Watchtowers in use, by state: connected or away."),
+    (Kind::Gauge, TOWER_LAG, None, "Revoked commitments of one channel that the tower furthest behind lacks."),
 ];
 
 /// Why there are no metrics.

@@ -206,7 +206,8 @@ impl Running {
         tracing::info!(address = %rpc.address, "serving gRPC");
         if metrics.is_some() {
             let view = rpc.archive().view;
-            tokio::spawn(Watched { registry, peers, wallet, journal, view, gossip }.tell());
+            let towers = Arc::clone(&towers);
+            tokio::spawn(Watched { registry, peers, wallet, journal, view, gossip, towers }.tell());
         }
         Ok(Self { doors, node, payments, towers, coins, sync, rpc, readiness, chain_failure })
     }

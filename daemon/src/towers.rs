@@ -7,6 +7,7 @@
 
 mod blobs;
 mod book;
+mod shown;
 mod tower;
 
 use std::collections::{BTreeSet, HashMap};
@@ -19,8 +20,8 @@ use millrace_channel::revocable::Revocable;
 use millrace_channel::secrets::RevealedSecrets;
 use millrace_channel::terms::Terms;
 use millrace_journal::Position;
-use millrace_watchtower::client::blob::{BlobConfig, BlobProgress};
-use millrace_watchtower::client::{Config, Link, Progress, Sent};
+use millrace_watchtower::client::blob::BlobConfig;
+use millrace_watchtower::client::{Config, Link, Sent};
 use millrace_watchtower::receipt::Receipt;
 use millrace_watchtower::registration::Registration;
 use millrace_wire::{ChainHash, ChannelId, CommitmentNumber, PublicKey};
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 
 use self::blobs::BlobTower;
 use self::book::{Book, ToSeal, TowerEntry};
+pub use self::shown::{Shown, ShownReceipt, WatchedChannel};
 use self::tower::{Tower, registration};
 use crate::channels::{ChannelGuards, Registry, TowerBehind};
 use crate::entry::Entry;
@@ -123,126 +125,17 @@ impl Used {
         }
     }
 
-    fn channels(&self) -> Vec<Watched> {
+    fn channels(&self) -> Vec<WatchedChannel> {
         match self {
             Self::Own(tower) => {
-                tower.client.all_progress().iter().map(|(id, _, progress)| Watched::own(*id, progress)).collect()
+                tower.client.all_progress().iter().map(|(id, _, progress)| WatchedChannel::own(*id, progress)).collect()
             }
-            Self::Foreign(tower) => {
-                tower.progress().iter().map(|(id, base, progress)| Watched::foreign(*id, *base, progress)).collect()
-            }
+            Self::Foreign(tower) => tower
+                .progress()
+                .iter()
+                .map(|(id, base, progress)| WatchedChannel::foreign(*id, *base, progress))
+                .collect(),
         }
-    }
-}
-
-/// One tower, for people.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    /// Its key.
-    pub tower: PublicKey,
-    /// Its address.
-    pub address: String,
-    /// How it is used.
-    pub mode: Mode,
-    /// The key by which it knows this node: its owner allows it.
-    pub client_key: PublicKey,
-    /// Since when it is used, in ms of Unix time.
-    pub added_ms: u64,
-    /// How it stands with the connection.
-    pub link: Link,
-    /// Whether it had all that there was, once.
-    pub is_relied_on: bool,
-    /// What was sent to it since the start.
-    pub sent: Sent,
-    /// How far it is with each channel.
-    pub channels: Vec<Watched>,
-}
-
-impl Shown {
-    /// The largest lag of all channels, in commitments.
-    #[must_use]
-    pub fn lag(&self) -> u64 {
-        self.channels.iter().map(Watched::lag).max().unwrap_or_default()
-    }
-}
-
-/// How far a tower is with a channel, for people.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Watched {
-    /// Which channel.
-    pub channel_id: ChannelId,
-    /// The first commitment that it is told of.
-    pub from: u64,
-    /// The lowest commitment that the peer has not revoked.
-    pub revoked: u64,
-    /// The lowest one that the tower is not known to have on disk.
-    pub acknowledged: u64,
-    /// What it has signed last.
-    pub receipt: Option<ShownReceipt>,
-    /// What it refuses, in its words.
-    pub refused: Option<String>,
-    /// Whether it knows of more than this node.
-    pub is_tower_ahead: bool,
-    /// Whether it has seen the channel's end.
-    pub is_resolved: bool,
-}
-
-/// What a tower has signed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ShownReceipt {
-    /// The lowest commitment, or number in the group, that it did not have.
-    pub next: u64,
-    /// When, in seconds of Unix time.
-    pub time_s: u64,
-    /// The signature, in 64 bytes.
-    pub signature: [u8; 64],
-    /// The group that it is for, of somebody else's tower.
-    pub group: Option<[u8; 16]>,
-}
-
-impl Watched {
-    fn own(channel_id: ChannelId, progress: &Progress) -> Self {
-        let receipt = progress.receipt.map(|receipt| ShownReceipt {
-            next: receipt.next.0,
-            time_s: receipt.time_s,
-            signature: receipt.signature.serialize_compact(),
-            group: None,
-        });
-        Self {
-            channel_id,
-            from: 0,
-            revoked: progress.noted,
-            acknowledged: progress.acknowledged,
-            receipt,
-            refused: progress.refused.clone(),
-            is_tower_ahead: progress.is_tower_ahead,
-            is_resolved: progress.is_resolved,
-        }
-    }
-
-    fn foreign(channel_id: ChannelId, base: u64, progress: &BlobProgress) -> Self {
-        let receipt = progress.receipt.map(|receipt| ShownReceipt {
-            next: receipt.next,
-            time_s: receipt.time_s,
-            signature: receipt.signature.serialize_compact(),
-            group: Some(receipt.group.0),
-        });
-        Self {
-            channel_id,
-            from: base,
-            revoked: base.saturating_add(progress.noted),
-            acknowledged: base.saturating_add(progress.acknowledged),
-            receipt,
-            refused: progress.refused.clone(),
-            is_tower_ahead: progress.is_tower_ahead,
-            is_resolved: false,
-        }
-    }
-
-    /// Revoked commitments that the tower is not known to have.
-    #[must_use]
-    pub const fn lag(&self) -> u64 {
-        self.revoked.saturating_sub(self.acknowledged)
     }
 }
 

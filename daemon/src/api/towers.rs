@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::once::{self, Finished, once};
 use super::{Shared, fault, parse};
 use crate::clock;
-use crate::towers::{AddError, Mode, Shown, Watched};
+use crate::towers::{AddError, Mode, Shown, WatchedChannel};
 
 /// How long the answer to `Add` waits for the first try to reach the tower.
 const FIRST_TRY: Duration = Duration::from_secs(5);
@@ -149,7 +149,7 @@ fn message(shown: &Shown) -> v1::Tower {
     }
 }
 
-fn channel(watched: &Watched) -> v1::TowerChannel {
+fn channel(watched: &WatchedChannel) -> v1::TowerChannel {
     v1::TowerChannel {
         channel_id: watched.channel_id.0.to_vec(),
         revoked: watched.revoked,
