@@ -419,7 +419,11 @@ fn several_blobs_for_one_output_are_one_catch() {
     let Promised { .. } = take(&mut keeper, GROUP, 0, good.clone());
     let Promised { .. } = take(&mut keeper, Group([8; 16]), 0, good);
     let Promised { .. } = keeper.connect(BlockHeight(7), BlockHash::hash(&[7]), &[breach]);
-    assert_eq!((outpoints(&keeper).len(), keeper.tower().vault().unopened().count()), (1, 0));
+    let vault = keeper.tower().vault();
+    assert_eq!((outpoints(&keeper).len(), vault.unopened().count()), (1, 0));
+    // The first one's; what became of it does not begin anew with the second.
+    let caught: Vec<_> = vault.catches().map(|catch| vault.group(catch.blob.group).unwrap().1).collect();
+    assert_eq!(caught, [GROUP]);
 }
 
 #[test]
