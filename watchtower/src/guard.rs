@@ -188,7 +188,7 @@ impl Guard {
         for penalty in make {
             self.submit(tip, penalty.sign()).await;
         }
-        for bid in ladder::bids(loot, tip, &rates, &self.bids, &self.since) {
+        for bid in ladder::bids(loot, tip, &rates, &self.bids) {
             self.submit(tip, bid).await;
         }
         self.tell(Some(tip), &to_take);

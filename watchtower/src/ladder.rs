@@ -2,11 +2,12 @@
 //! was broadcast before.
 //!
 //! The lowest step that suffices by the estimate for the blocks that are left; in the last blocks one step after the other up
-//! to the top, whatever the estimates say. What was bid is never bid for less.
+//! to the top, whatever the estimates say, and whether or not this tower has lived all the while. What was bid is never bid for
+//! less.
 
 use std::collections::BTreeMap;
 
-use bitcoin::{OutPoint, Txid};
+use bitcoin::Txid;
 use millrace_wire::{BlockHeight, Sat};
 
 use crate::plan::{Bid, INCREMENT, NEAR_BLOCKS, Rates, SPLIT_BLOCKS};
@@ -16,9 +17,9 @@ use crate::vault::Loot;
 /// With so few blocks left, the top is taken at once.
 const LAST_BLOCKS: u32 = 2;
 
-/// The step for an output that somebody else may take from `deadline` on, and that was first bid for at `since`.
+/// The step for an output that is in block `begun`, and that somebody else may take from `deadline` on.
 #[must_use]
-pub fn step(deadline: BlockHeight, since: BlockHeight, tip: BlockHeight, rates: &Rates) -> usize {
+pub fn step(begun: BlockHeight, deadline: BlockHeight, tip: BlockHeight, rates: &Rates) -> usize {
     let top = LADDER.len() - 1;
     let left = deadline.0.saturating_sub(tip.0);
     if left <= LAST_BLOCKS {
@@ -26,7 +27,7 @@ pub fn step(deadline: BlockHeight, since: BlockHeight, tip: BlockHeight, rates: 
     }
     let wanted = rates.urgent(left);
     let by_rate = LADDER.iter().position(|rate| *rate >= wanted).unwrap_or(top);
-    let begin = deadline.0.saturating_sub(SPLIT_BLOCKS).max(since.0);
+    let begin = deadline.0.saturating_sub(SPLIT_BLOCKS).max(begun.0);
     let whole = deadline.0.saturating_sub(begin).max(NEAR_BLOCKS) as usize;
     let gone = tip.0.saturating_sub(begin) as usize;
     let by_time = (gone * LADDER.len() / whole).min(top);
@@ -35,20 +36,13 @@ pub fn step(deadline: BlockHeight, since: BlockHeight, tip: BlockHeight, rates: 
 
 /// The penalties that should be made now, among those that could be for what was caught.
 #[must_use]
-pub fn bids(
-    loot: &[Loot],
-    tip: BlockHeight,
-    rates: &Rates,
-    bids: &BTreeMap<Txid, Bid>,
-    since: &BTreeMap<OutPoint, BlockHeight>,
-) -> Vec<Bid> {
+pub fn bids(loot: &[Loot], tip: BlockHeight, rates: &Rates, bids: &BTreeMap<Txid, Bid>) -> Vec<Bid> {
     loot.iter()
         .filter_map(|loot| {
             let outpoint = loot.outpoint();
-            let since = since.get(&outpoint).copied().unwrap_or(tip);
             let before = bids.values().filter(|bid| bid.inputs().any(|input| input == outpoint));
             let paid = before.map(|bid| bid.fee).max();
-            let step = step(loot.deadline(), since, tip, rates);
+            let step = step(loot.height, loot.deadline(), tip, rates);
             let Some(paid) = paid else { return bid(loot, step) };
             // At the end of its value, or after a restart, a higher step may pay hardly more: it would not replace anything.
             let wanted = bid(loot, step).filter(|wanted| wanted.fee > paid)?;

@@ -357,7 +357,7 @@ fn refused(keeper: &Keeper, about: About, fault: &Fault) -> Answer {
     let (reason, next) = match fault {
         Fault::Full | Fault::Stopping => (Reason::Full, none),
         Fault::Refused(refusal) => match refusal {
-            Refusal::UnknownClient(_) => (Reason::NotAllowed, none),
+            Refusal::UnknownClient(_) | Refusal::NoBlobs(_) => (Reason::NotAllowed, none),
             Refusal::TooManyChannels { .. } | Refusal::TooManyClients | Refusal::NoNames => (Reason::TooMany, none),
             Refusal::OtherRegistration(_) => (Reason::OtherRegistration, none),
             Refusal::UnknownChannel(_) => (Reason::UnknownChannel, none),

@@ -72,6 +72,9 @@ pub enum Refusal {
     /// The channel still has something to take, or may have.
     #[error("{0} is not forgotten: {1}")]
     AtRisk(Handle, &'static str),
+    /// The client may have channels watched, but hand over no blobs.
+    #[error("this tower takes no blobs from {0}; its owner lets it by `millrace-tower allow {0} --blobs N`")]
+    NoBlobs(PublicKey),
     /// The client has as many blobs as it may.
     #[error("the client has {max} blobs already, as many as it may")]
     TooManyBlobs {

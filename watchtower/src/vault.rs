@@ -179,7 +179,7 @@ impl Vault {
     ) -> Result<Vec<BlobRecord>, Refusal> {
         let max = self.quota(client);
         if max == 0 {
-            return Err(Refusal::UnknownClient(*client));
+            return Err(Refusal::NoBlobs(*client));
         }
         let found = self.by_name.get(&(*client, group)).map(|id| (*id, &self.shelves[id]));
         let next = found.map_or(0, |(_, shelf)| shelf.next());

@@ -60,13 +60,13 @@ pub struct BlobProgress {
     pub wanted: u64,
     /// The lowest one whose blob the tower is not known to have on disk.
     pub acknowledged: u64,
-    /// The newest receipt.
+    /// The newest receipt of those for the most.
     pub receipt: Option<BlobReceipt>,
     /// What the tower refuses, in its words.
     pub refused: Option<String>,
     /// Whether the tower has more than the caller has spoken of: this node's data is old (D11).
     pub is_tower_ahead: bool,
-    /// Whether the tower has lost what it had acknowledged. Without copies from `wanted` on, another group must go on.
+    /// Whether the tower has less than it once had acknowledged: the receipt proves it. Without copies from `wanted` on, another group must go on.
     pub is_tower_behind: bool,
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bitcoin::hashes::Hash;
@@ -25,18 +26,25 @@ use crate::vault::Group;
 struct Noting {
     log: Arc<MemoryLog>,
     given: Mutex<Vec<usize>>,
+    refuses: AtomicBool,
 }
 
 impl Answers for Noting {
-    fn answer(&self, method: &str, _: &[Value]) -> Result<Value, ChainError> {
+    fn answer(&self, method: &str, arguments: &[Value]) -> Result<Value, ChainError> {
         assert_eq!(method, "sendrawtransaction");
         self.given.lock().unwrap().push(self.log.pending());
-        Ok(json!("00".repeat(32)))
+        if self.refuses.load(Ordering::Relaxed) {
+            let (method, message) = (method.to_owned(), "min relay fee not met".to_owned());
+            return Err(ChainError::Rpc { method, code: -26, message });
+        }
+        let raw = hex::decode(arguments[0].as_str().unwrap()).unwrap();
+        let tx: Transaction = bitcoin::consensus::deserialize(&raw).unwrap();
+        Ok(json!(tx.compute_txid().to_string()))
     }
 }
 
 /// A guard at the tip whose keeper knows one channel, by its key or by a blob.
-async fn guard(log: &Arc<MemoryLog>, with_blob: bool) -> (Guard, Arc<Noting>, Sample) {
+async fn guard(log: &Arc<MemoryLog>, with_blob: bool) -> (Guard, Arc<Noting>, watch::Sender<SyncState>) {
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let (mut keeper, durability) = Keeper::new(Tower::default(), Arc::clone(log) as Arc<dyn Log>, Ticket(0));
     let client = SecretKey::from_slice(&[1; 32]).unwrap().public_key(SECP256K1);
@@ -56,9 +64,9 @@ async fn guard(log: &Arc<MemoryLog>, with_blob: bool) -> (Guard, Arc<Noting>, Sa
     log.flush();
     let Promised { .. } = keeper.connect(BlockHeight(7), BlockHash::hash(&[7]), &[commitment.tx]);
     let (desk, _thread) = Desk::open(keeper).unwrap();
-    let noting = Arc::new(Noting { log: Arc::clone(log), given: Mutex::default() });
+    let noting = Arc::new(Noting { log: Arc::clone(log), given: Mutex::default(), refuses: AtomicBool::new(false) });
     let bitcoind = Bitcoind::within(Arc::clone(&noting) as Arc<dyn Answers>, Network::Regtest);
-    let (_, sync) = watch::channel(SyncState::Synced { height: 7 });
+    let (blocks, sync) = watch::channel(SyncState::Synced { height: 7 });
     let (_, fees) = watch::channel(FeeEstimates::fallback(Network::Regtest));
     let guard = Guard {
         broadcaster: Broadcaster::start(bitcoind.clone(), sync.clone()),
@@ -72,12 +80,12 @@ async fn guard(log: &Arc<MemoryLog>, with_blob: bool) -> (Guard, Arc<Noting>, Sa
         since: BTreeMap::new(),
         is_at_tip: true,
     };
-    (guard, noting, sample)
+    (guard, noting, blocks)
 }
 
 async fn check(with_blob: bool) {
     let log = Arc::new(MemoryLog::default());
-    let (mut guard, noting, _sample) = guard(&log, with_blob).await;
+    let (mut guard, noting, _blocks) = guard(&log, with_blob).await;
     let desk = guard.desk.clone();
     {
         let acting = guard.act();
@@ -109,4 +117,29 @@ async fn breach_by_the_key_is_on_disk_before_the_first_broadcast() {
 #[tokio::test]
 async fn breach_by_a_blob_is_on_disk_before_the_first_broadcast() {
     check(true).await;
+}
+
+/// A refusal is never the end: what was refused stays bid, and is broadcast again with the next block.
+#[tokio::test]
+async fn penalty_that_bitcoind_refuses_is_broadcast_again_with_the_next_block() {
+    for with_blob in [false, true] {
+        let log = Arc::new(MemoryLog::default());
+        let (mut guard, noting, blocks) = guard(&log, with_blob).await;
+        log.flush();
+        noting.refuses.store(true, Ordering::Relaxed);
+        guard.act().await.unwrap();
+        assert_eq!((guard.bids.len(), noting.given.lock().unwrap().len()), (1, 1));
+        let said = guard.view.borrow().penalties[0].status.clone();
+        assert!(said.contains("min relay fee not met"), "{said}");
+        noting.refuses.store(false, Ordering::Relaxed);
+        blocks.send_replace(SyncState::Synced { height: 8 });
+        let again = async {
+            while guard.view.borrow().penalties[0].status != "in the mempool" {
+                tokio::task::yield_now().await;
+                guard.act().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), again).await.expect("again in time");
+        assert_eq!(noting.given.lock().unwrap().len(), 2);
+    }
 }

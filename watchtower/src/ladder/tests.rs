@@ -13,10 +13,10 @@ fn rates(rate: u32) -> Rates {
     Rates::new([FeeratePerKw(rate); 4])
 }
 
-/// The step with so many blocks left, of one that was first bid for so long ago.
+/// The step with so many blocks left, of an output that is there for so many.
 fn step_with(left: u32, ago: u32, rate: u32) -> usize {
     let tip = BlockHeight(1_000);
-    step(BlockHeight(tip.0 + left), BlockHeight(tip.0 - ago), tip, &rates(rate))
+    step(BlockHeight(tip.0 - ago), BlockHeight(tip.0 + left), tip, &rates(rate))
 }
 
 #[test]
@@ -30,11 +30,11 @@ fn lowest_step_that_suffices_by_the_estimate() {
 fn last_blocks_bring_it_to_the_top_one_step_after_the_other() {
     let steps: Vec<usize> = (0..=14).rev().map(|left| step_with(left, 50, 253)).collect();
     assert_eq!(steps, [0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]);
-    // What was seen late has not been tried yet.
-    assert_eq!(step_with(5, 0, 253), 0);
+    // A short delay has shorter steps.
+    assert_eq!([5, 4, 3].map(|left| step_with(left, 6 - left, 253)), [0, 1, 2]);
     assert_eq!([step_with(2, 0, 253), step_with(1, 0, 253), step_with(0, 0, 253)], [TOP; 3]);
     // After the deadline it is a race.
-    assert_eq!(step(BlockHeight(900), BlockHeight(800), BlockHeight(1_000), &rates(253)), TOP);
+    assert_eq!(step(BlockHeight(800), BlockHeight(900), BlockHeight(1_000), &rates(253)), TOP);
 }
 
 fn loot(value: u64) -> Loot {
@@ -48,8 +48,7 @@ fn loot(value: u64) -> Loot {
 
 /// The bids of a tip, with those of before, of which the last stays.
 fn bid_at(loot: &Loot, tip: u32, rate: u32, before: &mut BTreeMap<Txid, Bid>) -> Option<Bid> {
-    let since = BTreeMap::from([(loot.outpoint(), BlockHeight(500))]);
-    let made = bids(std::slice::from_ref(loot), BlockHeight(tip), &rates(rate), before, &since);
+    let made = bids(std::slice::from_ref(loot), BlockHeight(tip), &rates(rate), before);
     assert!(made.len() <= 1);
     let made = made.into_iter().next()?;
     *before = BTreeMap::from([(made.tx.compute_txid(), made.clone())]);

@@ -50,6 +50,8 @@ struct Entry {
     progress: watch::Sender<BlobProgress>,
     /// From the number that is acknowledged on.
     waiting: VecDeque<Sealed>,
+    /// The most that the tower has ever acknowledged.
+    acknowledged_max: u64,
     release: bool,
     // For this connection.
     /// The lowest number that was not told.
@@ -78,6 +80,7 @@ impl Queue {
             Entry {
                 progress: watch::Sender::new(progress),
                 waiting: VecDeque::new(),
+                acknowledged_max: acknowledged,
                 release: false,
                 told: acknowledged,
                 is_releasing: false,
@@ -319,14 +322,18 @@ impl Entry {
             None => self.waiting.clear(),
         }
         self.told = self.told.clamp(next, next.saturating_add(self.waiting.len() as u64));
-        let wanted = next.saturating_add(self.waiting.len() as u64);
+        self.acknowledged_max = self.acknowledged_max.max(next);
+        let (wanted, is_tower_behind) = (next.saturating_add(self.waiting.len() as u64), next < self.acknowledged_max);
         self.progress.send_modify(|progress| {
-            progress.is_tower_behind = next < before || (progress.is_tower_behind && next <= before);
+            progress.is_tower_behind = is_tower_behind;
             progress.is_tower_ahead = next > progress.noted;
             (progress.acknowledged, progress.wanted) = (next, wanted);
-            if receipt.is_some() {
-                progress.receipt = receipt;
+            if let Some(receipt) = receipt {
                 progress.refused = None;
+                // What proves that the tower had more is not given up.
+                if progress.receipt.is_none_or(|before| before.next <= receipt.next) {
+                    progress.receipt = Some(receipt);
+                }
             }
         });
     }

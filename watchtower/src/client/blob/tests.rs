@@ -214,9 +214,13 @@ async fn tower_that_has_lost_blobs_gets_them_again_and_is_found_out() {
     let told = until(&mut progress, "the loss", |progress| progress.is_tower_behind).await;
     assert_eq!((told.wanted, told.acknowledged, told.lag()), (0, 0, 5));
     assert_eq!(told.receipt.unwrap().next, 5);
-    // This caller has copies.
+    // This caller has copies. What the tower had once signed for is not forgotten before it has all that again.
+    hand_over_all(&client, &mut progress, GROUP, 3).await;
+    let told = progress.borrow().clone();
+    assert_eq!((told.acknowledged, told.is_tower_behind, told.receipt.unwrap().next), (3, true, 5));
     hand_over_all(&client, &mut progress, GROUP, 6).await;
-    assert_eq!(held(&site, GROUP).await, 6);
+    let told = progress.borrow().clone();
+    assert_eq!((told.is_tower_behind, told.receipt.unwrap().next, held(&site, GROUP).await), (false, 6, 6));
     site.stop().await;
 }
 
@@ -234,6 +238,18 @@ async fn tower_that_has_more_than_the_caller_knows_of_says_that_his_data_is_old(
     until(&mut progress, "old data", |progress| progress.is_tower_ahead).await;
     assert_eq!(client.hand_over(GROUP, 2, blob(77)), Err(HandOverError::TowerAhead { next: 5 }));
     assert_eq!(client.strangers(), []);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_of_channels_alone_is_told_how_its_blobs_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::fresh(folder.path()).await;
+    let client = BlobClient::start(config(&site));
+    let mut progress = client.register(GROUP, 0, 0);
+    client.hand_over(GROUP, 0, blob(0)).unwrap();
+    let refused = until(&mut progress, "a refusal", |progress| progress.refused.is_some()).await;
+    assert!(refused.refused.unwrap().contains("--blobs N"));
     site.stop().await;
 }
 
