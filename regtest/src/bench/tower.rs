@@ -133,6 +133,8 @@ pub struct Outcomes {
     pub lost: usize,
     /// What they held.
     pub lost_sat: u64,
+    /// Those of them that the cheaters have.
+    pub stolen: usize,
     /// HTLC outputs that the cheaters did not touch: the node's, once it is back.
     pub untouched: usize,
     /// Blocks between the breach and the last that the tower took.
@@ -355,6 +357,7 @@ impl Outcomes {
             fees_sat: sums.fees_sat,
             lost: sums.lost,
             lost_sat: sums.lost_sat,
+            stolen: sums.stolen,
             untouched: sums.untouched,
             blocks_needed: played.blocks_needed,
             delay: DELAY,
@@ -422,6 +425,7 @@ mod tests {
             fees_sat: 10,
             lost: 0,
             lost_sat: 0,
+            stolen: 0,
             untouched: 3,
             blocks_needed: 2,
             delay: DELAY,
