@@ -133,6 +133,17 @@ async fn tower_that_is_killed_again_and_again_takes_everything_of_breaches_in_on
     assert!(told["missed"].is_null(), "{told}");
 }
 
+/// As long as no block has room, penalties pay ever more, each by itself in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn tower_whose_penalties_no_block_holds_for_long_takes_everything_and_pays_for_it() {
+    let arguments = tower::Arguments { hold: 26, kill: false, ..tower_arguments(None) };
+    let outcomes = tower::run(arguments, &mut Report::new()).await.unwrap();
+    assert!(outcomes.ok && outcomes.taken == outcomes.outputs, "{outcomes:#?}");
+    assert!((27..30).contains(&outcomes.blocks_needed), "{outcomes:#?}");
+    // Otherwise it would be some hundreds of sat for each.
+    assert!(outcomes.fees_sat > 10_000 * outcomes.outputs as u64, "{outcomes:#?}");
+}
+
 /// Without the tower the cheaters get it all: the chain says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn tower_that_is_off_during_the_breach_loses_everything_and_is_no_success() {

@@ -439,10 +439,12 @@ mod tests {
         }
     }
 
+    type Change = fn(&mut Outcomes);
+
     #[test]
     fn every_bound_is_held_and_named() {
         assert!(good().misses().is_empty());
-        let cases: [(fn(&mut Outcomes), &str); 8] = [
+        let cases: [(Change, &str); 8] = [
             (|it| it.lost = 1, "1 outputs of 0 sat were not taken in time"),
             (|it| it.breached = 9, "of 10 channels 9 were breached"),
             (|it| it.outputs = 9, "10 breaches have 9 outputs"),
