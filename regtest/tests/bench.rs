@@ -108,7 +108,7 @@ async fn tower_that_is_killed_again_and_again_takes_everything_of_breaches_in_on
         (outcomes.channels, outcomes.breached, outcomes.breached_with_htlcs, outcomes.updates),
         (20, 20, 10, 2_000)
     );
-    assert_eq!((outcomes.lost, outcomes.late, outcomes.taken), (0, 0, outcomes.outputs), "{outcomes:#?}");
+    assert_eq!((outcomes.lost, outcomes.stolen, outcomes.taken), (0, 0, outcomes.outputs), "{outcomes:#?}");
     // Each has a delayed output; the HTLC transactions' come on top of these.
     assert!(outcomes.outputs > 30 && outcomes.kills > 2, "{outcomes:#?}");
     let told: Value = serde_json::to_value(&outcomes).unwrap();
@@ -133,12 +133,24 @@ async fn tower_that_is_killed_again_and_again_takes_everything_of_breaches_in_on
     assert!(told["missed"].is_null(), "{told}");
 }
 
+/// As long as no block has room, penalties pay ever more, each by itself in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn tower_whose_penalties_no_block_holds_for_long_takes_everything_and_pays_for_it() {
+    let arguments = tower::Arguments { hold: 26, kill: false, ..tower_arguments(None) };
+    let outcomes = tower::run(arguments, &mut Report::new()).await.unwrap();
+    assert!(outcomes.ok && outcomes.taken == outcomes.outputs, "{outcomes:#?}");
+    assert!((27..30).contains(&outcomes.blocks_needed), "{outcomes:#?}");
+    // Otherwise it would be some hundreds of sat for each.
+    assert!(outcomes.fees_sat > 10_000 * outcomes.outputs as u64, "{outcomes:#?}");
+}
+
 /// Without the tower the cheaters get it all: the chain says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn tower_that_is_off_during_the_breach_loses_everything_and_is_no_success() {
     let outcomes = tower::run(tower_arguments(Some(tower::Plant::Off)), &mut Report::new()).await.unwrap();
     assert!(!outcomes.ok && outcomes.breached == 20, "{outcomes:#?}");
-    assert_eq!((outcomes.taken, outcomes.lost), (0, outcomes.outputs));
+    // They really take it, each at its deadline.
+    assert_eq!((outcomes.taken, outcomes.lost, outcomes.stolen), (0, outcomes.outputs, outcomes.outputs));
     assert!(outcomes.missed.iter().any(|missed| missed.contains("not taken in time")), "{outcomes:#?}");
 }
 
@@ -146,7 +158,7 @@ async fn tower_that_is_off_during_the_breach_loses_everything_and_is_no_success(
 #[tokio::test(flavor = "multi_thread")]
 async fn channel_that_the_tower_was_not_told_of_is_lost_and_no_success() {
     let outcomes = tower::run(tower_arguments(Some(tower::Plant::Untold)), &mut Report::new()).await.unwrap();
-    assert!(!outcomes.ok && outcomes.lost > 0, "{outcomes:#?}");
+    assert!(!outcomes.ok && outcomes.lost > 0 && outcomes.stolen == outcomes.lost, "{outcomes:#?}");
     assert_eq!(outcomes.taken, outcomes.outputs - outcomes.lost);
 }
 

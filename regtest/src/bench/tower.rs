@@ -132,6 +132,8 @@ pub struct Outcomes {
     pub lost: usize,
     /// What they held.
     pub lost_sat: u64,
+    /// Those of them that the cheaters have.
+    pub stolen: usize,
     /// HTLC outputs that the cheaters did not touch: the node's, once it is back.
     pub untouched: usize,
     /// Blocks between the breach and the last that the tower took.
@@ -354,6 +356,7 @@ impl Outcomes {
             fees_sat: sums.fees_sat,
             lost: sums.lost,
             lost_sat: sums.lost_sat,
+            stolen: sums.stolen,
             untouched: sums.untouched,
             blocks_needed: played.blocks_needed,
             delay: DELAY,
@@ -390,5 +393,71 @@ impl Outcomes {
             check(bytes > 0.0 && bytes <= most, format!("{what} takes {bytes:.2} bytes, {most} at most"));
         }
         missed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Outcomes {
+        Outcomes {
+            ok: true,
+            missed: Vec::new(),
+            seed: 1,
+            channels: 10,
+            updates: 2_000,
+            upload_bytes_per_update: 42.0,
+            upload_bytes_per_update_batched: 1.0,
+            socket_bytes_per_update: 78.0,
+            socket_bytes_per_update_batched: 1.1,
+            updates_per_s: 1.0,
+            updates_per_s_batched: 1.0,
+            cpu_us_per_update: 1.0,
+            stored_bytes_per_channel: 1_800.0,
+            breached: 10,
+            breached_with_htlcs: 5,
+            outputs: 20,
+            outputs_sat: 1_000,
+            taken: 20,
+            taken_sat: 990,
+            fees_sat: 10,
+            lost: 0,
+            lost_sat: 0,
+            stolen: 0,
+            untouched: 3,
+            blocks_needed: 2,
+            delay: DELAY,
+            late: 1,
+            kills: 4,
+            breach_s: 1.0,
+            block_s_max: 1.0,
+            cpu_s: 1.0,
+            rss_mib_peak: 1,
+            seconds: 1.0,
+        }
+    }
+
+    type Change = fn(&mut Outcomes);
+
+    #[test]
+    fn every_bound_is_held_and_named() {
+        assert!(good().misses().is_empty());
+        let cases: [(Change, &str); 8] = [
+            (|it| it.lost = 1, "1 outputs of 0 sat were not taken in time"),
+            (|it| it.breached = 9, "of 10 channels 9 were breached"),
+            (|it| it.outputs = 9, "10 breaches have 9 outputs"),
+            (|it| it.taken_sat = 980, "980 sat arrived and 10 were paid of 1000"),
+            (|it| it.stored_bytes_per_channel = 1_800.1, "a channel takes 1800.10 bytes"),
+            (|it| it.stored_bytes_per_channel = 0.0, "a channel takes 0.00 bytes"),
+            (|it| it.upload_bytes_per_update = 42.1, "an update takes 42.10 bytes"),
+            (|it| it.upload_bytes_per_update_batched = 1.01, "an update in a batch takes 1.01 bytes"),
+        ];
+        for (change, expected) in cases {
+            let mut outcomes = good();
+            change(&mut outcomes);
+            let missed = outcomes.misses();
+            assert!(missed.len() == 1 && missed[0].starts_with(expected), "{missed:?} instead of {expected}");
+        }
     }
 }

@@ -133,6 +133,7 @@ impl Batch {
         let is_swapped = self.scenes.iter().any(|scene| scene.cell.reorg == Reorg::Swaps);
         if is_swapped {
             self.publish(base, |cell| cell.first().unwrap_or(cell.stands)).await?;
+            self.tell_late(base + 1, Cell::is_told_before_swap).await?;
             let buried = 1 + u32::try_from(self.random.below(BURIED_MAX.into())).unwrap_or_default();
             for _ in 1..buried {
                 self.step().await?;
@@ -148,7 +149,7 @@ impl Batch {
             let height = self.height()?;
             if height >= base + LATE && !is_late_told {
                 is_late_told = true;
-                self.tell_late(height).await?;
+                self.tell_late(height, |_| true).await?;
             }
             report.progress(&format!("block {} of {}, {} restarts", height - base, end - base, self.restarts));
             self.step().await?;
@@ -276,9 +277,11 @@ impl Batch {
         Ok(())
     }
 
-    async fn tell_late(&mut self, height: u32) -> Result<(), Error> {
+    /// Late preimages are known now, in those cells in which they were not before.
+    async fn tell_late(&mut self, height: u32, is_meant: impl Fn(&Cell) -> bool) -> Result<(), Error> {
         for index in 0..self.scenes.len() {
-            if self.scenes[index].cell.known != Known::Late || !self.scenes[index].is_on() {
+            let scene = &self.scenes[index];
+            if scene.cell.known != Known::Late || scene.is_told || !scene.is_on() || !is_meant(&scene.cell) {
                 continue;
             }
             let told = match self.settle(index).await {
@@ -295,17 +298,16 @@ impl Batch {
     }
 
     /// How an invoice of the daemon's stands.
-    pub(super) async fn invoice_status(&self, index: usize) -> Result<Option<InvoiceStatus>, Error> {
-        let Some(received) = self.scenes[index].of_direction(false).next() else { return Ok(None) };
-        let request = GetInvoiceRequest { payment_hash: received.payment_hash.0.to_vec() };
+    pub(super) async fn invoice_status(&self, payment_hash: PaymentHash) -> Result<Option<InvoiceStatus>, Error> {
+        let request = GetInvoiceRequest { payment_hash: payment_hash.0.to_vec() };
         let answer = self.daemon().client()?.invoices.get(request).await;
         let found = answer.map_err(|status| self.daemon().call_failed(&status))?.into_inner().invoice;
         Ok(found.map(|invoice| invoice.status()))
     }
 
-    pub(super) async fn until_invoice(&self, index: usize, wanted: InvoiceStatus) -> Result<(), Error> {
+    pub(super) async fn until_invoice(&self, hash: PaymentHash, wanted: InvoiceStatus) -> Result<(), Error> {
         wait_for(&format!("an invoice that is {wanted:?}"), SOON, async || {
-            let status = self.invoice_status(index).await?;
+            let status = self.invoice_status(hash).await?;
             Ok(if status == Some(wanted) { Ok(()) } else { Err(format!("it is {status:?}")) })
         })
         .await

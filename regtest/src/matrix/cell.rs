@@ -75,6 +75,21 @@ pub enum Form {
     Static,
 }
 
+/// What brings about the next commitment of the peer, which revokes none for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Next {
+    /// `update_fee`.
+    Fee,
+    /// One more HTLC of the daemon's.
+    Adds,
+    /// The peer fulfils an HTLC that the daemon offered.
+    Fulfills,
+    /// The peer fails one.
+    Fails,
+    /// The daemon fulfils what it received.
+    Settles,
+}
+
 /// A cell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Cell {
@@ -188,6 +203,33 @@ impl Cell {
         Some(others[turn % others.len()])
     }
 
+    /// What brings about the peer's next commitment, where there is one.
+    pub(super) const fn next_by(&self) -> Next {
+        if matches!((self.conduct, self.reorg), (Conduct::Silent, Reorg::None)) {
+            return Next::Fee;
+        }
+        // What was in flight is settled by then, and in no present commitment any more.
+        let is_resolved = matches!((self.stands, self.known), (Stands::Revoked, Known::Early));
+        match (self.in_flight, self.known) {
+            (InFlight::None, _) => Next::Fee,
+            (_, Known::Early) if is_resolved => Next::Adds,
+            (InFlight::Received, Known::Early) => Next::Settles,
+            (InFlight::Offered | InFlight::Both | InFlight::Equal, Known::Early) => Next::Fulfills,
+            (InFlight::Offered | InFlight::Both | InFlight::Equal, Known::Never) => Next::Fails,
+            (InFlight::Received, Known::Never) => Next::Adds,
+            (InFlight::Offered | InFlight::Received | InFlight::Both | InFlight::Equal, Known::Late) => Next::Adds,
+        }
+    }
+
+    /// Whether preimages that are known late are so while the commitment stands that a reorg takes out: in every other cell.
+    /// Not where the daemon's own claim would show the peer's preimage too, in a block or not, and the one that stands in the
+    /// end is revoked: then both ends would be right.
+    pub(super) fn is_told_before_swap(&self) -> bool {
+        let is_ambiguous = self.stands == Stands::Revoked && self.in_flight == InFlight::Equal;
+        let turn = self.in_flight as usize + self.conduct as usize + self.stands as usize;
+        self.reorg == Reorg::Swaps && self.known == Known::Late && !is_ambiguous && turn.is_multiple_of(2)
+    }
+
     /// Whether a commitment of this cell is one of the daemon's.
     #[must_use]
     pub fn has(&self, stands: Stands) -> bool {
@@ -259,6 +301,25 @@ mod tests {
         let swaps: std::collections::BTreeSet<_> =
             possible.filter_map(|cell| Some((cell.first()?, cell.stands))).collect();
         assert_eq!(swaps.len(), 4 * 3);
+    }
+
+    #[test]
+    fn the_peers_next_commitment_is_brought_about_in_every_way() {
+        let cells = all().into_iter().filter(|cell| cell.impossible().is_none() && cell.has(Stands::TheirNext));
+        let mut ways = std::collections::BTreeMap::new();
+        for cell in cells {
+            *ways.entry((cell.next_by(), cell.stands == Stands::TheirNext)).or_insert(0) += 1;
+        }
+        // To stand in the end, and to be taken out by a reorg.
+        assert_eq!(ways.len(), 5 * 2, "{ways:?}");
+    }
+
+    #[test]
+    fn late_preimages_are_known_before_and_after_the_swap_with_every_commitment() {
+        let cells = all().into_iter().filter(|cell| cell.impossible().is_none() && cell.reorg == Reorg::Swaps);
+        let late = cells.filter(|cell| cell.known == Known::Late);
+        let kinds: std::collections::BTreeSet<_> = late.map(|cell| (cell.stands, cell.is_told_before_swap())).collect();
+        assert_eq!(kinds.len(), 4 * 2, "{kinds:?}");
     }
 
     #[test]

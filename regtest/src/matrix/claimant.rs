@@ -10,6 +10,7 @@ use millrace_channel::channel::{Channel, Policy};
 use millrace_channel::effect::{Effect, Effects, Purpose};
 use millrace_channel::input::{ChainEvent, Command};
 use millrace_channel::keys::ChannelKeys;
+use millrace_channel::ledger::htlc::Status;
 use millrace_channel::phase::on_chain::{Claims, HtlcTxClaim};
 use millrace_channel::side::{Both, Side};
 use millrace_channel::tx::Claim;
@@ -78,7 +79,8 @@ impl Claimant {
 
     /// It learns a preimage of what the daemon offered, if it knows the HTLC.
     pub(crate) fn learn(&mut self, id: HtlcId, preimage: Preimage) -> Result<bool, Error> {
-        if self.channel.htlc(Side::Remote, id).is_none() {
+        // What it has removed already it knows, if it can be known.
+        if self.channel.htlc(Side::Remote, id).is_none_or(|htlc| !matches!(htlc.status, Status::Adding(_))) {
             return Ok(false);
         }
         let command = Command::Fulfill { id, preimage, attribution: None, is_durable: false };

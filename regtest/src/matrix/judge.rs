@@ -13,8 +13,8 @@ use millrace_rpc::v1::{
 use millrace_wire::Sat;
 
 use super::batch::Batch;
-use super::cell::{Form, InFlight, Stands};
-use super::output::Role;
+use super::cell::{Form, Stands};
+use super::output::{Part, Role};
 use super::rules::{self, End, Owner};
 use super::scene::Scene;
 use super::setup::PUSHED;
@@ -168,7 +168,7 @@ impl Batch {
             }
             let own: Vec<_> = self.scenes[index].of_direction(true).filter(|htlc| !htlc.is_forward).cloned().collect();
             for htlc in own {
-                let wanted = match self.scenes[index].offered_end() {
+                let wanted = match self.scenes[index].offered_end(htlc.part) {
                     End::Paid => PaymentStatus::Succeeded,
                     End::Failed => PaymentStatus::Failed,
                 };
@@ -193,10 +193,13 @@ impl Batch {
     }
 
     async fn judge_invoice(&mut self, index: usize, height: u32) -> Result<(), Error> {
-        let Some(status) = self.invoice_status(index).await? else { return Ok(()) };
-        let end = rules::received_end(&self.scenes[index].cell);
-        if (status == InvoiceStatus::Paid) != (end == End::Paid) {
-            self.scenes[index].fail(height, format!("an invoice is {status:?} where {end:?} is due"));
+        let received: Vec<_> = self.scenes[index].of_direction(false).cloned().collect();
+        for htlc in received {
+            let Some(status) = self.invoice_status(htlc.payment_hash).await? else { continue };
+            let end = rules::received_end(&self.scenes[index].cell, htlc.part);
+            if (status == InvoiceStatus::Paid) != (end == End::Paid) {
+                self.scenes[index].fail(height, format!("an invoice is {status:?} where {end:?} is due"));
+            }
         }
         Ok(())
     }
@@ -219,10 +222,13 @@ impl Batch {
         }
         for scene in self.scenes.iter_mut().filter(|scene| scene.standing.is_some()) {
             let own = scene.of_direction(true).filter(|htlc| !htlc.is_forward);
-            let mut due: Vec<_> = own.map(|htlc| (htlc.payment_hash, vec![scene.offered_end()])).collect();
-            let received = scene.of_direction(false).next();
-            let is_paid = rules::received_end(&scene.cell) == End::Paid;
-            due.extend(received.map(|htlc| (htlc.payment_hash, if is_paid { vec![End::Paid] } else { Vec::new() })));
+            let mut due: HashMap<_, _> =
+                own.map(|htlc| (htlc.payment_hash, vec![scene.offered_end(htlc.part)])).collect();
+            // Several parts of one invoice are paid once.
+            for htlc in scene.of_direction(false) {
+                let is_paid = rules::received_end(&scene.cell, htlc.part) == End::Paid;
+                due.insert(htlc.payment_hash, if is_paid { vec![End::Paid] } else { Vec::new() });
+            }
             for (payment_hash, due) in due {
                 let found = ends.remove(payment_hash.0.as_slice()).unwrap_or_default();
                 if found != due {
@@ -248,7 +254,10 @@ impl Batch {
             if scene.standing.is_none() {
                 continue;
             }
-            let (wanted, end) = (scene.offered_end(), self.payer.end(*id, payment_hash));
+            // Of several with one hash, the first tells for all.
+            let part = scene.of_direction(true).find(|htlc| htlc.payment_hash == *payment_hash).map(|htlc| htlc.part);
+            let wanted = scene.offered_end(part.unwrap_or(Part::Whole));
+            let end = self.payer.end(*id, payment_hash);
             if end != Some(wanted) {
                 let why = heard.as_ref().err().map_or_else(String::new, |error| format!(" ({error}; {left} in all)"));
                 scene.fail(height, format!("a forward's payer was told {end:?} where {wanted:?} is due{why}"));
@@ -375,15 +384,22 @@ const fn htlc_fee_max(form: Form) -> u64 {
 }
 
 /// The daemon's balance in the commitment that stands is what was pushed, less what it offered in it, and what had been
-/// settled before.
+/// settled before; and every HTLC that is to be in it has an output, and no other.
 fn wrong_balance(scene: &Scene) -> Option<String> {
     let standing = scene.standing.as_ref()?;
-    let has_htlcs = standing.outputs.iter().any(|output| matches!(output.role, Role::Htlc(_)));
-    if !has_htlcs && scene.cell.in_flight != InFlight::None {
-        return Some("what was in flight has no output in it".to_owned());
+    let stands = standing.stands;
+    let has_output = |index: usize| standing.outputs.iter().any(|output| output.role == Role::Htlc(index));
+    let mut wrong = (0..).zip(&scene.htlcs).filter(|(index, htlc)| has_output(*index) != rules::is_in(htlc, stands));
+    if let Some((index, htlc)) = wrong.next() {
+        let is_there = if has_output(index) { "has an output" } else { "has no output" };
+        return Some(format!("HTLC {index} ({:?}) {is_there} in it", htlc.part));
     }
-    let offered: u64 = scene.of_direction(true).map(|htlc| htlc.sat).sum();
-    let expected = PUSHED.checked_sub(Sat(offered))?;
+    let (more, less) = scene
+        .htlcs
+        .iter()
+        .map(|htlc| rules::more_and_less(htlc, stands))
+        .fold((PUSHED.0, 0), |(more, less), of_htlc| (more + of_htlc.0, less + of_htlc.1));
+    let expected = Sat(more).checked_sub(Sat(less))?;
     let main = standing.outputs.iter().find(|output| output.role == Role::OurMain);
     let found = Sat(main.map_or(0, |output| output.sat));
     (found != expected).then(|| format!("our balance in it is {found}, and {expected} were ours"))
@@ -407,6 +423,7 @@ mod tests {
             cltv_expiry: CltvExpiry(9),
             id: HtlcId(0),
             is_forward: false,
+            part: Part::Whole,
         }
     }
 
@@ -426,7 +443,51 @@ mod tests {
             let htlcs = [htlc(true), htlc(false)];
             let found = [Role::Htlc(0), Role::Htlc(1)].map(|role| rules::owner(&cell, role, &htlcs));
             assert_eq!(found, [offered, received], "{name}");
-            assert_eq!(cell.known == Known::Never, rules::received_end(&cell) == End::Failed);
+            assert_eq!(cell.known == Known::Never, rules::received_end(&cell, Part::Whole) == End::Failed);
         }
+    }
+
+    /// What is half done, and what is too small, by the commitment that stands: whether it has an output, and what of it is in
+    /// the daemon's balance.
+    #[test]
+    fn the_rules_for_what_is_half_done() {
+        let stands = [Stands::Ours, Stands::Theirs, Stands::TheirNext, Stands::Revoked];
+        let nowhere = [(false, 0, 1); 4];
+        for (part, is_offered, due) in [
+            (Part::Whole, true, [(true, 0, 1); 4]),
+            (Part::Whole, false, [(true, 0, 0); 4]),
+            (Part::Trimmed, true, nowhere),
+            (Part::HalfAdded, true, [(false, 0, 0), (false, 0, 0), (true, 0, 1), (false, 0, 0)]),
+            (Part::HalfFulfilled, true, [(false, 0, 1), (true, 0, 1), (false, 0, 1), (true, 0, 1)]),
+            (Part::HalfFailed, true, [(false, 0, 0), (true, 0, 1), (false, 0, 0), (true, 0, 1)]),
+            (Part::HalfSettled, false, [(true, 0, 0), (true, 0, 0), (false, 1, 0), (true, 0, 0)]),
+        ] {
+            let htlc = Htlc { part, ..htlc(is_offered) };
+            let found = stands.map(|stands| {
+                let (more, less) = rules::more_and_less(&htlc, stands);
+                (rules::is_in(&htlc, stands), more, less)
+            });
+            assert_eq!(found, due, "{part:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_what_is_half_done_or_too_small() {
+        let cell = |name: &str| name.parse::<Cell>().unwrap();
+        for (name, part, is_taken, end) in [
+            ("theirs/offered/early/claims/no-reorg", Part::Trimmed, false, End::Failed),
+            ("revoked/offered/early/claims/no-reorg", Part::Trimmed, false, End::Paid),
+            ("revoked/offered/late/claims/no-reorg", Part::Trimmed, true, End::Failed),
+            ("theirs/offered/early/silent/swap", Part::HalfFulfilled, false, End::Paid),
+            ("their-next/offered/never/claims/swap", Part::HalfFailed, false, End::Failed),
+            ("their-next/offered/late/claims/swap", Part::HalfAdded, true, End::Failed),
+            ("revoked/offered/late/claims/swap", Part::Whole, true, End::Paid),
+            ("revoked/offered/late/claims/swap", Part::Whole, false, End::Failed),
+        ] {
+            assert_eq!(rules::offered_end(&cell(name), part, is_taken), end, "{name} {part:?}");
+        }
+        let added = Htlc { part: Part::HalfAdded, ..htlc(true) };
+        let next = cell("their-next/offered/late/claims/swap");
+        assert_eq!(rules::owner(&next, Role::Htlc(0), std::slice::from_ref(&added)), Owner::Us);
     }
 }

@@ -20,6 +20,24 @@ pub(crate) struct Htlc {
     pub(crate) id: HtlcId,
     /// A forward of the payer's, not a payment of the daemon's own.
     pub(crate) is_forward: bool,
+    pub(crate) part: Part,
+}
+
+/// Which part an HTLC has in the commitments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// It has an output in all of them.
+    Whole,
+    /// It is too small for an output, and is neither settled nor failed off chain.
+    Trimmed,
+    /// The daemon has added it, and the peer has not revoked the commitment without it: the peer's next alone has it.
+    HalfAdded,
+    /// The peer has fulfilled what the daemon offered: the daemon has revoked the commitment with it, the peer has not.
+    HalfFulfilled,
+    /// The same, and the peer has failed it.
+    HalfFailed,
+    /// The daemon has fulfilled what it received, and the peer has not revoked the commitment with it: its next has none.
+    HalfSettled,
 }
 
 /// What an output is. "Ours" is the daemon's.
@@ -44,13 +62,14 @@ pub(crate) struct Output {
 /// The outputs of a commitment, in order.
 ///
 /// `terms` are the peer's, so that `Side::Remote` is the daemon; `side` is whose commitment it is, `point` its point.
-/// HTLCs that are equal in everything a script says are told apart by their outputs alone.
+/// HTLCs that are equal in everything a script says are told apart by their outputs alone; those that are expected come first.
 pub(crate) fn outputs(
     tx: &Transaction,
     terms: &Terms,
     side: Side,
     point: &PublicKey,
     htlcs: &[Htlc],
+    is_expected: impl Fn(&Htlc) -> bool,
 ) -> Result<Vec<Output>, String> {
     let keys = CommitmentKeys::of(terms, side, point);
     let main = |of: Side| if of == Side::Remote { Role::OurMain } else { Role::TheirMain };
@@ -63,7 +82,8 @@ pub(crate) fn outputs(
         known.push((script::anchor(&terms.party(of).basepoints.funding).to_p2wsh(), anchor(of)));
     }
     let scripts = HtlcScripts::new(terms.format(), &keys);
-    for (index, htlc) in htlcs.iter().enumerate() {
+    let (expected, others): (Vec<_>, Vec<_>) = htlcs.iter().enumerate().partition(|(_, htlc)| is_expected(htlc));
+    for (index, htlc) in expected.into_iter().chain(others) {
         let is_of_broadcaster = htlc.is_offered == (side == Side::Remote);
         let script = if is_of_broadcaster {
             scripts.offered(&htlc.payment_hash)

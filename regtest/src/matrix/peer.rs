@@ -210,6 +210,11 @@ impl Peer {
         self.command(Command::Fulfill { id, preimage, attribution: None, is_durable: false }).await
     }
 
+    /// Fails an HTLC of the daemon's, off chain, in words that nobody can read.
+    pub(super) async fn fail(&mut self, id: HtlcId) -> Result<(), Error> {
+        self.command(Command::Fail { id, reason: vec![0; 292], attribution: None }).await
+    }
+
     /// `update_fee`.
     pub(super) async fn update_fee(&mut self, feerate: FeeratePerKw) -> Result<(), Error> {
         self.command(Command::UpdateFee(feerate)).await

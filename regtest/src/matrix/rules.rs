@@ -2,7 +2,7 @@
 //! the daemon does it.
 
 use super::cell::{Cell, Conduct, InFlight, Known, Stands};
-use super::output::{Htlc, Role};
+use super::output::{Htlc, Part, Role};
 use super::peer::DAEMON_DELAY;
 
 /// Whose an output is in the end.
@@ -38,14 +38,34 @@ pub(super) fn owner(cell: &Cell, role: Role, htlcs: &[Htlc]) -> Owner {
         Role::TheirMain | Role::Htlc(_) if cell.stands == Stands::Revoked => Owner::Us,
         Role::TheirMain => of_the_peer,
         Role::Htlc(index) if htlcs[index].is_offered => {
-            if cell.known != Known::Never && !is_silent {
-                Owner::Peer
-            } else {
-                Owner::Us
-            }
+            // What was added last is never known to the peer.
+            let is_known = cell.known != Known::Never && htlcs[index].part != Part::HalfAdded;
+            if is_known && !is_silent { Owner::Peer } else { Owner::Us }
         }
         Role::Htlc(_) if cell.known != Known::Never => Owner::Us,
         Role::Htlc(_) => of_the_peer,
+    }
+}
+
+/// Whether an HTLC has an output in a commitment.
+pub(super) const fn is_in(htlc: &Htlc, stands: Stands) -> bool {
+    match htlc.part {
+        Part::Whole => true,
+        Part::Trimmed => false,
+        Part::HalfAdded => matches!(stands, Stands::TheirNext),
+        Part::HalfFulfilled | Part::HalfFailed => matches!(stands, Stands::Theirs | Stands::Revoked),
+        Part::HalfSettled => !matches!(stands, Stands::TheirNext),
+    }
+}
+
+/// What the daemon's balance in a commitment is more for an HTLC, and less, in sat.
+pub(super) const fn more_and_less(htlc: &Htlc, stands: Stands) -> (u64, u64) {
+    match (htlc.part, is_in(htlc, stands)) {
+        (Part::Whole | Part::Trimmed | Part::HalfFulfilled, _) | (Part::HalfAdded | Part::HalfFailed, true) => {
+            (0, if htlc.is_offered { htlc.sat } else { 0 })
+        }
+        (Part::HalfAdded | Part::HalfFailed, false) | (Part::HalfSettled, true) => (0, 0),
+        (Part::HalfSettled, false) => (htlc.sat, 0),
     }
 }
 
@@ -54,8 +74,20 @@ pub(super) fn owner(cell: &Cell, role: Role, htlcs: &[Htlc]) -> Owner {
 /// Where what it received has the same hash, its own claim of that shows it. From then on the peer could take what it was
 /// offered, whether it does or not: the payer is to pay. A cheater that learns its preimage late shows it only if it is faster
 /// than the punishment, `is_taken`; it gains nothing by it.
-pub(super) fn offered_end(cell: &Cell, is_taken: bool) -> End {
-    let is_shown = match (cell.stands, cell.known) {
+///
+/// What has no output is shown off chain or not at all.
+pub(super) fn offered_end(cell: &Cell, part: Part, is_taken: bool) -> End {
+    let is_shown = match part {
+        Part::HalfFulfilled => true,
+        Part::HalfAdded | Part::HalfFailed => false,
+        Part::Trimmed => (cell.stands, cell.known) == (Stands::Revoked, Known::Early),
+        Part::Whole | Part::HalfSettled => is_whole_shown(cell, is_taken),
+    };
+    if is_shown { End::Paid } else { End::Failed }
+}
+
+fn is_whole_shown(cell: &Cell, is_taken: bool) -> bool {
+    match (cell.stands, cell.known) {
         (_, Known::Never) => false,
         // Settled off chain, before what it stood in was revoked.
         (Stands::Revoked, Known::Early) => true,
@@ -63,13 +95,12 @@ pub(super) fn offered_end(cell: &Cell, is_taken: bool) -> End {
         (Stands::Ours | Stands::Theirs | Stands::TheirNext, Known::Early | Known::Late) => {
             cell.conduct != Conduct::Silent || cell.in_flight == InFlight::Equal
         }
-    };
-    if is_shown { End::Paid } else { End::Failed }
+    }
 }
 
 /// How what the daemon received ends for its payee.
-pub(super) fn received_end(cell: &Cell) -> End {
-    if cell.known == Known::Never { End::Failed } else { End::Paid }
+pub(super) fn received_end(cell: &Cell, part: Part) -> End {
+    if cell.known == Known::Never || part == Part::Trimmed { End::Failed } else { End::Paid }
 }
 
 /// The first block that may hold the daemon's spend of an output that is the daemon's, of a commitment in the block at

@@ -9,7 +9,7 @@ use millrace_wire::{CommitmentNumber, PublicKey};
 
 use super::cell::{Cell, Conduct, Known, Stands};
 use super::claimant::{Claimant, Coin};
-use super::output::{self, Htlc, Output, Role};
+use super::output::{self, Htlc, Output, Part, Role};
 use super::peer::Peer;
 use super::rules::{self, End, Owner};
 use super::story::Story;
@@ -67,6 +67,8 @@ pub(super) struct Scene {
     peer_txs: BTreeSet<Txid>,
     /// The commitment that a reorg took out.
     gone: Option<Txid>,
+    /// The peer has shown a preimage in a block that the reorg took out.
+    was_shown: bool,
 }
 
 impl Scene {
@@ -86,6 +88,7 @@ impl Scene {
             failures: Vec::new(),
             peer_txs: BTreeSet::new(),
             gone: None,
+            was_shown: false,
         }
     }
 
@@ -160,7 +163,8 @@ impl Scene {
         }
         let (side, point) = self.side_and_point(stands, &claimant)?;
         let terms = self.peer.channel()?.terms();
-        let outputs = output::outputs(tx, terms, side, &point, &self.htlcs).map_err(Error::Wrong)?;
+        let outputs = output::outputs(tx, terms, side, &point, &self.htlcs, |htlc| rules::is_in(htlc, stands));
+        let outputs = outputs.map_err(Error::Wrong)?;
         claimant.on_block(height, &[(index, Arc::clone(tx))]);
         let txid = tx.compute_txid();
         self.story.tell(height, format!("commitment {txid} is in a block: {stands:?}"));
@@ -200,7 +204,8 @@ impl Scene {
             return Ok(());
         }
         let mut told = 0;
-        for htlc in self.htlcs.iter().filter(|htlc| htlc.is_offered) {
+        let may_be_known = |htlc: &&Htlc| htlc.is_offered && !matches!(htlc.part, Part::Trimmed | Part::HalfAdded);
+        for htlc in self.htlcs.iter().filter(may_be_known) {
             told += u32::from(standing.claimant.learn(htlc.id, htlc.preimage.clone())?);
         }
         if told > 0 {
@@ -269,6 +274,7 @@ impl Scene {
     /// Blocks are gone, and with them the commitment.
     pub(super) fn disconnect(&mut self, height: u32) {
         self.story.tell(height, "a reorg takes the commitment out of the chain");
+        self.was_shown = self.is_offered_taken();
         self.gone = self.standing.take().map(|standing| standing.txid);
         self.spends.clear();
         self.late.clear();
@@ -328,11 +334,16 @@ impl Scene {
     }
 
     /// How what the daemon offered ends for its payer.
-    pub(super) fn offered_end(&self) -> End {
+    pub(super) fn offered_end(&self, part: Part) -> End {
+        rules::offered_end(&self.cell, part, self.was_shown || self.is_offered_taken())
+    }
+
+    /// Whether the peer has taken something that the daemon offered, by its preimage.
+    fn is_offered_taken(&self) -> bool {
         let outputs = self.standing.iter().flat_map(|standing| &standing.outputs);
         let is_offered = |output: &&Output| matches!(output.role, Role::Htlc(at) if self.htlcs[at].is_offered);
         let mut spends = outputs.filter(is_offered).filter_map(|output| self.spends.get(&output.outpoint));
-        rules::offered_end(&self.cell, spends.any(|spend| spend.is_by_peer))
+        spends.any(|spend| spend.is_by_peer)
     }
 
     /// Whether a transaction takes an HTLC of this cell, and is not the peer's.

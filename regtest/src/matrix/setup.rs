@@ -15,11 +15,11 @@ use millrace_wire::{CltvDelta, CltvExpiry, FeeratePerKw, HtlcId, Msat, PaymentSe
 use serde_json::json;
 
 use super::batch::Batch;
-use super::cell::{Form, InFlight, Known, Stands};
+use super::cell::{Form, InFlight, Known, Next, Stands};
 use super::chain::signed;
 use super::claimant::{Coin, anyones_script};
 use super::link::random_secret;
-use super::output::Htlc;
+use super::output::{Htlc, Part};
 use super::peer::{Opens, Peer};
 use super::scene::Scene;
 use crate::network::{Error, SOON, random_key, wait_for};
@@ -31,6 +31,10 @@ pub(super) const PUSHED: Sat = Sat(900_000);
 const OFFERED_SAT: u64 = 60_000;
 const RECEIVED_SAT: u64 = 70_000;
 const EQUAL_SAT: u64 = 50_000;
+/// What is added last, and stands in one commitment only.
+const HALF_SAT: u64 = 40_000;
+/// What is too small for an output in any commitment, by the dust limit alone.
+const TRIMMED_SAT: u64 = 300;
 /// The payer's channel.
 const PAYER_CAPACITY: Sat = Sat(16_000_000);
 /// Blocks from the last block before the commitments to the expiry of what the daemon received, and of what it forwards.
@@ -159,22 +163,7 @@ impl Batch {
 
     async fn set_scene(&mut self, index: usize, height: u32) -> Result<(), Error> {
         let cell = self.scenes[index].cell;
-        match cell.in_flight {
-            InFlight::None => {}
-            InFlight::Offered => self.offer(index, OFFERED_SAT).await?,
-            InFlight::Received => self.receive(index, 1, RECEIVED_SAT, random_preimage(), height).await?,
-            InFlight::Both => {
-                self.offer(index, OFFERED_SAT).await?;
-                self.receive(index, 1, RECEIVED_SAT, random_preimage(), height).await?;
-            }
-            InFlight::Equal => {
-                let preimage = random_preimage();
-                self.receive(index, 2, EQUAL_SAT, preimage.clone(), height).await?;
-                for _ in 0..2 {
-                    self.forward(index, EQUAL_SAT, preimage.clone(), height).await?;
-                }
-            }
-        }
+        self.put_in_flight(index, height).await?;
         let scene = &mut self.scenes[index];
         scene.snapshots.revoked = scene.peer.snapshot()?;
         if cell.stands == Stands::Revoked && cell.known == Known::Early {
@@ -184,19 +173,113 @@ impl Batch {
         let scene = &mut self.scenes[index];
         scene.snapshots.current = scene.peer.snapshot()?;
         if cell.has(Stands::TheirNext) {
-            self.withhold(index).await?;
+            self.bring_about_next(index).await?;
         }
         if cell.known == Known::Early && cell.stands != Stands::Revoked {
-            self.settle(index).await?;
+            if !self.scenes[index].is_settled {
+                self.settle(index).await?;
+            }
             self.scenes[index].is_told = true;
         }
         Ok(())
     }
 
-    /// The daemon pays an invoice of the peer's.
-    async fn offer(&mut self, index: usize, sat: u64) -> Result<(), Error> {
+    /// What the cell says, and of each direction one that is too small for an output.
+    async fn put_in_flight(&mut self, index: usize, height: u32) -> Result<(), Error> {
+        let cell = self.scenes[index].cell;
+        let (mut is_offered, mut is_received) = (false, false);
+        match cell.in_flight {
+            InFlight::None => return Ok(()),
+            InFlight::Offered => is_offered = true,
+            InFlight::Received => is_received = true,
+            InFlight::Both => (is_offered, is_received) = (true, true),
+            InFlight::Equal => {
+                let preimage = random_preimage();
+                self.receive(index, 2, EQUAL_SAT, preimage.clone(), height).await?;
+                for _ in 0..2 {
+                    self.forward(index, EQUAL_SAT, preimage.clone(), height).await?;
+                }
+            }
+        }
+        if is_offered {
+            self.offer(index, OFFERED_SAT, Part::Whole).await?;
+        }
+        if is_received {
+            self.receive(index, 1, RECEIVED_SAT, random_preimage(), height).await?;
+        }
+        if is_offered || cell.in_flight == InFlight::Equal {
+            self.offer(index, TRIMMED_SAT, Part::Trimmed).await?;
+        }
+        // Nobody settles it: where everything is to be settled off chain, there is none.
+        let is_resolved = cell.stands == Stands::Revoked && cell.known == Known::Early;
+        if is_received && !is_resolved {
+            self.receive(index, 1, TRIMMED_SAT, random_preimage(), height).await?;
+        }
+        Ok(())
+    }
+
+    /// The daemon signs the peer's next commitment, by whatever is half done then; the peer revokes none.
+    async fn bring_about_next(&mut self, index: usize) -> Result<(), Error> {
+        let next_by = self.scenes[index].cell.next_by();
+        let of_direction =
+            |is_offered: bool| self.scenes[index].htlcs.iter().position(|htlc| htlc.is_offered == is_offered);
+        let (offered, received) = (of_direction(true), of_direction(false));
+        match (next_by, offered, received) {
+            (Next::Fulfills, Some(at), _) => {
+                let scene = &mut self.scenes[index];
+                scene.htlcs[at].part = Part::HalfFulfilled;
+                let (id, preimage) = (scene.htlcs[at].id, scene.htlcs[at].preimage.clone());
+                scene.peer.fulfill(id, preimage).await?;
+            }
+            (Next::Fails, Some(at), _) => {
+                let scene = &mut self.scenes[index];
+                scene.htlcs[at].part = Part::HalfFailed;
+                let id = scene.htlcs[at].id;
+                scene.peer.fail(id).await?;
+            }
+            (Next::Settles, _, Some(at)) => {
+                self.scenes[index].htlcs[at].part = Part::HalfSettled;
+                self.settle(index).await?;
+            }
+            (Next::Adds, _, _) => {
+                let preimage = random_preimage();
+                self.pay(index, HALF_SAT, &preimage).await?;
+                self.withhold(index).await?;
+                return self.note_half_added(index, preimage);
+            }
+            (Next::Fee | Next::Fulfills | Next::Fails | Next::Settles, _, _) => {
+                self.scenes[index].peer.update_fee(FEERATES[2]).await?;
+            }
+        }
+        self.withhold(index).await
+    }
+
+    /// The HTLC that the peer's next commitment alone has.
+    fn note_half_added(&mut self, index: usize, preimage: Preimage) -> Result<(), Error> {
         let scene = &mut self.scenes[index];
+        let payment_hash = preimage.hash();
+        let added = scene.peer.channel()?.ledger().htlcs(Side::Remote).iter();
+        let mut added = added.filter(|htlc| htlc.add.payment_hash == payment_hash);
+        let Some(htlc) = added.next() else {
+            return Err(Error::Wrong("the daemon's last HTLC is not in the commitment that it signed".to_owned()));
+        };
+        let (id, cltv_expiry) = (htlc.add.id, htlc.add.cltv_expiry);
+        let (sat, part) = (HALF_SAT, Part::HalfAdded);
+        let (is_offered, is_forward) = (true, false);
+        scene.htlcs.push(Htlc { is_offered, sat, preimage, payment_hash, cltv_expiry, id, is_forward, part });
+        Ok(())
+    }
+
+    /// The daemon pays an invoice of the peer's, until both have its HTLC for good.
+    async fn offer(&mut self, index: usize, sat: u64, part: Part) -> Result<(), Error> {
         let preimage = random_preimage();
+        self.pay(index, sat, &preimage).await?;
+        self.take(index, preimage, sat, false, part).await
+    }
+
+    /// The daemon is told to pay an invoice of the peer's.
+    async fn pay(&mut self, index: usize, sat: u64, preimage: &Preimage) -> Result<(), Error> {
+        let scene = &mut self.scenes[index];
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let invoice = NewInvoice {
             network: bitcoin::Network::Regtest,
@@ -220,12 +303,11 @@ impl Batch {
         loop {
             let step = progress.message().await.map_err(|status| node.call_failed(&status))?;
             match step.and_then(|step| step.step) {
-                Some(pay_progress::Step::Accepted(_)) => break,
+                Some(pay_progress::Step::Accepted(_)) => return Ok(()),
                 Some(pay_progress::Step::Attempt(_)) => {}
                 other => return Err(Error::Wrong(format!("a payment was not accepted: {other:?}"))),
             }
         }
-        self.take(index, preimage, sat, false).await
     }
 
     /// The payer sends an HTLC over the daemon to the peer.
@@ -243,15 +325,23 @@ impl Batch {
             cltv_expiry: CltvExpiry(height + FORWARD_EXPIRY),
             id: HtlcId(0),
             is_forward: true,
+            part: Part::Whole,
         };
         let payee = scene.peer.node_id();
         let id = self.payer.send(daemon, payee, next, &htlc).await?;
         self.forwards.push((index, id, htlc.payment_hash));
-        self.take(index, preimage, sat, true).await
+        self.take(index, preimage, sat, true, Part::Whole).await
     }
 
     /// What the daemon offers has come.
-    async fn take(&mut self, index: usize, preimage: Preimage, sat: u64, is_forward: bool) -> Result<(), Error> {
+    async fn take(
+        &mut self,
+        index: usize,
+        preimage: Preimage,
+        sat: u64,
+        is_forward: bool,
+        part: Part,
+    ) -> Result<(), Error> {
         let scene = &mut self.scenes[index];
         let before = scene.of_direction(true).count();
         scene.peer.until("an HTLC of the daemon's", |peer| received_by(peer.facts()).count() > before).await?;
@@ -265,7 +355,7 @@ impl Batch {
             return Err(Error::Wrong(format!("the daemon offered {amount} instead of {sat} sat")));
         }
         let payment_hash = preimage.hash();
-        scene.htlcs.push(Htlc { is_offered: true, sat, preimage, payment_hash, cltv_expiry, id, is_forward });
+        scene.htlcs.push(Htlc { is_offered: true, sat, preimage, payment_hash, cltv_expiry, id, is_forward, part });
         self.at_rest(index).await
     }
 
@@ -295,7 +385,8 @@ impl Batch {
         let invoice = Invoice::parse(&made.bolt11).map_err(|error| Error::Wrong(format!("our invoice: {error}")))?;
         let cltv_expiry = CltvExpiry(height + RECEIVED_EXPIRY);
         let scene = &mut self.scenes[index];
-        for part in 0..parts {
+        for _ in 0..parts {
+            let id = HtlcId(scene.of_direction(false).count() as u64);
             let amount = Msat(sat * 1000);
             let last =
                 FinalPayload { total, ..FinalPayload::new(amount, cltv_expiry, invoice.payment_secret.clone(), None) };
@@ -309,12 +400,13 @@ impl Batch {
                 preimage: preimage.clone(),
                 payment_hash: preimage.hash(),
                 cltv_expiry,
-                id: HtlcId(part),
+                id,
                 is_forward: false,
+                part: if sat == TRIMMED_SAT { Part::Trimmed } else { Part::Whole },
             });
         }
         self.at_rest(index).await?;
-        self.until_invoice(index, InvoiceStatus::Held).await
+        self.until_invoice(preimage.hash(), InvoiceStatus::Held).await
     }
 
     /// Another feerate, and with it a new commitment for both.
@@ -326,7 +418,6 @@ impl Batch {
     /// The daemon signs the peer's next commitment; the peer revokes none.
     async fn withhold(&mut self, index: usize) -> Result<(), Error> {
         let scene = &mut self.scenes[index];
-        scene.peer.update_fee(FEERATES[2]).await?;
         let withheld = scene.peer.withhold().await?;
         scene.snapshots.current = withheld.before;
         scene.snapshots.next = Some(withheld.after);

@@ -49,7 +49,8 @@ impl Cheat {
         let point = pair.their_keys().commitment_point(claimant.commitment_numbers().local);
         let keys = CommitmentKeys::of(terms, Side::Local, &point);
         let delayed = script::to_local(&keys.revocation, DELAY, &keys.broadcaster_delayed).to_p2wsh();
-        let outputs = output::outputs(&commitment, terms, Side::Local, &point, &past.htlcs).map_err(Error::Wrong)?;
+        let outputs = output::outputs(&commitment, terms, Side::Local, &point, &past.htlcs, |_| true);
+        let outputs = outputs.map_err(Error::Wrong)?;
         let of = |is_wanted: fn(Role) -> bool| {
             let wanted = outputs.iter().filter(move |output| is_wanted(output.role));
             wanted.map(|output| (output.outpoint, output.sat))

@@ -55,6 +55,8 @@ pub(super) struct Sums {
     /// Outputs that the tower did not take in time, and what they held.
     pub(super) lost: usize,
     pub(super) lost_sat: u64,
+    /// Those of them that somebody else has.
+    pub(super) stolen: usize,
     /// HTLC outputs that the cheaters left where they are.
     pub(super) untouched: usize,
     /// The last block in which something was taken.
@@ -179,6 +181,7 @@ impl Judge {
             taken_sat: self.taken_sat,
             fees_sat: self.fees_sat,
             lost: lost.len(),
+            stolen: lost.iter().filter(|stake| stake.end.is_some()).count(),
             lost_sat: sat(lost),
             untouched: self.htlcs.len(),
         }
@@ -253,10 +256,10 @@ mod tests {
         for pays in elsewhere {
             let (mut judge, main, _) = breached();
             block(&mut judge, BREACH + 1, tx(&[main], pays));
-            assert_eq!(lost_and_taken(&judge), (1, 0), "{pays:?}");
+            assert_eq!((lost_and_taken(&judge), judge.sums().stolen), ((1, 0), 1), "{pays:?}");
         }
         let (mut judge, main, _) = breached();
-        assert_eq!(lost_and_taken(&judge), (1, 0));
+        assert_eq!((lost_and_taken(&judge), judge.sums().stolen), ((1, 0), 0));
         block(&mut judge, BREACH + u32::from(DELAY), tx(&[main], &[(690, &script(9))]));
         assert_eq!(lost_and_taken(&judge), (1, 0));
     }

@@ -23,7 +23,7 @@ use millrace_wire::{
 };
 use secp256k1::{SECP256K1, SecretKey};
 
-use crate::matrix::output::Htlc;
+use crate::matrix::output::{Htlc, Part};
 use crate::network::Error;
 use crate::random::Random;
 
@@ -269,7 +269,16 @@ impl Pair {
         let count = &mut self.offered[usize::from(is_ours)];
         let id = HtlcId(*count);
         *count += 1;
-        self.htlcs.push(Htlc { is_offered: is_ours, sat, preimage, payment_hash, cltv_expiry, id, is_forward: false });
+        self.htlcs.push(Htlc {
+            is_offered: is_ours,
+            sat,
+            preimage,
+            payment_hash,
+            cltv_expiry,
+            id,
+            is_forward: false,
+            part: Part::Whole,
+        });
         Ok(())
     }
 
