@@ -81,7 +81,8 @@ impl Kind {
 }
 
 /// What an owner other than a channel writes down.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Its `Debug` does not show the bytes: some hold secrets.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Whose it is.
     pub kind: Kind,
@@ -94,6 +95,12 @@ impl Entry {
     #[must_use]
     pub const fn new(kind: Kind, bytes: Vec<u8>) -> Self {
         Self { kind, bytes }
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("kind", &self.kind).field("bytes", &self.bytes.len()).finish()
     }
 }
 

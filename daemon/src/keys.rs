@@ -19,7 +19,6 @@ use bitcoin::bip32::{ChildNumber, Fingerprint, Xpriv, Xpub};
 use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
 use bitcoin::{Network, NetworkKind};
 use millrace_channel::keys::ChannelKeys;
-use millrace_wire::ChannelId;
 use secp256k1::{Keypair, PublicKey, SECP256K1, SecretKey};
 use zeroize::Zeroizing;
 
@@ -134,15 +133,6 @@ impl Keys {
     pub fn tower_key(&self, tower: &PublicKey) -> SecretKey {
         let bytes = named(&self.towers, b"millrace/tower-client/1/", &tower.serialize());
         SecretKey::from_slice(&*bytes).expect(DERIVES)
-    }
-
-    /// The name under which somebody else's watchtower keeps what belongs to a channel: it tells that tower nothing, and no other
-    /// tower the same. `generation` counts the groups of a channel.
-    #[must_use]
-    pub fn tower_group(&self, tower: &PublicKey, channel_id: ChannelId, generation: u32) -> [u8; 16] {
-        let argument = [&tower.serialize()[..], &channel_id.0, &generation.to_be_bytes()].concat();
-        let bytes = named(&self.towers, b"millrace/tower-group/1/", &argument);
-        *bytes.first_chunk().expect("32 bytes hold 16")
     }
 
     /// The on-chain wallet's.

@@ -365,7 +365,12 @@ impl Node {
     }
 
     /// Stops it, in order. What was accepted is on disk when this returns.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        self.stop_after(async {}).await;
+    }
+
+    /// The same, with something that is done once nothing more comes from peers, while the journal still takes entries.
+    pub async fn stop_after(mut self, last: impl Future<Output = ()>) {
         // It holds the journal, too.
         if let Some(answers) = self.htlc_log.take() {
             answers.abort();
@@ -381,6 +386,7 @@ impl Node {
         if !self.main.is_finished() {
             let _aborted = self.main.await;
         }
+        last.await;
         let Self { registry, journal, shards, checkpoints, gossip, .. } = self;
         if let Some(gossip) = gossip {
             gossip.stop().await;

@@ -41,6 +41,8 @@ pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long bitcoind may take to answer the first question.
 const FIRST_CHECK: Duration = Duration::from_secs(10);
+/// How long the end waits for watchtowers to have the last of it.
+const TOWERS_SETTLE: Duration = Duration::from_secs(3);
 /// How long the main task may take to say why it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -233,9 +235,8 @@ impl Running {
         self.doors.data_dir.remove_rpc_info();
         self.rpc.stop().await;
         self.payments.remember().await;
-        // They hold the channels.
+        self.node.stop_after(self.towers.settle(TOWERS_SETTLE)).await;
         self.towers.stop();
-        self.node.stop().await;
     }
 }
 

@@ -11,8 +11,10 @@ mod shown;
 mod tower;
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::Duration;
 
 use bitcoin::ScriptBuf;
 use millrace_channel::keys::ChannelKeys;
@@ -59,7 +61,10 @@ pub struct Towers {
     book: Arc<Mutex<Book>>,
     running: RwLock<Vec<Used>>,
     is_any: AtomicBool,
-    is_any_foreign: AtomicBool,
+    /// As the book says it, which is changed before any step that rests on it.
+    wants_penalties: AtomicBool,
+    /// Held by whoever adds or removes a tower, from what is read to what is done.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// A tower that is talked to.
@@ -120,7 +125,8 @@ impl Used {
 
     fn over(&self, channel_id: ChannelId) {
         match self {
-            Self::Own(tower) => tower.client.forget(channel_id),
+            // It is asked by and by, until it agrees.
+            Self::Own(_) => {}
             Self::Foreign(tower) => tower.over(channel_id),
         }
     }
@@ -161,7 +167,8 @@ impl Towers {
             book: Arc::default(),
             running: RwLock::default(),
             is_any: AtomicBool::new(false),
-            is_any_foreign: AtomicBool::new(false),
+            wants_penalties: AtomicBool::new(false),
+            changing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -188,12 +195,11 @@ impl Towers {
         running.push(match mode {
             Mode::Compact => {
                 let config = Config { lag_max, ..Config::new(tower, address, key, chain_hash) };
-                Used::Own(Tower::start(config, is_relied_on, registry.clone()))
+                Used::Own(Tower::start(config, Arc::clone(&self.book), is_relied_on, registry.clone()))
             }
             Mode::Blob => {
                 let config = BlobConfig { lag_max, ..BlobConfig::new(tower, address, key, chain_hash) };
-                let (keys, book) = (self.keys.clone(), Arc::clone(&self.book));
-                Used::Foreign(BlobTower::start(config, keys, book, is_relied_on, registry.clone()))
+                Used::Foreign(BlobTower::start(config, Arc::clone(&self.book), is_relied_on, registry.clone()))
             }
         });
         self.count(&running);
@@ -201,11 +207,32 @@ impl Towers {
 
     fn count(&self, running: &[Used]) {
         self.is_any.store(!running.is_empty(), Ordering::Relaxed);
-        let is_any_foreign = running.iter().any(|one| one.mode() == Mode::Blob);
-        self.is_any_foreign.store(is_any_foreign, Ordering::Relaxed);
     }
 
-    /// Talks to nobody any more.
+    /// For whoever adds or removes a tower: one after the other.
+    pub async fn changing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing.lock().await
+    }
+
+    /// Waits, for so long at most, until the towers that are there have everything, and writes down what they have signed. For
+    /// the end, when nothing more is revoked and the journal still takes entries.
+    pub async fn settle(&self, limit: Duration) {
+        let all: Vec<_> = {
+            let running = self.running.read().expect(LOCK);
+            let settle = |used: &Used| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+                match used {
+                    Used::Own(tower) => Box::pin(tower.settle()),
+                    Used::Foreign(tower) => Box::pin(tower.settle()),
+                }
+            };
+            running.iter().map(settle).collect()
+        };
+        if tokio::time::timeout(limit, futures::future::join_all(all)).await.is_err() {
+            tracing::warn!("a watchtower does not have everything at the end");
+        }
+    }
+
+    /// Talks to nobody any more. After the channels have stopped.
     pub fn stop(&self) {
         let mut running = self.running.write().expect(LOCK);
         running.clear();
@@ -237,10 +264,10 @@ impl Towers {
         Ok(script.into_iter().chain([added]).collect())
     }
 
-    /// Whether it is known where all that towers take is paid.
+    /// Where all that towers take is paid, once that was named.
     #[must_use]
-    pub fn has_sweep_script(&self) -> bool {
-        self.book().sweep_script.is_some()
+    pub fn sweep_script(&self) -> Option<ScriptBuf> {
+        self.book().sweep_script.clone()
     }
 
     /// A tower is written down: it is called, and told of every channel.
@@ -337,7 +364,7 @@ impl ChannelGuards for Towers {
     }
 
     fn wants_penalties(&self) -> bool {
-        self.is_any_foreign.load(Ordering::Relaxed)
+        self.wants_penalties.load(Ordering::Relaxed)
     }
 
     fn watch(&self, terms: &Terms, keys: &ChannelKeys, secrets: &RevealedSecrets) {
@@ -357,8 +384,8 @@ impl ChannelGuards for Towers {
         for used in self.running.read().expect(LOCK).iter() {
             match used {
                 Used::Own(tower) => tower.revoked(channel_id, number, secret),
-                // It is in the step that revokes, and so in the book by now.
-                Used::Foreign(tower) => tower.has_work(),
+                // It is in the step that revokes, and told by the book.
+                Used::Foreign(_) => {}
             }
         }
     }
@@ -382,16 +409,27 @@ impl Fold for Towers {
     }
 
     fn restore(&self, section: &[u8]) -> Result<(), String> {
-        *self.book() = Book::restore(section)?;
+        let mut book = self.book();
+        *book = Book::restore(section)?;
+        self.wants_penalties.store(book.wants_penalties(), Ordering::Relaxed);
         Ok(())
     }
 
     fn tell(&self, news: &News) {
-        if Book::concerns(news)
-            && let Err(error) = self.book().tell(news)
-        {
+        if !Book::concerns(news) {
+            return;
+        }
+        let mut book = self.book();
+        if let Err(error) = book.tell(news) {
             // It was written by this very build; the towers say again what they have.
             tracing::error!(error, "what is written of a watchtower cannot be read back");
+        }
+        self.wants_penalties.store(book.wants_penalties(), Ordering::Relaxed);
+        drop(book);
+        for used in self.running.read().expect(LOCK).iter() {
+            if let Used::Foreign(tower) = used {
+                tower.has_work();
+            }
         }
     }
 

@@ -121,10 +121,10 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
-    /// Payments without a watchtower, with one, and with a silent and a full one, taking turns
+    /// Payments without a watchtower, with one, and beside a silent, a full and somebody else's, taking turns
     ///
-    /// ok: after a kill -9 of both daemons the sums are right, and the silent tower lacked what the other had. The figures are for
-    /// the reader: `ratio` is each kind's payments per second to those without a tower.
+    /// ok: after a kill -9 of both daemons the sums are right, and the silent and the full tower lacked what the others had. The
+    /// figures are for the reader: `ratio` is each kind's payments per second to those without a tower.
     Watched {
         #[command(flatten)]
         arguments: watched::Arguments,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use millrace_rpc::tower::v1::tower_client::TowerClient;
-use millrace_rpc::tower::v1::{AllowRequest, GetStatusRequest, GetStatusResponse};
+use millrace_rpc::tower::v1::{AllowBlobsRequest, AllowRequest, GetStatusRequest, GetStatusResponse};
 use secp256k1::PublicKey;
 use tonic::transport::{Channel, Endpoint};
 
@@ -113,6 +113,17 @@ impl Tower {
         let request = AllowRequest { client: client.serialize().to_vec(), channels_max };
         let Some(tower) = &mut self.client else { return Err(self.failed("it does not run")) };
         let answer = tower.allow(request).await;
+        answer.map(drop).map_err(|status| self.failed(status.message()))
+    }
+
+    /// Lets a client hand over sealed penalties.
+    ///
+    /// # Errors
+    /// If it does not run, or refuses.
+    pub async fn allow_blobs(&mut self, client: &PublicKey, blobs_max: u32) -> Result<(), Error> {
+        let request = AllowBlobsRequest { client: client.serialize().to_vec(), blobs_max };
+        let Some(tower) = &mut self.client else { return Err(self.failed("it does not run")) };
+        let answer = tower.allow_blobs(request).await;
         answer.map(drop).map_err(|status| self.failed(status.message()))
     }
 

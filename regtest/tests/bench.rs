@@ -169,7 +169,7 @@ async fn payments_beside_watchtowers_of_every_kind_are_measured() {
     let outcomes = watched::run(arguments, &mut report).await.unwrap();
     assert!(report.is_ok() && outcomes.ok, "{outcomes:#?} {:#?}", report.steps());
     let told: Value = serde_json::to_value(&outcomes).unwrap();
-    for kind in ["none", "live", "silent", "full"] {
+    for kind in ["none", "live", "silent", "full", "sealed"] {
         for field in ["payments_per_s", "p50_ms", "p99_ms", "ratio"] {
             assert!(told[kind][field].as_f64().is_some_and(|figure| figure > 0.0), "{kind} {field}: {told}");
         }

@@ -239,11 +239,17 @@ impl Client {
         Ok(())
     }
 
-    /// The channel is of no concern any more. The tower may refuse ([`Progress::refused`]): then it stays watched, until this
-    /// is asked again.
+    /// The channel is of no concern any more, also one that is not watched here, but was before a restart. The tower may refuse
+    /// ([`Progress::refused`]): then it stays watched there, until this is asked again. [`Client::knows`] says when it is done.
     pub fn forget(&self, channel_id: ChannelId) {
         self.shared.book.forget(channel_id);
         self.shared.work.notify_one();
+    }
+
+    /// Whether the channel is watched, or the tower has not forgotten it yet.
+    #[must_use]
+    pub fn knows(&self, channel_id: ChannelId) -> bool {
+        self.shared.book.knows(channel_id)
     }
 
     /// So many of the channel's preimages are safe here.

@@ -453,6 +453,9 @@ impl Channel {
 
     /// Preimages that somebody else has seen on chain. One may be of several HTLCs.
     pub(crate) fn take_preimages(&mut self, preimages: &[Preimage], fx: &mut Effects) {
+        if self.state.phase == Phase::Closed {
+            return;
+        }
         let by_hash: BTreeMap<_, _> = preimages.iter().map(|preimage| (preimage.hash(), preimage)).collect();
         let unknown = self.state.ledger.htlcs(Side::Local).iter().filter(|htlc| htlc.known_preimage.is_none());
         let found = unknown.filter_map(|htlc| Some((htlc.add.id, (*by_hash.get(&htlc.add.payment_hash)?).clone())));

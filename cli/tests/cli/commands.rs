@@ -137,7 +137,7 @@ mod tower {
         let target = format!("{NODE}@127.0.0.1");
         both("tower-add", &["tower", "add", &target, "--idempotency-key", "k"]);
         let target = format!("{NODE}@[::1]:9911");
-        both("tower-add-unreached", &["tower", "add", &target, "--idempotency-key", "k"]);
+        both("tower-add-unreached", &["tower", "add", &target, "--mode", "blob", "--idempotency-key", "k"]);
     }
 
     #[test]

@@ -29,6 +29,7 @@ fn own() -> Tower {
         updates: 1_204,
         payload_bytes: 9_001,
         socket_bytes_sent: 31_000,
+        mode: TowerMode::Compact.into(),
     }
 }
 
@@ -44,6 +45,7 @@ fn unreached() -> Tower {
         updates: 0,
         payload_bytes: 0,
         socket_bytes_sent: 0,
+        mode: TowerMode::Blob.into(),
         ..own()
     }
 }
@@ -53,10 +55,28 @@ fn status() -> GetTowerStatusResponse {
         channel_id: vec![0xaa; 32],
         revoked: 1_207,
         acknowledged: 1_204,
-        receipt: Some(TowerReceipt { next: 1_204, time_s: NOON_MS / 1_000, signature: vec![0x5a; 64] }),
+        receipt: Some(TowerReceipt {
+            next: 1_204,
+            time_s: NOON_MS / 1_000,
+            signature: vec![0x5a; 64],
+            group: Vec::new(),
+        }),
         refused: String::new(),
         tower_ahead: false,
         resolved: false,
+        from: 0,
+    };
+    let sealed = TowerChannel {
+        receipt: Some(TowerReceipt {
+            next: 7,
+            time_s: NOON_MS / 1_000,
+            signature: vec![0x5b; 64],
+            group: vec![0x66; 16],
+        }),
+        revoked: 27,
+        acknowledged: 27,
+        from: 20,
+        ..near.clone()
     };
     let refused = TowerChannel {
         channel_id: vec![0xbb; 32],
@@ -70,7 +90,7 @@ fn status() -> GetTowerStatusResponse {
         TowerChannel { channel_id: vec![0xcc; 32], revoked: 4, acknowledged: 4, tower_ahead: true, ..near.clone() };
     let over = TowerChannel { channel_id: vec![0xdd; 32], revoked: 4, acknowledged: 4, resolved: true, ..near.clone() };
     let own = TowerStatus { tower: Some(own()), channels: vec![near, refused, ahead, over] };
-    let unreached = TowerStatus { tower: Some(unreached()), channels: Vec::new() };
+    let unreached = TowerStatus { tower: Some(unreached()), channels: vec![sealed] };
     GetTowerStatusResponse { towers: vec![own, unreached], lag_max: 1_000 }
 }
 

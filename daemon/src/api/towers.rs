@@ -28,11 +28,15 @@ impl Towers for TowersService {
         self.0.ready()?;
         let tower = parse::tower(&request.tower)?;
         parse::check_address(&request.address)?;
-        let (address, mode) = (request.address.clone(), mode(request.mode()));
+        let (address, mode) = (request.address.clone(), mode(request.mode)?);
         let stored = once(&self.0, "Towers.Add", &key, &request, move |inner, once| async move {
             let result = async {
                 let (towers, registry) = (&inner.api.towers, &inner.api.registry);
-                let sweep_script = inner.api.wallet.new_destination().await.map_err(|_| fault::stopping())?;
+                let _changing = towers.changing().await;
+                let sweep_script = match towers.sweep_script() {
+                    Some(script) => script,
+                    None => inner.api.wallet.new_destination().await.map_err(|_| fault::stopping())?,
+                };
                 let entries = towers.add(tower, address, mode, sweep_script, clock::unix_ms());
                 let mut entries = entries.map_err(|error| add_failed(&error))?;
                 let stored = once::Stored::Reference(tower.serialize().to_vec());
@@ -61,6 +65,7 @@ impl Towers for TowersService {
         let stored = once(&self.0, "Towers.Remove", &key, &request, move |inner, once| async move {
             let result = async {
                 let towers = &inner.api.towers;
+                let _changing = towers.changing().await;
                 let entry = towers.remove(&tower).ok_or_else(|| fault::not_found("watchtower", tower))?;
                 let finished = Finished { is_durable: true, ..Finished::answer(&RemoveTowerResponse {}) };
                 let entries = vec![entry, once.entry(&finished.stored)];
@@ -167,9 +172,11 @@ fn channel(watched: &WatchedChannel) -> v1::TowerChannel {
     }
 }
 
-fn mode(wanted: v1::TowerMode) -> Mode {
-    match wanted {
-        v1::TowerMode::Unspecified | v1::TowerMode::Compact => Mode::Compact,
-        v1::TowerMode::Blob => Mode::Blob,
+fn mode(wanted: i32) -> Result<Mode, Status> {
+    match v1::TowerMode::try_from(wanted) {
+        Ok(v1::TowerMode::Unspecified | v1::TowerMode::Compact) => Ok(Mode::Compact),
+        Ok(v1::TowerMode::Blob) => Ok(Mode::Blob),
+        // It must not be told more than was meant for it.
+        Err(_) => Err(fault::field("mode", format!("{wanted} is none that this node knows"))),
     }
 }

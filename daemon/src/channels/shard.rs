@@ -377,9 +377,8 @@ impl Shard {
         self.mark_done(done);
         self.end_turn();
         self.telling = Telling::Live;
-        if !watches_only {
-            self.each(Self::guard);
-        }
+        // All of it is durable: whoever keeps watch need not wait for the chain.
+        self.each(Self::guard);
     }
 
     /// Has a channel watched by those who keep watch while the node is off, if anybody does.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use millrace_watchtower::client::Link;
 use millrace_watchtower::client::blob::{BlobClient, BlobConfig, BlobProgress, HandOverError};
+use millrace_watchtower::receipt::BlobReceipt;
 use millrace_watchtower::registration::Registration;
 use millrace_watchtower::sealed::{Hint, SEALED_BYTES, Sealed, seal};
 use millrace_watchtower::vault::Group;
@@ -20,16 +21,17 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::book::{Book, KeptGroup, StoredBlobReceipt, ToSeal, TowerEntry};
-use crate::channels::{Registry, TowerBehind};
-use crate::keys::Keys;
+use crate::channels::{Registry, TowerBehind, random};
 use crate::steps::WriteError;
 
 /// How often new receipts are written down, and it is looked whether a tower has all that there is.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How soon it goes on where the client had no room.
-const AGAIN: Duration = Duration::from_millis(20);
+/// How soon it goes on where the tower has enough to do.
+const AGAIN: Duration = Duration::from_millis(50);
 /// Penalties that are sealed at once.
 const SEAL_AT_ONCE: usize = 64;
+/// Penalties of one channel that are on their way at once: no channel takes the room of all.
+const ON_THE_WAY_MAX: u64 = 512;
 
 const LOCK: &str = "nothing panics while a watchtower's channels are locked";
 
@@ -52,45 +54,48 @@ impl Drop for BlobTower {
 struct Feed {
     id: PublicKey,
     lag_max: u64,
-    keys: Keys,
     client: BlobClient,
     book: Arc<Mutex<Book>>,
     registry: Registry,
     channels: Mutex<BTreeMap<ChannelId, Fed>>,
     is_relied_on: AtomicBool,
+    seen: Mutex<Seen>,
     work: Notify,
+}
+
+/// What was written down and said already.
+#[derive(Default)]
+struct Seen {
+    /// The newest receipts that are written down.
+    receipts: BTreeMap<Group, u64>,
+    /// Groups of which the tower knows more than this node.
+    ahead: BTreeSet<Group>,
 }
 
 /// A channel of which penalties are made.
 #[derive(Clone)]
 struct Fed {
     registration: Registration,
-    /// What the peer had revoked when it was told of.
-    revoked: u64,
-    /// Its group, once that is written down.
+    /// What the peer had revoked when it was told of, after the tower was first reached.
+    revoked: Option<u64>,
+    /// Its group, once that is written down, and the commitment with which it begins.
     group: Option<(Group, u64)>,
 }
 
 impl BlobTower {
     /// Begins to use it. On a tokio runtime.
-    pub(super) fn start(
-        config: BlobConfig,
-        keys: Keys,
-        book: Arc<Mutex<Book>>,
-        is_relied_on: bool,
-        registry: Registry,
-    ) -> Self {
+    pub(super) fn start(config: BlobConfig, book: Arc<Mutex<Book>>, is_relied_on: bool, registry: Registry) -> Self {
         let (id, address, lag_max) = (config.tower, config.address.clone(), config.lag_max);
         let client = BlobClient::start(config);
         let feed = Arc::new(Feed {
             id,
             lag_max,
-            keys,
             client: client.clone(),
             book,
             registry,
             channels: Mutex::default(),
             is_relied_on: AtomicBool::new(is_relied_on),
+            seen: Mutex::default(),
             work: Notify::new(),
         });
         let task = tokio::spawn(Arc::clone(&feed).run());
@@ -100,8 +105,13 @@ impl BlobTower {
     /// Has a channel watched from here on: the peer has revoked all commitments below this one.
     pub(super) fn watch(&self, registration: Registration, revoked: CommitmentNumber) {
         let channel_id = registration.channel_id();
-        let fed = Fed { registration, revoked: revoked.0, group: None };
-        self.feed.channels().entry(channel_id).or_insert(fed);
+        let is_reached = self.feed.book().towers.get(&self.id).is_some_and(|kept| kept.is_reached);
+        let mut channels = self.feed.channels();
+        let fed = channels.entry(channel_id).or_insert(Fed { registration, revoked: None, group: None });
+        if is_reached && fed.revoked.is_none() {
+            fed.revoked = Some(revoked.0);
+        }
+        drop(channels);
         self.feed.work.notify_one();
     }
 
@@ -110,12 +120,10 @@ impl BlobTower {
         self.feed.work.notify_one();
     }
 
-    /// The channel is over.
+    /// The channel is over: its groups are let go by and by.
     pub(super) fn over(&self, channel_id: ChannelId) {
-        let fed = self.feed.channels().remove(&channel_id);
-        if let Some((group, _)) = fed.and_then(|fed| fed.group) {
-            self.client.release(group);
-        }
+        self.feed.channels().remove(&channel_id);
+        self.feed.work.notify_one();
     }
 
     /// Whether HTLCs may be added in a channel.
@@ -135,23 +143,31 @@ impl BlobTower {
 
     /// How far it is with each channel, and the commitment with which its group begins.
     pub(super) fn progress(&self) -> Vec<(ChannelId, u64, BlobProgress)> {
-        let by_group: BTreeMap<Group, BlobProgress> = self.client.all_progress().into_iter().collect();
-        let channels = self.feed.channels();
-        let of = |(id, fed): (&ChannelId, &Fed)| {
-            let (group, base) = fed.group?;
-            Some((*id, base, by_group.get(&group)?.clone()))
-        };
-        channels.iter().filter_map(of).collect()
+        self.feed.progress().into_iter().map(|(id, _, base, progress)| (id, base, progress)).collect()
+    }
+
+    /// Waits until the tower has what there is, if it is there, and writes down what it has signed.
+    pub(super) fn settle(&self) -> impl Future<Output = ()> + Send + 'static {
+        let feed = Arc::clone(&self.feed);
+        async move {
+            while *feed.client.link().borrow() == Link::Up && !feed.has_all(0) {
+                tokio::time::sleep(AGAIN).await;
+            }
+            // Or the node has stopped already.
+            let _written = feed.look().await;
+        }
     }
 }
 
 /// What a look at a channel has come to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// The tower has, or is about to get, all that there is.
-    All,
-    /// There is more.
+    /// Nothing is to be told now.
+    Done,
+    /// There is more, at once.
     More,
+    /// There is more, when the tower has answered.
+    Busy,
 }
 
 impl Feed {
@@ -164,57 +180,93 @@ impl Feed {
     }
 
     async fn run(self: Arc<Self>) {
-        let mut written = BTreeMap::new();
-        let mut alarmed = BTreeSet::new();
         let mut next_look = Instant::now() + LOOK_EVERY;
-        loop {
-            let ids: Vec<ChannelId> = self.channels().keys().copied().collect();
-            let mut has_more = false;
-            for id in ids {
-                match self.feed(id).await {
-                    Ok(fed) => has_more |= fed == Standing::More,
-                    // The node stops.
-                    Err(WriteError) => return,
-                }
-            }
+        // It fails only when the node stops.
+        while let Ok(standing) = self.feed_all().await {
             if Instant::now() >= next_look {
                 next_look = Instant::now() + LOOK_EVERY;
-                if self.look(&mut written, &mut alarmed).await.is_err() {
+                if self.look().await.is_err() {
                     return;
                 }
             }
-            let until = if has_more { Instant::now() + AGAIN } else { next_look };
+            let until = match standing {
+                Standing::More => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Standing::Busy => Instant::now() + AGAIN,
+                Standing::Done => next_look,
+            };
+            let mut link = self.client.link();
             tokio::select! {
                 () = self.work.notified() => {}
                 () = sleep_until(until) => {}
+                // It may have come back.
+                _ = link.changed() => {}
             }
         }
     }
 
+    async fn feed_all(&self) -> Result<Standing, WriteError> {
+        // While it is away nothing is made: it would only wait.
+        if *self.client.link().borrow() != Link::Up {
+            return Ok(Standing::Done);
+        }
+        self.note_reached().await?;
+        let ids: Vec<ChannelId> = self.channels().keys().copied().collect();
+        let mut all = Standing::Done;
+        for id in ids {
+            all = match (all, self.feed(id).await?) {
+                (Standing::More, _) | (_, Standing::More) => Standing::More,
+                (Standing::Busy, _) | (_, Standing::Busy) => Standing::Busy,
+                (Standing::Done, Standing::Done) => Standing::Done,
+            };
+        }
+        Ok(all)
+    }
+
+    /// From the first connection on, what is revoked is kept for it.
+    async fn note_reached(&self) -> Result<(), WriteError> {
+        if self.book().towers.get(&self.id).is_none_or(|kept| kept.is_reached) {
+            return Ok(());
+        }
+        self.registry.journal().write(vec![TowerEntry::Reached { tower: self.id }.entry()]).await?;
+        // Each channel says from where on.
+        self.registry.tell_guards();
+        Ok(())
+    }
+
     /// Hands over what the tower lacks of a channel, as far as there is room.
     async fn feed(&self, channel_id: ChannelId) -> Result<Standing, WriteError> {
-        let Some((registration, group, base)) = self.group_of(channel_id).await? else { return Ok(Standing::All) };
-        let (first, noted) = self.book().waiting_range(channel_id).unwrap_or((base, base));
+        let Some((registration, group, base)) = self.group_of(channel_id).await? else { return Ok(Standing::Done) };
+        let Some(kept) = self.kept_group(channel_id) else { return Ok(Standing::Done) };
+        let (first, end) = self.book().waiting_range(channel_id).unwrap_or((kept.acknowledged, kept.acknowledged));
         let progress = self.client.progress(group).map(|progress| progress.borrow().clone()).unwrap_or_default();
         let wanted = base + progress.wanted;
-        if progress.is_tower_ahead || wanted >= noted {
-            return Ok(Standing::All);
-        }
         if wanted < first {
             // What comes next is gone here: the tower has lost it, or was away for too long.
-            tracing::warn!(%channel_id, tower = %self.id, wanted, first, "the watchtower lacks penalties that are not kept any more");
-            let generation = self.kept_group(channel_id).map_or(0, |kept| kept.generation + 1);
-            self.begin_group(channel_id, generation, first).await?;
+            tracing::warn!(
+                %channel_id, tower = %self.id, wanted, first,
+                "the watchtower lacks penalties that are not kept any more: it goes on from here"
+            );
+            self.begin_group(channel_id, first).await?;
             return Ok(Standing::More);
         }
-        self.client.register(group, progress.acknowledged, noted - base);
+        // What it has refused is tried again by itself.
+        if wanted >= end || progress.is_tower_ahead || progress.refused.is_some() {
+            return Ok(Standing::Done);
+        }
+        if progress.wanted.saturating_sub(progress.acknowledged) >= ON_THE_WAY_MAX {
+            return Ok(Standing::Busy);
+        }
+        self.client.register(group, progress.acknowledged, end - base);
         let items = self.book().waiting_from(channel_id, wanted, SEAL_AT_ONCE);
         let sealed = tokio::task::spawn_blocking(move || sealed(&registration, &items)).await.unwrap_or_default();
         for (number, sealed) in sealed {
             match self.client.hand_over(group, number - base, sealed) {
                 Ok(()) => {}
-                Err(HandOverError::Full { .. } | HandOverError::OutOfOrder { .. }) => return Ok(Standing::More),
-                Err(HandOverError::Unknown(_) | HandOverError::TowerAhead { .. }) => return Ok(Standing::All),
+                Err(HandOverError::Full { .. } | HandOverError::OutOfOrder { .. }) => return Ok(Standing::Busy),
+                Err(HandOverError::Unknown(_) | HandOverError::TowerAhead { .. }) => return Ok(Standing::Done),
             }
         }
         Ok(Standing::More)
@@ -231,22 +283,23 @@ impl Feed {
             return Ok(Some((fed.registration, group, base)));
         }
         if self.kept_group(channel_id).is_none() {
+            let Some(revoked) = fed.revoked else { return Ok(None) };
             let first = self.book().waiting_range(channel_id).map(|(first, _)| first);
-            self.begin_group(channel_id, 0, first.unwrap_or(fed.revoked)).await?;
+            self.begin_group(channel_id, first.unwrap_or(revoked)).await?;
         }
         let Some(kept) = self.kept_group(channel_id) else { return Ok(None) };
-        let group = Group(self.keys.tower_group(&self.id, channel_id, kept.generation));
         let noted = self.book().waiting_range(channel_id).map_or(kept.acknowledged, |(_, end)| end);
         let acknowledged = kept.acknowledged - kept.base;
-        self.client.register(group, acknowledged, noted.max(kept.acknowledged) - kept.base);
+        self.client.register(kept.group, acknowledged, noted.max(kept.acknowledged) - kept.base);
         if let Some(fed) = self.channels().get_mut(&channel_id) {
-            fed.group = Some((group, kept.base));
+            fed.group = Some((kept.group, kept.base));
         }
-        Ok(Some((fed.registration, group, kept.base)))
+        Ok(Some((fed.registration, kept.group, kept.base)))
     }
 
-    async fn begin_group(&self, channel_id: ChannelId, generation: u32, base: u64) -> Result<(), WriteError> {
-        let entry = TowerEntry::Group { tower: self.id, channel_id, generation, base }.entry();
+    async fn begin_group(&self, channel_id: ChannelId, base: u64) -> Result<(), WriteError> {
+        let group = Group(random());
+        let entry = TowerEntry::Group { tower: self.id, channel_id, group, base }.entry();
         self.registry.journal().write(vec![entry]).await?;
         if let Some(fed) = self.channels().get_mut(&channel_id) {
             fed.group = None;
@@ -254,48 +307,97 @@ impl Feed {
         Ok(())
     }
 
+    fn progress(&self) -> Vec<(ChannelId, Group, u64, BlobProgress)> {
+        let by_group: BTreeMap<Group, BlobProgress> = self.client.all_progress().into_iter().collect();
+        let channels = self.channels();
+        let of = |(id, fed): (&ChannelId, &Fed)| {
+            let (group, base) = fed.group?;
+            Some((*id, group, base, by_group.get(&group)?.clone()))
+        };
+        channels.iter().filter_map(of).collect()
+    }
+
     /// Writes down what is new. Fails only when the node stops.
-    async fn look(&self, written: &mut BTreeMap<Group, u64>, alarmed: &mut BTreeSet<Group>) -> Result<(), WriteError> {
-        let all = self.client.all_progress();
-        for (group, progress) in &all {
-            if progress.is_tower_ahead && alarmed.insert(*group) {
-                tracing::error!(
-                    %group, tower = %self.id,
-                    "the watchtower has penalties that this node knows nothing of: the data folder is an old copy"
-                );
-            }
-        }
-        let of_group: BTreeMap<Group, ChannelId> =
-            self.channels().iter().filter_map(|(id, fed)| Some((fed.group?.0, *id))).collect();
-        let receipts: Vec<_> = all.iter().filter_map(|(group, progress)| Some((*group, progress.receipt?))).collect();
-        let newest: Vec<_> = receipts
-            .iter()
-            .filter(|(group, receipt)| written.get(group).is_none_or(|before| *before < receipt.next))
-            .filter_map(|(group, receipt)| Some((*of_group.get(group)?, receipt)))
-            .collect();
+    async fn look(&self) -> Result<(), WriteError> {
+        let all = self.progress();
+        self.raise_alarm(&all);
         let mut entries = Vec::new();
-        let begins = !self.is_relied_on.load(Ordering::Relaxed) && self.has_all(&all);
+        let begins = !self.is_relied_on.load(Ordering::Relaxed)
+            && *self.client.link().borrow() == Link::Up
+            && self.has_all(self.lag_max);
         if begins {
             entries.push(TowerEntry::ReliedOn { tower: self.id }.entry());
         }
+        let newest: Vec<(ChannelId, BlobReceipt)> = {
+            let seen = self.seen.lock().expect(LOCK);
+            let receipts = all.iter().filter_map(|(id, _, _, progress)| Some((*id, progress.receipt?)));
+            let is_new =
+                |receipt: &BlobReceipt| seen.receipts.get(&receipt.group).is_none_or(|before| *before < receipt.next);
+            receipts.filter(|(_, receipt)| is_new(receipt)).collect()
+        };
         if !newest.is_empty() {
-            let stored = newest.iter().map(|(id, receipt)| (*id, StoredBlobReceipt::from(*receipt))).collect();
+            let stored = newest.iter().map(|(id, receipt)| (*id, StoredBlobReceipt::from(receipt))).collect();
             entries.push(TowerEntry::BlobReceipts { tower: self.id, receipts: stored }.entry());
+        }
+        let forgotten = self.forget_over();
+        if !forgotten.is_empty() {
+            entries.push(TowerEntry::Forgotten { tower: self.id, channels: forgotten }.entry());
         }
         if entries.is_empty() {
             return Ok(());
         }
         self.registry.journal().write(entries).await?;
-        written.extend(newest.iter().map(|(_, receipt)| (receipt.group, receipt.next)));
+        let written = newest.iter().map(|(_, receipt)| (receipt.group, receipt.next));
+        self.seen.lock().expect(LOCK).receipts.extend(written);
         if begins {
             self.is_relied_on.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    fn has_all(&self, all: &[(Group, BlobProgress)]) -> bool {
-        let is_near = |progress: &BlobProgress| progress.lag() <= self.lag_max && progress.refused.is_none();
-        *self.client.link().borrow() == Link::Up && all.iter().all(|(_, progress)| is_near(progress))
+    fn raise_alarm(&self, all: &[(ChannelId, Group, u64, BlobProgress)]) {
+        let mut seen = self.seen.lock().expect(LOCK);
+        for (channel_id, group, _, progress) in all {
+            if progress.is_tower_ahead && seen.ahead.insert(*group) {
+                tracing::error!(
+                    %channel_id, %group, tower = %self.id,
+                    "the watchtower has penalties that this node knows nothing of: the data folder is an old copy"
+                );
+            }
+        }
+    }
+
+    /// Asks again that the groups of channels that are over be let go. Gives the channels of which none is there any more.
+    fn forget_over(&self) -> Vec<ChannelId> {
+        if *self.client.link().borrow() != Link::Up {
+            return Vec::new();
+        }
+        let over = self.book().towers.get(&self.id).map(|kept| kept.over.clone()).unwrap_or_default();
+        let strangers: BTreeSet<Group> = self.client.strangers().into_iter().collect();
+        let mut forgotten = Vec::new();
+        for (channel_id, groups) in over {
+            let is_there = |group: &&Group| self.client.progress(**group).is_some() || strangers.contains(*group);
+            let there: Vec<&Group> = groups.iter().filter(is_there).collect();
+            for group in &there {
+                self.client.register(**group, 0, 0);
+                self.client.release(**group);
+            }
+            if there.is_empty() {
+                forgotten.push(channel_id);
+            }
+        }
+        forgotten
+    }
+
+    /// Whether the tower lacks no more than this of any channel, of what it was told and of what it is to be told.
+    fn has_all(&self, lag_max: u64) -> bool {
+        let is_near = |progress: &BlobProgress| progress.lag() <= lag_max && progress.refused.is_none();
+        let all = self.progress();
+        let is_told = |(id, _, base, progress): &(ChannelId, Group, u64, BlobProgress)| {
+            let end = self.book().waiting_range(*id).map_or(0, |(_, end)| end);
+            end.saturating_sub(base.saturating_add(progress.acknowledged)) <= lag_max
+        };
+        all.iter().all(|one| is_near(&one.3) && is_told(one))
     }
 }
 
@@ -311,9 +413,6 @@ fn sealed(registration: &Registration, items: &[ToSeal]) -> Vec<(u64, Sealed)> {
 }
 
 fn nothing() -> Sealed {
-    let mut hint = [0; 16];
-    let mut bytes = vec![0; SEALED_BYTES];
-    getrandom::fill(&mut hint).expect("the system has randomness");
-    getrandom::fill(&mut bytes).expect("the system has randomness");
-    Sealed { hint: Hint(hint), bytes }
+    let bytes: [u8; SEALED_BYTES] = random();
+    Sealed { hint: Hint(random()), bytes: bytes.to_vec() }
 }

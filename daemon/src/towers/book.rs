@@ -22,6 +22,10 @@ use crate::facts::{Applied, Item, News, Source};
 const VERSION: u8 = 1;
 /// Revoked commitments of one channel that are kept for the towers of others: 2 MB. What is older is given up.
 const WAITING_MAX: usize = 16_384;
+/// The same of all channels, where one has more than [`WAITING_MUCH`]: 32 MB.
+const WAITING_ALL_MAX: usize = 262_144;
+/// So many of one channel may always wait: more than may be missing at a tower, unless the owner wants it otherwise.
+const WAITING_MUCH: usize = 1_024;
 
 /// One thing that is written down.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,9 +43,13 @@ pub(super) enum TowerEntry {
     /// The peer has revoked this commitment: in the step that says so, while there is somebody else's tower.
     Revoked(ToSeal),
     /// From this commitment on, somebody else's tower gets the channel's penalties in this group.
-    Group { tower: PublicKey, channel_id: ChannelId, generation: u32, base: u64 },
+    Group { tower: PublicKey, channel_id: ChannelId, group: Group, base: u64 },
     /// What somebody else's tower has signed.
     BlobReceipts { tower: PublicKey, receipts: Vec<(ChannelId, StoredBlobReceipt)> },
+    /// Somebody else's tower was reached: from here on what is revoked is kept for it.
+    Reached { tower: PublicKey },
+    /// It has let go of these channels, which are over.
+    Forgotten { tower: PublicKey, channels: Vec<ChannelId> },
 }
 
 /// A [`Receipt`], as it is written.
@@ -154,15 +162,21 @@ pub(super) struct Kept {
     pub(super) mode: Mode,
     pub(super) added_ms: u64,
     pub(super) is_relied_on: bool,
+    /// Whether it was ever reached: nothing is kept for one that was not.
+    pub(super) is_reached: bool,
     receipts: BTreeMap<ChannelId, StoredReceipt>,
     pub(super) groups: BTreeMap<ChannelId, KeptGroup>,
+    /// Channels that are over, until it has let go of them; and its groups of each.
+    pub(super) over: BTreeMap<ChannelId, Vec<Group>>,
 }
 
 /// How somebody else's tower stands with a channel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct KeptGroup {
-    /// Counts the groups of the channel: a tower that has lost what it had gets another one.
-    pub(super) generation: u32,
+    /// The tower's name for what it has. Drawn anew whenever something begins anew: a name of old may be in use there.
+    pub(super) group: Group,
+    /// Those before: a tower that has lost what it had gets another one, and perhaps still has some of it.
+    earlier: Vec<Group>,
     /// The commitment whose penalty is the group's first.
     pub(super) base: u64,
     /// The lowest commitment whose penalty the tower is not known to have.
@@ -176,9 +190,11 @@ impl Kept {
         self.receipts.get(&channel_id)?.receipt()
     }
 
-    fn forget(&mut self, channel_id: ChannelId) {
+    /// The channel is over: the tower is to let go of it.
+    fn end(&mut self, channel_id: ChannelId) {
         self.receipts.remove(&channel_id);
-        self.groups.remove(&channel_id);
+        let groups = self.groups.remove(&channel_id).map(|kept| [kept.earlier, vec![kept.group]].concat());
+        self.over.insert(channel_id, groups.unwrap_or_default());
     }
 }
 
@@ -220,7 +236,7 @@ impl Book {
                     if let Source::Channel(id) = news.source {
                         self.applied.forget(id);
                         self.waiting.remove(&id);
-                        self.towers.values_mut().for_each(|kept| kept.forget(id));
+                        self.towers.values_mut().for_each(|kept| kept.end(id));
                     }
                 }
                 Item::Entry(_) | Item::Fact { .. } => {}
@@ -246,22 +262,38 @@ impl Book {
             }
             TowerEntry::Receipts { tower, receipts } => {
                 let Some(kept) = self.towers.get_mut(&tower) else { return };
-                let by_channel =
-                    receipts.into_iter().map(|one| (ChannelId::v1_from_funding(one.funding_outpoint), one));
-                kept.receipts.extend(by_channel);
+                for receipt in receipts {
+                    let id = ChannelId::v1_from_funding(receipt.funding_outpoint);
+                    // The highest proves the most, whatever the tower has lost since.
+                    if kept.receipts.get(&id).is_none_or(|before| before.next <= receipt.next) {
+                        kept.receipts.insert(id, receipt);
+                    }
+                }
             }
             TowerEntry::Revoked(revoked) => {
                 if let Source::Channel(channel_id) = source {
                     self.wait(channel_id, revoked);
                 }
             }
-            TowerEntry::Group { tower, channel_id, generation, base } => {
+            TowerEntry::Group { tower, channel_id, group, base } => {
                 if let Some(kept) = self.towers.get_mut(&tower) {
-                    let group = KeptGroup { generation, base, acknowledged: base, receipt: None };
+                    let before = kept.groups.remove(&channel_id);
+                    let earlier = before.map(|kept| [kept.earlier, vec![kept.group]].concat()).unwrap_or_default();
+                    let group = KeptGroup { group, earlier, base, acknowledged: base, receipt: None };
                     kept.groups.insert(channel_id, group);
                 }
             }
             TowerEntry::BlobReceipts { tower, receipts } => self.on_blob_receipts(tower, receipts),
+            TowerEntry::Reached { tower } => {
+                if let Some(kept) = self.towers.get_mut(&tower) {
+                    kept.is_reached = true;
+                }
+            }
+            TowerEntry::Forgotten { tower, channels } => {
+                if let Some(kept) = self.towers.get_mut(&tower) {
+                    channels.iter().for_each(|id| drop(kept.over.remove(id)));
+                }
+            }
         }
     }
 
@@ -271,23 +303,27 @@ impl Book {
             mode,
             added_ms: time_ms,
             is_relied_on: false,
+            is_reached: false,
             receipts: BTreeMap::new(),
             groups: BTreeMap::new(),
+            over: BTreeMap::new(),
         };
         self.towers.entry(tower).or_insert(kept).address = address;
     }
 
     fn wait(&mut self, channel_id: ChannelId, revoked: ToSeal) {
-        if !self.has_mode(Mode::Blob) {
+        if !self.wants_penalties() {
             return;
         }
+        let is_much = self.waiting.get(&channel_id).is_some_and(|waiting| waiting.len() > WAITING_MUCH);
+        let all: usize = if is_much { self.waiting.values().map(VecDeque::len).sum() } else { 0 };
         let waiting = self.waiting.entry(channel_id).or_default();
         if waiting.back().is_some_and(|last| last.number + 1 != revoked.number) {
             // There was nobody to keep it for meanwhile.
             waiting.clear();
         }
         waiting.push_back(revoked);
-        if waiting.len() > WAITING_MAX {
+        if waiting.len() > WAITING_MAX || (all >= WAITING_ALL_MAX && waiting.len() > WAITING_MUCH) {
             waiting.pop_front();
         }
     }
@@ -295,8 +331,11 @@ impl Book {
     fn on_blob_receipts(&mut self, tower: PublicKey, receipts: Vec<(ChannelId, StoredBlobReceipt)>) {
         let Some(kept) = self.towers.get_mut(&tower) else { return };
         for (channel_id, receipt) in receipts {
-            if let Some(group) = kept.groups.get_mut(&channel_id) {
-                group.acknowledged = group.acknowledged.max(group.base.saturating_add(receipt.next));
+            let Some(group) = kept.groups.get_mut(&channel_id).filter(|group| group.group == receipt.group) else {
+                continue;
+            };
+            group.acknowledged = group.acknowledged.max(group.base.saturating_add(receipt.next));
+            if group.receipt.as_ref().is_none_or(|before| before.next <= receipt.next) {
                 group.receipt = Some(receipt);
             }
         }
@@ -307,7 +346,7 @@ impl Book {
     fn let_go(&mut self) {
         let Self { towers, waiting, .. } = self;
         waiting.retain(|channel_id, waiting| {
-            let takers = towers.values().filter(|kept| kept.mode == Mode::Blob);
+            let takers = towers.values().filter(|kept| kept.mode == Mode::Blob && kept.is_reached);
             let acknowledged = takers.map(|kept| kept.groups.get(channel_id).map_or(0, |group| group.acknowledged));
             let needed_from = acknowledged.min().unwrap_or(u64::MAX);
             while waiting.front().is_some_and(|first| first.number < needed_from) {
@@ -317,9 +356,9 @@ impl Book {
         });
     }
 
-    /// Whether there is a tower of this kind.
-    pub(super) fn has_mode(&self, mode: Mode) -> bool {
-        self.towers.values().any(|kept| kept.mode == mode)
+    /// Whether what is revoked is kept for anybody.
+    pub(super) fn wants_penalties(&self) -> bool {
+        self.towers.values().any(|kept| kept.mode == Mode::Blob && kept.is_reached)
     }
 
     /// The lowest commitment of a channel that is kept for the towers of others, and the one after the last.
@@ -342,6 +381,7 @@ impl Book {
         for kept in self.towers.values_mut() {
             kept.receipts.retain(|id, _| channels.contains(id));
             kept.groups.retain(|id, _| channels.contains(id));
+            kept.over.retain(|id, _| !channels.contains(id));
         }
         self.waiting.retain(|id, _| channels.contains(id));
     }

@@ -1,8 +1,8 @@
 //! One watchtower that this node uses: the client that talks to it, and what becomes of what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bitcoin::OutPoint;
@@ -17,14 +17,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::book::{StoredReceipt, TowerEntry};
+use super::book::{Book, StoredReceipt, TowerEntry};
 use crate::channels::{CommandError, Registry, TowerBehind};
 use crate::steps::WriteError;
 
 /// How often new receipts are written down, and it is looked whether a tower has all that there is.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How soon it is looked again whether a tower has everything, before the node stops.
+const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 /// How long a channel that has too much to do is left alone.
 const AGAIN: Duration = Duration::from_millis(200);
+
+const LOCK: &str = "nothing panics while a watchtower's news are locked";
 
 /// One tower.
 pub(super) struct Tower {
@@ -32,7 +36,7 @@ pub(super) struct Tower {
     pub(super) address: String,
     pub(super) client: Client,
     lag_max: u64,
-    is_relied_on: Arc<AtomicBool>,
+    task_of: Arc<Task>,
     task: JoinHandle<()>,
 }
 
@@ -44,13 +48,14 @@ impl Drop for Tower {
 
 impl Tower {
     /// Begins to use it. On a tokio runtime.
-    pub(super) fn start(config: Config, is_relied_on: bool, registry: Registry) -> Self {
+    pub(super) fn start(config: Config, book: Arc<Mutex<Book>>, is_relied_on: bool, registry: Registry) -> Self {
         let (id, address, lag_max) = (config.tower, config.address.clone(), config.lag_max);
         let (client, events) = Client::start(config);
-        let is_relied_on = Arc::new(AtomicBool::new(is_relied_on));
-        let task = Task { id, lag_max, client: client.clone(), is_relied_on: Arc::clone(&is_relied_on), registry };
-        let task = tokio::spawn(task.run(events));
-        Self { id, address, client, lag_max, is_relied_on, task }
+        let is_relied_on = AtomicBool::new(is_relied_on);
+        let seen = Mutex::default();
+        let task_of = Arc::new(Task { id, lag_max, client: client.clone(), book, is_relied_on, registry, seen });
+        let task = tokio::spawn(Arc::clone(&task_of).run(events));
+        Self { id, address, client, lag_max, task_of, task }
     }
 
     /// Has a channel watched, with what the tower is known to have of it.
@@ -83,7 +88,19 @@ impl Tower {
 
     /// Whether it has once had all that there was.
     pub(super) fn is_relied_on(&self) -> bool {
-        self.is_relied_on.load(Ordering::Relaxed)
+        self.task_of.is_relied_on.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the tower has what there is, if it is there, and writes down what it has signed.
+    pub(super) fn settle(&self) -> impl Future<Output = ()> + Send + 'static {
+        let task = Arc::clone(&self.task_of);
+        async move {
+            while *task.client.link().borrow() == Link::Up && !task.has_all(0) {
+                tokio::time::sleep(SETTLE_AGAIN).await;
+            }
+            // Or the node has stopped already.
+            let _written = task.look().await;
+        }
     }
 }
 
@@ -94,6 +111,8 @@ struct Seen {
     receipts: BTreeMap<ChannelId, CommitmentNumber>,
     /// Channels of which the tower knows more than this node.
     ahead: BTreeSet<ChannelId>,
+    /// Channels that it was asked to forget since the start.
+    asked: BTreeSet<ChannelId>,
 }
 
 /// Hears what a tower says.
@@ -101,15 +120,16 @@ struct Task {
     id: PublicKey,
     lag_max: u64,
     client: Client,
-    is_relied_on: Arc<AtomicBool>,
+    book: Arc<Mutex<Book>>,
+    is_relied_on: AtomicBool,
     registry: Registry,
+    seen: Mutex<Seen>,
 }
 
 impl Task {
-    async fn run(self, mut events: mpsc::Receiver<Event>) {
+    async fn run(self: Arc<Self>, mut events: mpsc::Receiver<Event>) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = Seen::default();
         loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -122,7 +142,7 @@ impl Task {
                     None => return,
                 },
                 _ = ticks.tick() => {
-                    if self.look(&mut seen).await.is_err() {
+                    if self.look().await.is_err() {
                         // The node stops.
                         return;
                     }
@@ -149,28 +169,39 @@ impl Task {
     }
 
     /// Writes down what is new. Fails only when the node stops.
-    async fn look(&self, seen: &mut Seen) -> Result<(), WriteError> {
-        let all = self.client.all_progress();
-        self.raise_alarm(&all, seen);
+    async fn look(&self) -> Result<(), WriteError> {
+        let over = self.over();
+        let mut all = self.client.all_progress();
+        all.retain(|(id, _, _)| !over.contains(id));
+        self.raise_alarm(&all);
         let mut entries = Vec::new();
-        let begins = !self.is_relied_on.load(Ordering::Relaxed) && self.has_all(&all);
+        let is_up = *self.client.link().borrow() == Link::Up;
+        let begins = !self.is_relied_on.load(Ordering::Relaxed) && is_up && self.has_all(self.lag_max);
         if begins {
             entries.push(TowerEntry::ReliedOn { tower: self.id }.entry());
         }
-        let is_new = |(channel_id, receipt): &(ChannelId, Receipt)| {
-            seen.receipts.get(channel_id).is_none_or(|before| *before < receipt.next)
+        let receipts: Vec<(ChannelId, Receipt)> = {
+            let seen = self.seen.lock().expect(LOCK);
+            let is_new = |(channel_id, receipt): &(ChannelId, Receipt)| {
+                seen.receipts.get(channel_id).is_none_or(|before| *before < receipt.next)
+            };
+            let receipts = all.iter().filter_map(|(id, _, progress)| Some((*id, progress.receipt?)));
+            receipts.filter(is_new).collect()
         };
-        let receipts = all.iter().filter_map(|(id, _, progress)| Some((*id, progress.receipt?)));
-        let receipts: Vec<(ChannelId, Receipt)> = receipts.filter(is_new).collect();
         if !receipts.is_empty() {
             let stored = receipts.iter().map(|(_, receipt)| StoredReceipt::from(receipt)).collect();
             entries.push(TowerEntry::Receipts { tower: self.id, receipts: stored }.entry());
+        }
+        let forgotten = if is_up { self.forget(over) } else { Vec::new() };
+        if !forgotten.is_empty() {
+            entries.push(TowerEntry::Forgotten { tower: self.id, channels: forgotten }.entry());
         }
         if entries.is_empty() {
             return Ok(());
         }
         self.registry.journal().write(entries).await?;
-        seen.receipts.extend(receipts.iter().map(|(id, receipt)| (*id, receipt.next)));
+        let written = receipts.iter().map(|(id, receipt)| (*id, receipt.next));
+        self.seen.lock().expect(LOCK).receipts.extend(written);
         if begins {
             tracing::info!(tower = %self.id, "the watchtower has every channel: from here on the node relies on it");
             self.is_relied_on.store(true, Ordering::Relaxed);
@@ -178,8 +209,31 @@ impl Task {
         Ok(())
     }
 
+    /// Channels that are over, and that the tower has not let go of.
+    fn over(&self) -> BTreeSet<ChannelId> {
+        let book = self.book.lock().expect(LOCK);
+        book.towers.get(&self.id).map(|kept| kept.over.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Asks again that these be let go: a tower whose chain is a block behind refuses. Gives those that it does not have any more.
+    fn forget(&self, over: BTreeSet<ChannelId>) -> Vec<ChannelId> {
+        let mut seen = self.seen.lock().expect(LOCK);
+        let mut forgotten = Vec::new();
+        for channel_id in over {
+            if seen.asked.contains(&channel_id) && !self.client.knows(channel_id) {
+                seen.asked.remove(&channel_id);
+                forgotten.push(channel_id);
+            } else {
+                seen.asked.insert(channel_id);
+                self.client.forget(channel_id);
+            }
+        }
+        forgotten
+    }
+
     /// A tower that knows of more than this node shows that this node's data is old (durability.md, D11).
-    fn raise_alarm(&self, all: &[(ChannelId, OutPoint, Progress)], seen: &mut Seen) {
+    fn raise_alarm(&self, all: &[(ChannelId, OutPoint, Progress)]) {
+        let mut seen = self.seen.lock().expect(LOCK);
         for (channel_id, _, progress) in all {
             if progress.is_tower_ahead && seen.ahead.insert(*channel_id) {
                 tracing::error!(
@@ -191,10 +245,12 @@ impl Task {
         }
     }
 
-    /// Whether the tower is connected, and not too far behind in any channel.
-    fn has_all(&self, all: &[(ChannelId, OutPoint, Progress)]) -> bool {
-        let is_near = |progress: &Progress| progress.lag() <= self.lag_max && progress.refused.is_none();
-        *self.client.link().borrow() == Link::Up && all.iter().all(|(_, _, progress)| is_near(progress))
+    /// Whether the tower is not too far behind in any channel that is not over.
+    fn has_all(&self, lag_max: u64) -> bool {
+        let over = self.over();
+        let is_near = |progress: &Progress| progress.lag() <= lag_max && progress.refused.is_none();
+        let all = self.client.all_progress();
+        all.iter().all(|(id, _, progress)| over.contains(id) || is_near(progress))
     }
 }
 

@@ -40,6 +40,10 @@ fn tower_id() -> PublicKey {
 impl Site {
     /// In this folder, at this address if it is one it had before.
     async fn start(folder: &Path, address: &str) -> Self {
+        Self::with_key(folder, address, tower_key()).await
+    }
+
+    async fn with_key(folder: &Path, address: &str, key: SecretKey) -> Self {
         let options = Options { segment_bytes: 1 << 20, reserve_bytes: 1 << 20, ..Options::default() };
         let (keeper, durability) = keeper::open(&folder.join("journal"), options).unwrap();
         let (desk, keeper) = Desk::open(keeper).unwrap();
@@ -47,7 +51,7 @@ impl Site {
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = watch::channel(false);
         let chain_hash = ChainHash::using_genesis_block_const(Network::Regtest);
-        let context = Context { desk: desk.clone(), durability, key: tower_key(), chain_hash };
+        let context = Context { desk: desk.clone(), durability, key, chain_hash };
         let serving = tokio::spawn(server::serve(listener, context, stopped));
         Self { desk, address, stop, serving, keeper }
     }
@@ -98,13 +102,28 @@ async fn add(world: &World, address: &str) -> v1::Tower {
 }
 
 async fn add_as(world: &World, address: &str, mode: v1::TowerMode) -> Result<v1::Tower, tonic::Status> {
+    add_one(world, &tower_id(), address, mode).await
+}
+
+async fn add_one(
+    world: &World,
+    tower: &PublicKey,
+    address: &str,
+    mode: v1::TowerMode,
+) -> Result<v1::Tower, tonic::Status> {
     let request = v1::AddTowerRequest {
         idempotency_key: hex::encode(rand_bytes()),
-        tower: tower_id().serialize().to_vec(),
+        tower: tower.serialize().to_vec(),
         address: address.to_owned(),
         mode: mode.into(),
     };
     Ok(client(world).await.add(request).await?.into_inner().tower.unwrap())
+}
+
+async fn remove(world: &World) -> Result<(), tonic::Status> {
+    let request =
+        v1::RemoveTowerRequest { idempotency_key: hex::encode(rand_bytes()), tower: tower_id().serialize().to_vec() };
+    client(world).await.remove(request).await.map(drop)
 }
 
 async fn shown(world: &World) -> v1::TowerStatus {
@@ -341,13 +360,8 @@ async fn a_tower_that_was_never_reached_stops_nothing() {
     }
     assert!(shown(&alice).await.tower.unwrap().lag > 2);
     // Removed, it stays so.
-    let request = |tower: PublicKey| v1::RemoveTowerRequest {
-        idempotency_key: hex::encode(rand_bytes()),
-        tower: tower.serialize().to_vec(),
-    };
-    client(&alice).await.remove(request(tower_id())).await.unwrap();
-    let again = client(&alice).await.remove(request(tower_id())).await.unwrap_err();
-    assert_eq!(reason(&again), ErrorReason::NotFound);
+    remove(&alice).await.unwrap();
+    assert_eq!(reason(&remove(&alice).await.unwrap_err()), ErrorReason::NotFound);
     alice.stop().await;
     let alice = start_with(homes[0].path(), &chain, with_bound(2)).await;
     let listed = client(&alice).await.list(v1::ListTowersRequest {}).await.unwrap().into_inner();
@@ -359,6 +373,118 @@ async fn a_tower_that_was_never_reached_stops_nothing() {
     alice.stop().await;
     bob.stop().await;
     site.stop().await;
+}
+
+/// Two of one's own and one of somebody else's; each is told everything, one that is away holds up none of the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_towers_are_each_told_everything() {
+    let Stage { chain: _chain, alice, bob, homes: _homes, site, id } = stage(1_000).await;
+    let keys = [6, 7, 8].map(|seed| SecretKey::from_slice(&[seed; 32]).unwrap());
+    let ids = keys.map(|key| key.public_key(SECP256K1));
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let second = Site::with_key(folders[0].path(), "127.0.0.1:0", keys[0]).await;
+    let foreign = Site::with_key(folders[1].path(), "127.0.0.1:0", keys[1]).await;
+    second.allow(alice.towers.client_key(&ids[0])).await;
+    foreign.allow_blobs(alice.towers.client_key(&ids[1])).await;
+    assert!(add(&alice, &site.address).await.connected);
+    assert!(add_one(&alice, &ids[0], &second.address, v1::TowerMode::Compact).await.unwrap().connected);
+    assert!(add_one(&alice, &ids[1], &foreign.address, v1::TowerMode::Blob).await.unwrap().connected);
+    let away = add_one(&alice, &ids[2], "127.0.0.1:1", v1::TowerMode::Compact).await.unwrap();
+    assert!(!away.connected);
+    let clients: std::collections::BTreeSet<PublicKey> = ids.iter().map(|id| alice.towers.client_key(id)).collect();
+    assert_eq!(clients.len(), 3, "each knows the node by another key");
+    let status = |world| async move {
+        client(world).await.get_status(v1::GetTowerStatusRequest::default()).await.unwrap().into_inner().towers
+    };
+    let wait = async {
+        loop {
+            pay(&alice, &bob).await.unwrap();
+            let towers = status(&alice).await;
+            assert_eq!(towers.len(), 4);
+            let has_all = |one: &&v1::TowerStatus| has_all(one, id);
+            if towers.iter().filter(has_all).count() == 3 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("all three have it in time");
+    alice.stop().await;
+    bob.stop().await;
+    for site in [site, second, foreign] {
+        site.stop().await;
+    }
+}
+
+/// The last word of a node that stops: what was revoked until then is with the tower, which is to keep watch from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_leaves_its_towers_with_everything() {
+    for mode in [v1::TowerMode::Compact, v1::TowerMode::Blob] {
+        let Stage { chain: _chain, alice, bob, homes: _homes, site, id } = stage(1_000).await;
+        add_as(&alice, &site.address, mode).await.unwrap();
+        until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
+        let kept = {
+            let answer = bob.channels().await.take_commitment(v1::TakeCommitmentRequest { channel_id: id.0.to_vec() });
+            answer.await.unwrap().into_inner()
+        };
+        for _ in 0..5 {
+            pay(&alice, &bob).await.unwrap();
+        }
+        let number = revoked(&alice, id).await;
+        alice.stop().await;
+        match mode {
+            v1::TowerMode::Blob => {
+                let commitment: Transaction = deserialize(&kept.transaction).unwrap();
+                assert_eq!(site.takes(vec![commitment]).await.len(), 1);
+            }
+            _ => {
+                let next = site.next().await;
+                // The newest may not have been revoked when the connection ended.
+                assert!(next.iter().any(|(at, next)| *at == id && *next + 1 >= number), "{next:?} of {number}");
+            }
+        }
+        bob.stop().await;
+        site.stop().await;
+    }
+}
+
+/// Somebody else's tower that was removed and comes back, and one that has lost its disk: a new beginning, from there on.
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_tower_begins_anew_where_it_must() {
+    let Stage { chain: _chain, alice, bob, homes: _homes, site, id } = stage(6).await;
+    add_as(&alice, &site.address, v1::TowerMode::Blob).await.unwrap();
+    let is_relied_on = |status: &v1::TowerStatus| status.tower.as_ref().is_some_and(|tower| tower.relied_on);
+    until(&alice, "it is relied on", is_relied_on).await;
+    for _ in 0..3 {
+        pay(&alice, &bob).await.unwrap();
+    }
+    until(&alice, "it has everything", |status| has_all(status, id)).await;
+    remove(&alice).await.unwrap();
+    pay(&alice, &bob).await.unwrap();
+    add_as(&alice, &site.address, v1::TowerMode::Blob).await.unwrap();
+    until(&alice, "it is told of the channel again", |status| !status.channels.is_empty()).await;
+    let again = until(&alice, "it is relied on again", is_relied_on).await.channels.remove(0);
+    assert!(!again.tower_ahead && again.from >= 3, "{again:?}");
+    for _ in 0..8 {
+        pay(&alice, &bob).await.unwrap();
+        until(&alice, "it has everything", |status| has_all(status, id)).await;
+    }
+    // Its receipts are written down: what it had is not kept here any more.
+    let number = revoked(&alice, id).await - 1;
+    eventually("the receipt is written", || alice.towers.written(&tower_id(), id).filter(|next| *next >= number)).await;
+    let address = site.stop().await;
+    let folder = tempfile::tempdir().unwrap();
+    let empty = Site::start(folder.path(), &address).await;
+    empty.allow_blobs(alice.towers.client_key(&tower_id())).await;
+    until(&alice, "it begins anew", |status| status.channels.iter().any(|one| one.from >= number)).await;
+    // It would lack more than it may, if what is lost counted.
+    for _ in 0..4 {
+        pay(&alice, &bob).await.unwrap();
+        until(&alice, "it has everything", |status| has_all(status, id)).await;
+    }
+    alice.stop().await;
+    bob.stop().await;
+    empty.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -398,6 +524,14 @@ async fn nonsense_is_no_tower() {
         let status = client(&alice).await.add(request).await.unwrap_err();
         assert_eq!(reason(&status), ErrorReason::InvalidField, "{address}: {status}");
     }
+    let unknown = v1::AddTowerRequest {
+        idempotency_key: hex::encode(rand_bytes()),
+        tower: good.clone(),
+        address: "127.0.0.1:1".to_owned(),
+        mode: 77,
+    };
+    let status = client(&alice).await.add(unknown).await.unwrap_err();
+    assert_eq!(reason(&status), ErrorReason::InvalidField, "it must not be taken for one's own: {status}");
     let unknown = v1::GetTowerStatusRequest { tower: good };
     assert_eq!(reason(&client(&alice).await.get_status(unknown).await.unwrap_err()), ErrorReason::NotFound);
     alice.stop().await;

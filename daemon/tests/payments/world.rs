@@ -278,8 +278,8 @@ impl World {
     pub(crate) async fn stop(self) {
         self.readiness.send_replace(Readiness::Stopping);
         let Self { node, serving, payments, announcer, towers, data_dir, .. } = self;
+        node.stop_after(towers.settle(Duration::from_secs(3))).await;
         towers.stop();
-        node.stop().await;
         serving.stop().await;
         drop((payments, announcer, towers));
         let lock = File::open(data_dir.journal().join("lock")).unwrap();

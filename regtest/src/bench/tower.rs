@@ -381,6 +381,9 @@ impl Outcomes {
         let (breached, channels) = (self.breached, self.channels);
         check(breached as u64 == channels, format!("of {channels} channels {breached} were breached"));
         check(self.outputs >= breached, format!("{breached} breaches have {} outputs", self.outputs));
+        // Or nobody has gone for an HTLC.
+        let second = self.breached_with_htlcs == 0 || self.outputs != breached;
+        check(second, format!("{} breaches with HTLCs have no second-level output", self.breached_with_htlcs));
         let (arrived, paid) = (self.taken_sat, self.fees_sat);
         let held = self.outputs_sat - self.lost_sat;
         check(arrived + paid == held, format!("{arrived} sat arrived and {paid} were paid of {held}"));
@@ -443,10 +446,11 @@ mod tests {
     #[test]
     fn every_bound_is_held_and_named() {
         assert!(good().misses().is_empty());
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 9] = [
             (|it| it.lost = 1, "1 outputs of 0 sat were not taken in time"),
             (|it| it.breached = 9, "of 10 channels 9 were breached"),
             (|it| it.outputs = 9, "10 breaches have 9 outputs"),
+            (|it| it.outputs = 10, "5 breaches with HTLCs have no second-level output"),
             (|it| it.taken_sat = 980, "980 sat arrived and 10 were paid of 1000"),
             (|it| it.stored_bytes_per_channel = 1_800.1, "a channel takes 1800.10 bytes"),
             (|it| it.stored_bytes_per_channel = 0.0, "a channel takes 0.00 bytes"),

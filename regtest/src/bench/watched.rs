@@ -1,10 +1,10 @@
 //! `bench watched`: whether a watchtower slows payments. The same load in turns: without a tower, with one that answers, with
-//! one that says nothing any more, and with one that is full.
+//! one that says nothing any more, with one that is full, and with somebody else's, for which penalties are sealed.
 
 use std::path::Path;
 use std::process::Command;
 
-use millrace_rpc::v1::{AddTowerRequest, GetTowerStatusRequest, RemoveTowerRequest, TowerStatus};
+use millrace_rpc::v1::{AddTowerRequest, GetTowerStatusRequest, RemoveTowerRequest, TowerMode, TowerStatus};
 use secp256k1::PublicKey;
 use serde::Serialize;
 
@@ -21,7 +21,9 @@ const PAYER: usize = 0;
 /// Two channels: a tower that takes one of them is full for the other.
 const CHANNELS: u32 = 2;
 /// More than any turn revokes: below the bound, nothing may wait.
-const LAG_MAX: &str = "1000000";
+const LAG_MAX: &str = "16000";
+/// Penalties that somebody else's tower takes: more than there are.
+const BLOBS: u32 = 1_000_000;
 /// How long a tower may take to have everything.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -54,6 +56,8 @@ pub struct Outcomes {
     pub silent: Kind,
     /// With one that refuses one of two channels.
     pub full: Kind,
+    /// With somebody else's, for which the payer seals a penalty for each revoked commitment.
+    pub sealed: Kind,
 }
 
 /// The turns of one kind.
@@ -102,6 +106,7 @@ struct Stage {
     arguments: payments::Arguments,
     live: Tower,
     full: Tower,
+    foreign: Tower,
     paid: usize,
 }
 
@@ -114,12 +119,12 @@ pub async fn run(arguments: Arguments, report: &mut Report) -> Result<Outcomes, 
     let stage = Stage::start(arguments).await;
     report.end(&stage.as_ref().map(|_| format!("{CHANNELS} channels")).map_err(ToString::to_string));
     let mut stage = stage?;
-    let mut all: [Turns; 4] = Default::default();
+    let mut all: [Turns; 5] = Default::default();
     for turn in 1..=arguments.turns {
         report.begin(&format!("turn {turn} of {}", arguments.turns));
         let result = stage.turn(&mut all).await;
         let note = all.iter().filter_map(|kind| kind.per_s.last()).map(|per_s| format!("{per_s:.0}"));
-        let note = format!("{} per second: none, live, silent, full", note.collect::<Vec<_>>().join(", "));
+        let note = format!("{} per second: none, live, silent, full, sealed", note.collect::<Vec<_>>().join(", "));
         report.end(&result.as_ref().map(|()| note).map_err(ToString::to_string));
         result?;
     }
@@ -130,15 +135,15 @@ pub async fn run(arguments: Arguments, report: &mut Report) -> Result<Outcomes, 
         node.stop().await?;
     }
     let without = median(&all[0].per_s);
-    let [none, live, silent, full] = all.map(|turns| turns.kind(without));
+    let [none, live, silent, full, sealed] = all.map(|turns| turns.kind(without));
     // Or it was not what it is taken for.
-    let is_as_said = live.lag < silent.lag && none.lag == 0;
-    Ok(Outcomes { ok: same.is_ok() && is_as_said, payments: arguments.payments, none, live, silent, full })
+    let is_as_said = live.lag < silent.lag && none.lag == 0 && full.lag > 0 && sealed.lag < silent.lag;
+    Ok(Outcomes { ok: same.is_ok() && is_as_said, payments: arguments.payments, none, live, silent, full, sealed })
 }
 
 impl Stage {
     async fn start(wanted: Arguments) -> Result<Self, Error> {
-        let all = wanted.payments * wanted.turns * 4;
+        let all = wanted.payments * wanted.turns * 5;
         let arguments = payments::Arguments {
             channels: CHANNELS,
             outstanding: wanted.outstanding,
@@ -149,19 +154,19 @@ impl Stage {
         let network = payments::start(arguments, &["--tower-lag-max", LAG_MAX]).await?;
         let program = find_tower()?;
         let tower = |name: &str| Tower::new(&program, network.folder().join(name), &network.bitcoind);
-        let (mut live, mut full) = (tower("live")?, tower("full")?);
-        for tower in [&mut live, &mut full] {
+        let (mut live, mut full, mut foreign) = (tower("live")?, tower("full")?, tower("foreign")?);
+        for tower in [&mut live, &mut full, &mut foreign] {
             tower.start().await?;
         }
         let arguments = payments::Arguments { payments: wanted.payments, ..arguments };
-        Ok(Self { network, arguments, live, full, paid: 0 })
+        Ok(Self { network, arguments, live, full, foreign, paid: 0 })
     }
 
-    async fn turn(&mut self, all: &mut [Turns; 4]) -> Result<(), Error> {
-        let [none, live, silent, full] = all;
+    async fn turn(&mut self, all: &mut [Turns; 5]) -> Result<(), Error> {
+        let [none, live, silent, full, sealed] = all;
         self.pay(none).await?;
         let (key, address) = self.live.key_and_address()?;
-        let client = self.add(&key, &address).await?;
+        let client = self.add(&key, &address, TowerMode::Compact).await?;
         self.live.allow(&client, CHANNELS).await?;
         self.wait_for_tower(&key, "the tower with everything", |status| {
             let tower = status.tower.clone().unwrap_or_default();
@@ -175,13 +180,22 @@ impl Stage {
         paid?;
         self.remove(&key).await?;
         let (key, address) = self.full.key_and_address()?;
-        let client = self.add(&key, &address).await?;
+        let client = self.add(&key, &address, TowerMode::Compact).await?;
         self.full.allow(&client, 1).await?;
         self.wait_for_tower(&key, "a channel refused", |status| {
             status.channels.iter().any(|channel| !channel.refused.is_empty())
         })
         .await?;
         self.pay(full).await?;
+        self.remove(&key).await?;
+        let (key, address) = self.foreign.key_and_address()?;
+        let client = self.add(&key, &address, TowerMode::Blob).await?;
+        self.foreign.allow_blobs(&client, BLOBS).await?;
+        self.wait_for_tower(&key, "somebody else's tower with everything", |status| {
+            status.tower.as_ref().is_some_and(|tower| tower.relied_on && tower.channels == CHANNELS)
+        })
+        .await?;
+        self.pay(sealed).await?;
         self.remove(&key).await
     }
 
@@ -196,13 +210,13 @@ impl Stage {
         Ok(())
     }
 
-    async fn add(&self, tower: &PublicKey, address: &str) -> Result<PublicKey, Error> {
+    async fn add(&self, tower: &PublicKey, address: &str, mode: TowerMode) -> Result<PublicKey, Error> {
         let node = &self.network.nodes[PAYER];
         let request = AddTowerRequest {
             idempotency_key: random_key(),
             tower: tower.serialize().to_vec(),
             address: address.to_owned(),
-            ..AddTowerRequest::default()
+            mode: mode.into(),
         };
         let answer = node.client()?.towers.add(request).await.map_err(|status| node.call_failed(&status))?;
         let added = answer.into_inner().tower.unwrap_or_default();

@@ -364,7 +364,9 @@ impl Act {
             let balance = self.network.balance(node).await?;
             after_sat[node] = balance.confirmed_sat + balance.unconfirmed_sat;
         }
-        let gained = after_sat[ALICE] - self.before_sat[ALICE];
+        let gained = after_sat[ALICE].checked_sub(self.before_sat[ALICE]).ok_or_else(|| {
+            Error::Wrong(format!("alice had {} sat and has {}", self.before_sat[ALICE], after_sat[ALICE]))
+        })?;
         if after_sat[BOB] != self.before_sat[BOB] {
             return Err(Error::Wrong(format!("bob had {} sat and has {}", self.before_sat[BOB], after_sat[BOB])));
         }

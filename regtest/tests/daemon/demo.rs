@@ -23,6 +23,14 @@ const STEPS: &[&str] = &[
     "pay in several parts",
     "kill -9 bob in the middle of forwards",
     "account for every millisatoshi",
+    "start two daemons and a watchtower",
+    "bob keeps a commitment, two payments in flight",
+    "the payments arrive, and bob pays more",
+    "switch alice off",
+    "bob publishes what he has revoked",
+    "the watchtower takes it all from him",
+    "alice comes back",
+    "account for every satoshi",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,6 +56,9 @@ async fn every_step_is_played_and_every_satoshi_accounted_for() {
     let figure = |name: &str| demo.figures()[name].as_u64().unwrap();
     assert!(figure("parts") >= 2 && figure("forwards_in_flight_at_kill") > 0, "{:?}", demo.figures());
     assert!(figure("routed_msat") > 4_250_000_000 && figure("routing_fees_msat") > 0, "{:?}", demo.figures());
+    // His balance in what he kept, and both HTLCs.
+    assert_eq!(figure("punished_sat"), 4_800_000 + 300_000 + 200_000, "{:?}", demo.figures());
+    assert!((1_000..20_000).contains(&figure("punished_fees_sat")), "{:?}", demo.figures());
     for node in &mut demo.into_network().nodes {
         node.stop().await.unwrap();
     }

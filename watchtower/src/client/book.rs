@@ -36,6 +36,8 @@ struct State {
     by_handle: BTreeMap<Handle, ChannelId>,
     /// Channels of which the caller is to be told something.
     news: BTreeSet<ChannelId>,
+    /// Channels that are not watched here any more, and that the tower is to forget; whether it was told on this connection.
+    orphans: BTreeMap<ChannelId, bool>,
 }
 
 /// What the tower has said of a channel.
@@ -136,6 +138,9 @@ impl Book {
 
     pub(crate) fn forget(&self, channel_id: ChannelId) {
         let mut state = self.lock();
+        if !state.entries.contains_key(&channel_id) {
+            state.orphans.entry(channel_id).or_default();
+        }
         if let Some(entry) = state.entries.get_mut(&channel_id) {
             entry.forget = true;
             state.dirty.insert(channel_id);
@@ -167,7 +172,8 @@ impl Book {
     /// A connection begins: the tower's names and what was under way mean nothing any more.
     pub(crate) fn begin(&self) {
         let mut state = self.lock();
-        let State { entries, dirty, at_tower, by_handle, news } = &mut *state;
+        let State { entries, dirty, at_tower, by_handle, news, orphans } = &mut *state;
+        orphans.values_mut().for_each(|is_told| *is_told = false);
         at_tower.clear();
         by_handle.clear();
         news.clear();
@@ -252,6 +258,8 @@ impl Book {
     /// A refusal about a channel: it rests, unless the tower only names what comes next.
     pub(crate) fn on_refused(&self, channel_id: ChannelId, text: &str, next: Option<CommitmentNumber>, rest: Duration) {
         let mut state = self.lock();
+        // It stays watched there, until the caller asks again.
+        state.orphans.remove(&channel_id);
         let Some(entry) = state.entries.get_mut(&channel_id) else { return };
         let was_forgetting = entry.under_way == UnderWay::Forgetting;
         entry.under_way = UnderWay::Nothing;
@@ -280,14 +288,31 @@ impl Book {
             state.at_tower.remove(&channel_id);
             state.entries.remove(&channel_id);
             state.dirty.remove(&channel_id);
+            state.orphans.remove(&channel_id);
         }
+    }
+
+    /// Whether there is anything of a channel here, were it only that it is to be forgotten.
+    pub(crate) fn knows(&self, channel_id: ChannelId) -> bool {
+        let state = self.lock();
+        state.entries.contains_key(&channel_id) || state.orphans.contains_key(&channel_id)
     }
 
     /// What is to be told now, at most `max` messages.
     pub(crate) fn due(&self, now: Instant, linger: Duration, batch_max: u64, max: usize) -> Due {
         let mut state = self.lock();
-        let State { entries, dirty, .. } = &mut *state;
+        let State { entries, dirty, at_tower, orphans, .. } = &mut *state;
         let mut due = Due { messages: Vec::new(), next: None };
+        orphans.retain(|channel_id, is_told| match at_tower.get(channel_id) {
+            Some(at_tower) if !*is_told && due.messages.len() < max => {
+                *is_told = true;
+                due.messages.push(Message::Forget(at_tower.held.handle));
+                true
+            }
+            Some(_) => true,
+            // What the tower does not know needs no forgetting there.
+            None => false,
+        });
         let mut done = Vec::new();
         for channel_id in dirty.iter() {
             if due.messages.len() >= max {

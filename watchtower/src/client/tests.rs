@@ -219,14 +219,21 @@ async fn preimages_and_ends_reach_the_client_until_it_has_them() {
     client.register(sample.registration(), secrets);
     assert_eq!(timeout(LIMIT, events.recv()).await.unwrap(), Some(expected));
     client.preimages_taken(id, 1);
+    // Too early: it goes on watching, and may be asked again.
+    client.forget(id);
+    until(&mut client.progress(id).unwrap(), "it refuses", |progress| progress.refused.is_some()).await;
     for height in 2..=250 {
         site.mine(height, Vec::new()).await;
     }
     let ended = Event::Resolved { channel_id: id };
     while timeout(LIMIT, events.recv()).await.unwrap() != Some(ended.clone()) {}
+    // The channel is over, and nothing of it is registered after a restart.
+    drop((client, events));
+    let (client, _events) = Client::start(site.config(key(9)));
     client.forget(id);
+    assert!(client.knows(id));
     timeout(LIMIT, async {
-        while site.next(&sample).await.is_some() || client.progress(id).is_some() {
+        while site.next(&sample).await.is_some() || client.knows(id) {
             tokio::task::yield_now().await;
         }
     })
