@@ -45,7 +45,11 @@ pub(crate) fn commitment_of(node: &Node) -> Transaction {
 
 /// Lets both wallets claim until neither channel wants anything, and buries it all.
 fn play_out(chain: &mut Chain, alice: &mut Node, bob: &mut Node) {
-    for _ in 0..400 {
+    play(chain, alice, bob, 400);
+}
+
+fn play(chain: &mut Chain, alice: &mut Node, bob: &mut Node, blocks: u32) {
+    for _ in 0..blocks {
         let mut txs = Vec::new();
         for (node, seed) in [(&mut *alice, 1), (&mut *bob, 2)] {
             if let Some(claims) = node.claims.clone() {
@@ -577,5 +581,45 @@ fn a_reorg_takes_claims_back_and_they_are_due_again() {
         assert_eq!(bob.claims.as_ref(), Some(&asked));
         alice.restart();
         bob.restart();
+    }
+}
+
+/// Everything that was claimed from one commitment is gone, just before it was buried; the other side's stands in its place.
+#[test]
+fn a_reorg_of_a_hundred_blocks_swaps_one_close_for_another() {
+    for format in FORMATS {
+        let (mut alice, mut bob, offered, received) = with_htlcs(format, Side::Local);
+        disconnect(&mut alice, &mut bob);
+        alice.fulfill(received[0], 11);
+        bob.fulfill(offered[0], 1);
+        alice.command(Command::ForceClose { reason: "by hand".to_owned() }).unwrap();
+        let other = bob.channel.complete_commitment().expect("he has one").transaction;
+        let mut chain = Chain::with_funding(&alice);
+        chain.mine(&[commitment_of(&alice)], &mut [&mut alice, &mut bob]);
+        play(&mut chain, &mut alice, &mut bob, 99);
+        for node in [&alice, &bob] {
+            assert!(spent_of(node).len() >= 2, "it has claimed what it could");
+        }
+        for gone in (HEIGHT.0 + 1..=chain.height.0).rev() {
+            alice.chain(ChainEvent::Disconnected { height: BlockHeight(gone) });
+            bob.chain(ChainEvent::Disconnected { height: BlockHeight(gone) });
+        }
+        assert_eq!(chain.height.0 - HEIGHT.0, 100);
+        alice.restart();
+        bob.restart();
+        let mut chain = Chain::with_funding(&alice);
+        chain.mine(&[other], &mut [&mut alice, &mut bob]);
+        for (node, what) in [(&alice, SpendKind::RemoteUnrevoked), (&bob, SpendKind::Local)] {
+            let Phase::OnChain(on_chain) = node.channel.phase() else { panic!("it is on chain") };
+            assert_eq!(on_chain.spend.as_ref().map(|spend| &spend.what), Some(&what));
+        }
+        play_out(&mut chain, &mut alice, &mut bob);
+        let funding = alice.channel.terms().funding_outpoint;
+        for (node, seed) in [(&mut alice, 1), (&mut bob, 2)] {
+            assert_eq!(*node.channel.phase(), Phase::Closed, "{:?}", node.channel.unclaimed_outputs());
+            let got = earned(&chain, seed, funding);
+            assert!((4_985_000..=5_000_000).contains(&got), "{format:?}: {seed} got {got}");
+            node.restart();
+        }
     }
 }
