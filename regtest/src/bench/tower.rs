@@ -48,6 +48,8 @@ const UPLOAD_BYTES_BATCHED_MAX: f64 = 1.0;
 const BLOCKS_FIRST: u32 = 130;
 /// Channels that one transaction funds: what is relayed has at most 400,000 weight units.
 const CHANNELS_PER_TX: usize = 250;
+/// At least one block before the deadline has to hold penalties.
+const HOLD_END: i64 = DELAY as i64 - 1;
 /// Coins for what the cheaters aggregate.
 const COIN: Amount = Amount::from_sat(20_000);
 const COINS_PER_CHANNEL: usize = 3;
@@ -68,7 +70,7 @@ pub struct Arguments {
     #[arg(long)]
     pub kill: bool,
     /// So many blocks after the breach hold nothing of the tower's, as if fees had risen
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..i64::from(DELAY)), value_name = "BLOCKS")]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..HOLD_END), value_name = "BLOCKS")]
     pub hold: u32,
     /// What is done wrong on purpose.
     #[arg(skip)]
