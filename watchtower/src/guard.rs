@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::keeper::{Desk, Durability, Fault, Keeper};
 use crate::ladder;
-use crate::plan::{Bid, Plan, Rates, Situation, plan};
+use crate::plan::{Bid, Penalty, Plan, Rates, Situation, plan};
 use crate::record::Handle;
 use crate::tower::Claim;
 use crate::vault::Loot;
@@ -120,6 +120,15 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _gone = stop.wait_for(|stopped| *stopped).await;
 }
 
+/// What became of a bid.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Submitted {
+    /// It is out, or waits for bitcoind, or what it would have replaced stays.
+    AsFarAsCanBe,
+    /// bitcoind refuses it, and nothing is known that takes what it takes.
+    Refused,
+}
+
 struct Guard {
     bitcoind: Bitcoind,
     desk: Desk,
@@ -186,7 +195,7 @@ impl Guard {
             tracing::debug!(%outpoint, why, "not taken now");
         }
         for penalty in make {
-            self.submit(tip, penalty.sign()).await;
+            self.submit_or_divide(tip, penalty).await;
         }
         for bid in ladder::bids(loot, tip, &rates, &self.bids) {
             self.submit(tip, bid).await;
@@ -262,7 +271,24 @@ impl Guard {
         self.since.retain(|outpoint, _| open.contains(outpoint));
     }
 
-    async fn submit(&mut self, tip: BlockHeight, bid: Bid) {
+    /// One output of a batch may be spent in the mempool by what was made before a start, and is not remembered: then the
+    /// others go without it.
+    async fn submit_or_divide(&mut self, tip: BlockHeight, penalty: Penalty) {
+        let mut waiting = vec![penalty];
+        while let Some(penalty) = waiting.pop() {
+            let bid = penalty.sign();
+            let txid = bid.tx.compute_txid();
+            if self.submit(tip, bid).await == Submitted::Refused
+                && let Some(halves) = penalty.halves()
+            {
+                self.bids.remove(&txid);
+                self.broadcaster.done(txid).await;
+                waiting.extend(halves);
+            }
+        }
+    }
+
+    async fn submit(&mut self, tip: BlockHeight, bid: Bid) -> Submitted {
         let txid = bid.tx.compute_txid();
         let rivals: Vec<Txid> = rivals(&self.bids, &bid.tx).filter(|rival| *rival != txid).collect();
         let status = self.broadcaster.submit(Submission::Single(bid.tx.clone())).await;
@@ -278,9 +304,15 @@ impl Guard {
             }
             // What there was is still bid; the next look tries again.
             Ok(Status::Refused { .. }) if !rivals.is_empty() => self.broadcaster.done(txid).await,
-            Ok(_) => _ = self.bids.insert(txid, bid),
+            Ok(status) => {
+                self.bids.insert(txid, bid);
+                if matches!(status, Status::Refused { .. }) {
+                    return Submitted::Refused;
+                }
+            }
             Err(error) => tracing::warn!(%txid, %error, "a penalty is not broadcast now"),
         }
+        Submitted::AsFarAsCanBe
     }
 
     fn tell(&self, height: Option<BlockHeight>, to_take: &ToTake) {

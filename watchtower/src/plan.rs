@@ -344,6 +344,20 @@ fn outputs(claims: &[&Claim], fee: Sat) -> Option<Vec<TxOut>> {
 }
 
 impl Penalty {
+    /// Two that take the same together, at the same feerate. `None` for a single output, or if one half is worth too little.
+    #[must_use]
+    pub fn halves(&self) -> Option<[Self; 2]> {
+        let (one, other) = self.claims.split_at(self.claims.len() / 2);
+        let half = |claims: &[Claim]| {
+            let borrowed: Vec<&Claim> = claims.iter().collect();
+            let weight = weight_of(&borrowed);
+            let scaled = u128::from(self.fee.0) * u128::from(weight.to_wu()) / u128::from(self.weight.to_wu().max(1));
+            let fee = Sat(u64::try_from(scaled).ok()?).max(FeeratePerKw::FLOOR.fee_ceil(weight));
+            Some(Self { claims: claims.to_vec(), outputs: outputs(&borrowed, fee)?, fee, weight })
+        };
+        if one.is_empty() { None } else { Some([half(one)?, half(other)?]) }
+    }
+
     /// The transaction, signed.
     #[must_use]
     pub fn sign(&self) -> Bid {

@@ -424,8 +424,9 @@ async fn a_node_that_stops_leaves_its_towers_with_everything() {
         add_as(&alice, &site.address, mode).await.unwrap();
         until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
         let kept = {
-            let answer = bob.channels().await.take_commitment(v1::TakeCommitmentRequest { channel_id: id.0.to_vec() });
-            answer.await.unwrap().into_inner()
+            let mut channels = bob.channels().await;
+            let request = v1::TakeCommitmentRequest { channel_id: id.0.to_vec() };
+            channels.take_commitment(request).await.unwrap().into_inner()
         };
         for _ in 0..5 {
             pay(&alice, &bob).await.unwrap();

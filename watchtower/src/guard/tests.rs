@@ -27,6 +27,9 @@ struct Noting {
     log: Arc<MemoryLog>,
     given: Mutex<Vec<usize>>,
     refuses: AtomicBool,
+    /// An output that something in its mempool spends already, at a price that nobody outbids.
+    taken: Mutex<Option<OutPoint>>,
+    accepted: Mutex<BTreeSet<OutPoint>>,
 }
 
 impl Answers for Noting {
@@ -39,12 +42,27 @@ impl Answers for Noting {
         }
         let raw = hex::decode(arguments[0].as_str().unwrap()).unwrap();
         let tx: Transaction = bitcoin::consensus::deserialize(&raw).unwrap();
+        let spends: BTreeSet<OutPoint> = tx.input.iter().map(|input| input.previous_output).collect();
+        if self.taken.lock().unwrap().is_some_and(|taken| spends.contains(&taken)) {
+            let (method, message) = (method.to_owned(), "insufficient fee, rejecting replacement".to_owned());
+            return Err(ChainError::Rpc { method, code: -26, message });
+        }
+        self.accepted.lock().unwrap().extend(spends);
         Ok(json!(tx.compute_txid().to_string()))
     }
 }
 
 /// A guard at the tip whose keeper knows one channel, by its key or by a blob.
 async fn guard(log: &Arc<MemoryLog>, with_blob: bool) -> (Guard, Arc<Noting>, watch::Sender<SyncState>) {
+    guard_of(log, with_blob, 1).await
+}
+
+/// The same with further channels, which it knows by their keys.
+async fn guard_of(
+    log: &Arc<MemoryLog>,
+    with_blob: bool,
+    channels: u32,
+) -> (Guard, Arc<Noting>, watch::Sender<SyncState>) {
     let sample = Sample::new(1, CommitmentFormat::Anchors);
     let (mut keeper, durability) = Keeper::new(Tower::default(), Arc::clone(log) as Arc<dyn Log>, Ticket(0));
     let client = SecretKey::from_slice(&[1; 32]).unwrap().public_key(SECP256K1);
@@ -56,15 +74,29 @@ async fn guard(log: &Arc<MemoryLog>, with_blob: bool) -> (Guard, Arc<Noting>, wa
         let sealed = seal(&sample.registration(), &sample.secret(0), &commitment.txid, vout, value).unwrap();
         let Promised { .. } = keeper.take_blob(&client, Group([1; 16]), 0, sealed, 0).unwrap();
     } else {
-        let Promised { .. } = keeper.allow(client, 1).unwrap();
+        let Promised { .. } = keeper.allow(client, channels).unwrap();
         let handle = keeper.register(client, sample.registration()).unwrap().answer.handle;
         let Promised { .. } = keeper.reveal(&client, handle, CommitmentNumber(0), sample.secret(0), 0).unwrap();
         let Promised { .. } = keeper.checked([handle]);
     }
+    let mut txs = vec![commitment.tx];
+    for seed in 2..=channels {
+        let sample = Sample::new(seed, CommitmentFormat::Anchors);
+        let handle = keeper.register(client, sample.registration()).unwrap().answer.handle;
+        let Promised { .. } = keeper.reveal(&client, handle, CommitmentNumber(0), sample.secret(0), 0).unwrap();
+        let Promised { .. } = keeper.checked([handle]);
+        txs.push(sample.commitment(0, 2_000_000, 0, 0).tx);
+    }
     log.flush();
-    let Promised { .. } = keeper.connect(BlockHeight(7), BlockHash::hash(&[7]), &[commitment.tx]);
+    let Promised { .. } = keeper.connect(BlockHeight(7), BlockHash::hash(&[7]), &txs);
     let (desk, _thread) = Desk::open(keeper).unwrap();
-    let noting = Arc::new(Noting { log: Arc::clone(log), given: Mutex::default(), refuses: AtomicBool::new(false) });
+    let noting = Arc::new(Noting {
+        log: Arc::clone(log),
+        given: Mutex::default(),
+        refuses: AtomicBool::new(false),
+        taken: Mutex::default(),
+        accepted: Mutex::default(),
+    });
     let bitcoind = Bitcoind::within(Arc::clone(&noting) as Arc<dyn Answers>, Network::Regtest);
     let (blocks, sync) = watch::channel(SyncState::Synced { height: 7 });
     let (_, fees) = watch::channel(FeeEstimates::fallback(Network::Regtest));
@@ -142,4 +174,29 @@ async fn penalty_that_bitcoind_refuses_is_broadcast_again_with_the_next_block() 
         tokio::time::timeout(Duration::from_secs(60), again).await.expect("again in time");
         assert_eq!(noting.given.lock().unwrap().len(), 2);
     }
+}
+
+/// After a start nothing is remembered of what was made before: one output of a batch may be spent in the mempool.
+#[tokio::test]
+async fn batch_that_is_refused_for_one_of_its_outputs_goes_without_it() {
+    const CHANNELS: u32 = 7;
+    let log = Arc::new(MemoryLog::default());
+    let (mut guard, noting, _blocks) = guard_of(&log, false, CHANNELS).await;
+    log.flush();
+    let asked = guard.desk.ask(|keeper| keeper.tower().claims()).await.unwrap();
+    let outpoints: BTreeSet<OutPoint> = asked.iter().map(|claim| claim.outpoint).collect();
+    assert_eq!(outpoints.len(), CHANNELS as usize);
+    let taken = *outpoints.iter().nth(3).unwrap();
+    *noting.taken.lock().unwrap() = Some(taken);
+    guard.act().await.unwrap();
+    let accepted = noting.accepted.lock().unwrap().clone();
+    assert_eq!(accepted, outpoints.iter().copied().filter(|outpoint| *outpoint != taken).collect());
+    // It is still bid for, alone.
+    let alone: Vec<&Bid> = guard.bids.values().filter(|bid| bid.inputs().any(|input| input == taken)).collect();
+    assert_eq!(alone.len(), 1);
+    assert_eq!(alone[0].tx.input.len(), 1);
+    let tried = noting.given.lock().unwrap().len();
+    assert!(tried <= 7, "{tried} broadcasts");
+    guard.act().await.unwrap();
+    assert_eq!(noting.given.lock().unwrap().len(), tried, "nothing new has happened");
 }
