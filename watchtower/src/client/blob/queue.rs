@@ -52,6 +52,10 @@ struct Entry {
     waiting: VecDeque<Sealed>,
     /// The most that the tower has ever acknowledged.
     acknowledged_max: u64,
+    /// The most that there is a receipt for, here or with the caller.
+    receipted: u64,
+    /// Whether the tower has said that it has more.
+    asks: bool,
     release: bool,
     // For this connection.
     /// The lowest number that was not told.
@@ -81,6 +85,8 @@ impl Queue {
                 progress: watch::Sender::new(progress),
                 waiting: VecDeque::new(),
                 acknowledged_max: acknowledged,
+                receipted: acknowledged,
+                asks: false,
                 release: false,
                 told: acknowledged,
                 is_releasing: false,
@@ -334,6 +340,8 @@ impl Entry {
         }
         self.told = self.told.clamp(next, next.saturating_add(self.waiting.len() as u64));
         self.acknowledged_max = self.acknowledged_max.max(next);
+        self.receipted = self.receipted.max(receipt.map_or(0, |receipt| receipt.next));
+        self.asks = next > self.receipted;
         let (wanted, is_tower_behind) = (next.saturating_add(self.waiting.len() as u64), next < self.acknowledged_max);
         self.progress.send_modify(|progress| {
             progress.is_tower_behind = is_tower_behind;
@@ -368,7 +376,14 @@ impl Entry {
             out.push(Message::Blob { group, sequence, sealed: sealed.clone() });
             self.told = sequence.saturating_add(1);
         }
-        if self.told >= self.wanted() { Next::Done } else { Next::More }
+        if self.told < self.wanted() {
+            return Next::More;
+        }
+        // What is under way is answered by a receipt.
+        if std::mem::take(&mut self.asks) && self.under_way() == 0 {
+            out.push(Message::AskReceipt(group));
+        }
+        Next::Done
     }
 }
 

@@ -84,7 +84,15 @@ impl World {
 
     fn hear(&mut self) {
         let refuses = self.dice(8) == 0;
-        let Some(Message::Blob { group, sequence, sealed }) = self.to_tower.pop_front() else { return };
+        let (group, sequence, sealed) = match self.to_tower.pop_front() {
+            Some(Message::Blob { group, sequence, sealed }) => (group, sequence, sealed),
+            Some(Message::AskReceipt(group)) => {
+                let next = self.tower[&group].len() as u64;
+                return self.to_client.push_back(Answer::Ack(group, next));
+            }
+            Some(other) => panic!("{other:?}"),
+            None => return,
+        };
         let has = self.tower.entry(group).or_default();
         let next = has.len() as u64;
         self.to_client.push_back(match sequence {
@@ -154,6 +162,14 @@ fn whatever_the_tower_does_every_blob_arrives_in_order() {
             assert_eq!(*blobs, expected, "seed {seed}");
         }
         assert_eq!(world.tower.len(), usize::from(GROUPS), "seed {seed}");
+        // Whatever became of receipts on their way, there is one for all in the end.
+        for _ in 0..10 {
+            world.tell();
+            (0..100).for_each(|_| world.hear());
+            (0..100).for_each(|_| world.answer());
+        }
+        let receipts = world.queue.all_progress().into_iter().map(|(_, progress)| progress.receipt.unwrap().next);
+        assert!(receipts.into_iter().all(|next| next == EACH), "seed {seed}");
     }
 }
 
