@@ -152,6 +152,8 @@ pub enum Message {
         /// By the tower's key; see [`crate::receipt::BlobReceipt`].
         signature: Signature,
     },
+    /// Client: sign for what you have of a group. `blob_ack` is the answer.
+    AskReceipt(Group),
     /// Client: nobody needs a group's blobs any more.
     Release(Group),
     /// Tower: they are gone.
@@ -271,6 +273,7 @@ const BLOB: u16 = 19;
 const BLOB_ACK: u16 = 20;
 const RELEASE: u16 = 21;
 const RELEASED: u16 = 22;
+const ASK_RECEIPT: u16 = 23;
 
 impl Message {
     /// Its type.
@@ -299,6 +302,7 @@ impl Message {
             Self::BlobAck { .. } => BLOB_ACK,
             Self::Release(_) => RELEASE,
             Self::Released(_) => RELEASED,
+            Self::AskReceipt(_) => ASK_RECEIPT,
         }
     }
 
@@ -370,7 +374,7 @@ impl Message {
                 out.extend_from_slice(&time_s.to_be_bytes());
                 out.extend_from_slice(&signature.serialize_compact());
             }
-            Self::Release(group) | Self::Released(group) => out.extend_from_slice(&group.0),
+            Self::AskReceipt(group) | Self::Release(group) | Self::Released(group) => out.extend_from_slice(&group.0),
             Self::Ping | Self::Pong | Self::ListGroups => {}
             Self::Error(text) => out.extend_from_slice(cut(text).as_bytes()),
         }

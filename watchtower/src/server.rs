@@ -282,6 +282,13 @@ impl Session {
                 };
                 self.desk.ask(order).await
             }
+            Message::AskReceipt(group) => {
+                let order = move |keeper: &mut Keeper| {
+                    let held = keeper.held_group(&client, group);
+                    held_group(keeper, group, held)
+                };
+                self.desk.ask(order).await
+            }
             Message::Release(group) => {
                 let order = move |keeper: &mut Keeper| {
                     let released = keeper.release(&client, group);

@@ -90,6 +90,7 @@ impl Conversation for Talk<'_> {
             | Message::Groups { .. }
             | Message::Blob { .. }
             | Message::BlobAck { .. }
+            | Message::AskReceipt(_)
             | Message::Release(_)
             | Message::Released(_)) => {
                 return Err(Ended::Said(format!("a message of type {} is not for a client", other.kind())));

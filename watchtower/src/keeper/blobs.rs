@@ -7,7 +7,7 @@ use millrace_wire::BlockHeight;
 use secp256k1::PublicKey;
 
 use super::{BlobRef, Fault, Group, HeldGroup, Keeper, Log, LogError, Part, Promised, Sealed, StoreError, StoredBlob};
-use crate::tower::Tower;
+use crate::tower::{Refusal, Tower};
 use crate::vault::{Place, Vault};
 
 /// Blobs that are appended at once: below 4 MB.
@@ -40,6 +40,15 @@ impl Keeper {
         self.check_room()?;
         let held = self.tower.take_blob(client, group, sequence, sealed, now_s, &mut self.records)?;
         Ok(self.write(held))
+    }
+
+    /// What the tower has of a group of a client's.
+    ///
+    /// # Errors
+    /// [`Fault`] if it is none of the client's.
+    pub fn held_group(&self, client: &PublicKey, group: Group) -> Result<Promised<HeldGroup>, Fault> {
+        let held = self.tower.vault().held(client, group).ok_or(Refusal::UnknownGroup(group))?;
+        Ok(Promised { answer: held, ticket: self.last })
     }
 
     /// Lets a group's blobs go. See [`Tower::release`].

@@ -81,6 +81,7 @@ impl<'a> Fields<'a> {
             },
             RELEASE => Message::Release(self.group()?),
             RELEASED => Message::Released(self.group()?),
+            ASK_RECEIPT => Message::AskReceipt(self.group()?),
             other => return Err(DecodeError::UnknownType(other)),
         })
     }

@@ -47,6 +47,7 @@ fn one_of_each() -> Vec<Message> {
         },
         Message::BlobAck { group, next: 1 << 40, time_s: 8, signature: BlobReceipt::sign(&key, group, 3, 8).signature },
         refused(About::Group(group)),
+        Message::AskReceipt(group),
         Message::Release(group),
         Message::Released(group),
         Message::Ping,
@@ -136,7 +137,7 @@ fn debug_shows_no_secret() {
 
 proptest! {
     #[test]
-    fn whatever_comes_is_read_whole_or_refused(kind in 0_u16..24, body in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn whatever_comes_is_read_whole_or_refused(kind in 0_u16..25, body in proptest::collection::vec(any::<u8>(), 0..300)) {
         let bytes = [&kind.to_be_bytes()[..], &body].concat();
         if let Ok(message) = Message::decode(&bytes) {
             prop_assert_eq!(encoded(&message), bytes);

@@ -7,7 +7,7 @@ use millrace_watchtower::{guard, server};
 use millrace_wire::ChainHash;
 use secp256k1::SECP256K1;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -56,11 +56,13 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let serving = tokio::spawn(server::serve(listener, context, stopped.clone()));
     let administering = tokio::spawn(admin::serve(socket, admin, stopped.clone()));
     let mut guarding = tokio::spawn(guard::run(bitcoind, desk, durability, view, stopped));
+    // Whoever has read the address may stop it.
+    let signals = (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?);
     tracing::info!(address, network = network_name(settings.network), "the tower is up");
     print(&address)?;
 
     let ended = tokio::select! {
-        signalled = on_signal() => signalled,
+        () = on_signal(signals) => Ok(()),
         ended = &mut guarding => Err(ended.map_or_else(failed, |result| match result {
             Ok(()) => Failure::Failed("the chain is not followed any more".to_owned()),
             Err(error) => failed(error),
@@ -81,15 +83,12 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     }
 }
 
-async fn on_signal() -> Result<(), Failure> {
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?);
+async fn on_signal((mut interrupt, mut terminate): (Signal, Signal)) {
     let name = tokio::select! {
         _ = interrupt.recv() => "SIGINT",
         _ = terminate.recv() => "SIGTERM",
     };
     tracing::info!(signal = name, "stopping");
-    Ok(())
 }
 
 fn log(settings: &Settings) -> Result<(), Failure> {

@@ -47,6 +47,14 @@ impl Scene {
         scene
     }
 
+    /// With a channel whose first five secrets the tower has.
+    async fn told(format: CommitmentFormat) -> (Self, Channel) {
+        let scene = Self::new();
+        let channel = Channel::open(&scene.bitcoind, 1, format);
+        tell(&scene.tower, std::slice::from_ref(&channel), 5).await;
+        (scene, channel)
+    }
+
     /// On such a bitcoind, with nobody let in.
     pub(crate) fn with(options: Options) -> Self {
         let bitcoind = Bitcoind::start(options).unwrap();
@@ -99,9 +107,7 @@ impl Scene {
 
 /// Plays the whole story, killing the tower wherever `kills` says.
 async fn play(format: CommitmentFormat, kills: &[&str]) {
-    let mut scene = Scene::new();
-    let channel = Channel::open(&scene.bitcoind, 1, format);
-    tell(&scene.tower, std::slice::from_ref(&channel), 5).await;
+    let (mut scene, channel) = Scene::told(format).await;
     let kill = |scene: &mut Scene, at| {
         if kills.contains(&at) {
             scene.restart();
@@ -171,9 +177,7 @@ async fn plain_channel_and_a_tower_that_is_down_during_the_breach() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn breach_that_a_reorg_takes_out_and_brings_back() {
-    let scene = Scene::new();
-    let channel = Channel::open(&scene.bitcoind, 1, CommitmentFormat::Anchors);
-    tell(&scene.tower, std::slice::from_ref(&channel), 5).await;
+    let (scene, channel) = Scene::told(CommitmentFormat::Anchors).await;
     let breach = scene.send(&channel.cheat(4).tx);
     scene.mine();
     scene.penalties(&[breach], 1);
@@ -260,9 +264,7 @@ async fn many_channels_breached_in_one_block_are_taken_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_the_log_or_readable_by_others() {
-    let scene = Scene::new();
-    let channel = Channel::open(&scene.bitcoind, 1, CommitmentFormat::Anchors);
-    tell(&scene.tower, std::slice::from_ref(&channel), 5).await;
+    let (scene, channel) = Scene::told(CommitmentFormat::Anchors).await;
     let breach = scene.send(&channel.cheat(3).tx);
     scene.mine();
     scene.penalties(&[breach], 1);

@@ -52,6 +52,10 @@ struct Entry {
     waiting: VecDeque<Sealed>,
     /// The most that the tower has ever acknowledged.
     acknowledged_max: u64,
+    /// The most that there is a receipt for, here or with the caller.
+    receipted: u64,
+    /// Whether the tower has said that it has more.
+    asks: bool,
     release: bool,
     // For this connection.
     /// The lowest number that was not told.
@@ -81,6 +85,8 @@ impl Queue {
                 progress: watch::Sender::new(progress),
                 waiting: VecDeque::new(),
                 acknowledged_max: acknowledged,
+                receipted: acknowledged,
+                asks: false,
                 release: false,
                 told: acknowledged,
                 is_releasing: false,
@@ -88,10 +94,10 @@ impl Queue {
             }
         });
         entry.note(noted);
-        if let Some(next) = at_tower.filter(|_| entry.waiting.is_empty()) {
-            entry.has_acknowledged(next, None);
-        }
         let progress = entry.progress.subscribe();
+        if let Some(next) = at_tower.filter(|_| entry.waiting.is_empty()) {
+            state.change(group, |entry| entry.has_acknowledged(next, None));
+        }
         state.dirty.insert(group);
         progress
     }
@@ -115,9 +121,10 @@ impl Queue {
             state.hungry.insert(group);
             return Err(HandOverError::Full { max: self.waiting_max });
         }
-        entry.waiting.push_back(sealed);
-        entry.progress.send_modify(|progress| progress.wanted = sequence.saturating_add(1));
-        state.waiting += 1;
+        state.change(group, |entry| {
+            entry.waiting.push_back(sealed);
+            entry.progress.send_modify(|progress| progress.wanted = sequence.saturating_add(1));
+        });
         state.dirty.insert(group);
         Ok(())
     }
@@ -173,36 +180,32 @@ impl Queue {
     /// The account is whole: of a group that is not in it, the tower has nothing.
     pub(super) fn settle_account(&self) {
         let mut state = self.lock();
-        let State { entries, at_tower, .. } = &mut *state;
-        for (group, entry) in entries {
-            entry.has_acknowledged(at_tower.get(group).copied().unwrap_or(0), None);
+        let groups: Vec<Group> = state.entries.keys().copied().collect();
+        for group in groups {
+            let next = state.at_tower.get(&group).copied().unwrap_or(0);
+            state.change(group, |entry| entry.has_acknowledged(next, None));
         }
-        state.count_waiting();
+        state.wake_hungry();
     }
 
     /// A receipt. `count` is told how many blobs more the tower has, before the caller is. `false` if the receipt is for what was
     /// never told.
     pub(super) fn on_ack(&self, receipt: BlobReceipt, count: impl FnOnce(u64)) -> bool {
+        let BlobReceipt { group, next, .. } = receipt;
         let mut state = self.lock();
-        let State { entries, dirty, in_flight, waiting, at_tower, .. } = &mut *state;
-        let Some(entry) = entries.get_mut(&receipt.group) else { return false };
+        let Some(entry) = state.entries.get(&group) else { return false };
         let before = entry.acknowledged();
-        if receipt.next > entry.wanted() {
+        if next > entry.wanted() {
             return false;
         }
         // One that was on its way when the tower was asked for all it has says nothing new.
-        if receipt.next < before {
+        if next < before {
             return true;
         }
-        let more = receipt.next.saturating_sub(before);
-        count(more);
-        let kept = entry.waiting.len();
-        entry.told = entry.told.max(receipt.next);
-        entry.has_acknowledged(receipt.next, Some(receipt));
-        *waiting = waiting.saturating_sub(kept - entry.waiting.len());
-        *in_flight = in_flight.saturating_sub(more);
-        at_tower.insert(receipt.group, receipt.next);
-        dirty.insert(receipt.group);
+        count(next - before);
+        state.change(group, |entry| entry.has_acknowledged(next, Some(receipt)));
+        state.at_tower.insert(group, next);
+        state.dirty.insert(group);
         state.wake_hungry();
         true
     }
@@ -210,81 +213,69 @@ impl Queue {
     /// A refusal about a group: it rests, unless the tower names another one than was told that comes next.
     pub(super) fn on_refused(&self, group: Group, text: &str, next: Option<u64>, rest: Duration) {
         let mut state = self.lock();
-        let State { entries, dirty, in_flight, .. } = &mut *state;
-        let Some(entry) = entries.get_mut(&group) else { return };
-        *in_flight = in_flight.saturating_sub(entry.told.saturating_sub(entry.acknowledged()));
-        entry.told = entry.acknowledged();
-        if std::mem::take(&mut entry.is_releasing) {
-            // It is kept, until the caller asks again.
-            entry.release = false;
-        }
-        match next.filter(|next| *next != entry.acknowledged()) {
-            Some(next) => entry.has_acknowledged(next, None),
-            None => {
-                // Those that were told after the first that was refused only say that there is a gap.
-                if next.is_none() {
-                    entry.progress.send_modify(|progress| progress.refused = Some(text.to_owned()));
-                }
-                entry.rests_until = Some(Instant::now() + rest);
-            }
-        }
-        dirty.insert(group);
-        state.count_waiting();
+        state.change(group, |entry| entry.on_refused(text, next, rest));
+        state.dirty.insert(group);
+        state.wake_hungry();
     }
 
     pub(super) fn on_released(&self, group: Group) {
         let mut state = self.lock();
         state.at_tower.remove(&group);
         if state.entries.get(&group).is_some_and(|entry| entry.release) {
+            state.change(group, Entry::clear);
             state.entries.remove(&group);
             state.dirty.remove(&group);
             state.hungry.remove(&group);
-            state.count_waiting();
+            state.wake_hungry();
         }
     }
 
     /// What is to be told now, at most `max` messages.
     pub(super) fn due(&self, now: Instant, max: usize) -> Due {
         let mut state = self.lock();
-        let State { entries, dirty, first, in_flight, .. } = &mut *state;
         let mut due = Due { messages: Vec::new(), next: None };
-        let begin = first.take().unwrap_or(Group([0; 16]));
-        let order: Vec<Group> = dirty.range(begin..).chain(dirty.range(..begin)).copied().collect();
+        let begin = state.first.take().unwrap_or(Group([0; 16]));
+        let order: Vec<Group> = state.dirty.range(begin..).chain(state.dirty.range(..begin)).copied().collect();
         for group in order {
             let room = max.saturating_sub(due.messages.len());
-            let window = usize::try_from(IN_FLIGHT_MAX.saturating_sub(*in_flight)).unwrap_or(0);
-            let Some(entry) = entries.get_mut(&group) else { continue };
-            if room == 0 {
-                due.next = Some(now);
-                *first = Some(group);
+            let window = usize::try_from(IN_FLIGHT_MAX.saturating_sub(state.in_flight)).unwrap_or(0);
+            if room.min(window) == 0 {
+                due.next = if room == 0 { Some(now) } else { due.next };
+                state.first = Some(group);
                 break;
             }
-            if window == 0 {
-                // An answer brings it up again.
-                *first = Some(group);
-                break;
-            }
-            if let Some(until) = entry.rests_until.filter(|until| *until > now) {
-                due.next = Some(due.next.map_or(until, |next| next.min(until)));
-                continue;
-            }
-            entry.rests_until = None;
-            let before = due.messages.len();
-            let is_done = entry.tell(group, room.min(window), &mut due.messages);
-            *in_flight +=
-                due.messages[before..].iter().filter(|told| matches!(told, Message::Blob { .. })).count() as u64;
-            if is_done {
-                dirty.remove(&group);
+            let messages = &mut due.messages;
+            match state.change(group, |entry| entry.due(group, now, room.min(window), messages)) {
+                Some(Next::Later(until)) => due.next = Some(due.next.map_or(until, |next| next.min(until))),
+                // With no window left, an answer brings it up again.
+                Some(Next::More) if room <= window => due.next = Some(now),
+                Some(Next::More) => {}
+                Some(Next::Done) | None => _ = state.dirty.remove(&group),
             }
         }
         due
     }
 }
 
+/// What is left to be told of a group.
+enum Next {
+    /// Nothing.
+    Done,
+    /// Something, as soon as there is room for it.
+    More,
+    /// Something, but not before then.
+    Later(Instant),
+}
+
 impl State {
-    fn count_waiting(&mut self) {
-        self.waiting = self.entries.values().map(|entry| entry.waiting.len()).sum();
-        self.wake_hungry();
+    /// Changes an entry, and the sums with it.
+    fn change<T>(&mut self, group: Group, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let entry = self.entries.get_mut(&group)?;
+        let (waiting, under_way) = (entry.waiting.len(), entry.under_way());
+        let result = change(entry);
+        self.waiting = (self.waiting + entry.waiting.len()).saturating_sub(waiting);
+        self.in_flight = (self.in_flight + entry.under_way()).saturating_sub(under_way);
+        Some(result)
     }
 
     /// There may be room: whoever found none looks again.
@@ -306,6 +297,32 @@ impl Entry {
         self.acknowledged().saturating_add(self.waiting.len() as u64)
     }
 
+    /// Blobs that were told and are not answered.
+    fn under_way(&self) -> u64 {
+        self.told.saturating_sub(self.acknowledged())
+    }
+
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.told = self.acknowledged();
+    }
+
+    fn on_refused(&mut self, text: &str, next: Option<u64>, rest: Duration) {
+        self.told = self.acknowledged();
+        if std::mem::take(&mut self.is_releasing) {
+            // It is kept, until the caller asks again.
+            self.release = false;
+        }
+        if let Some(next) = next.filter(|next| *next != self.acknowledged()) {
+            return self.has_acknowledged(next, None);
+        }
+        // Those that were told after the first that was refused only say that there is a gap.
+        if next.is_none() {
+            self.progress.send_modify(|progress| progress.refused = Some(text.to_owned()));
+        }
+        self.rests_until = Some(Instant::now() + rest);
+    }
+
     fn note(&self, noted: u64) {
         self.progress.send_if_modified(|progress| {
             let is_new = noted > progress.noted;
@@ -323,6 +340,8 @@ impl Entry {
         }
         self.told = self.told.clamp(next, next.saturating_add(self.waiting.len() as u64));
         self.acknowledged_max = self.acknowledged_max.max(next);
+        self.receipted = self.receipted.max(receipt.map_or(0, |receipt| receipt.next));
+        self.asks = next > self.receipted;
         let (wanted, is_tower_behind) = (next.saturating_add(self.waiting.len() as u64), next < self.acknowledged_max);
         self.progress.send_modify(|progress| {
             progress.is_tower_behind = is_tower_behind;
@@ -338,13 +357,17 @@ impl Entry {
         });
     }
 
-    /// Adds at most `max` of what is to be told; whether that was all.
-    fn tell(&mut self, group: Group, max: usize, out: &mut Vec<Message>) -> bool {
+    /// Adds at most `max` of what is to be told.
+    fn due(&mut self, group: Group, now: Instant, max: usize, out: &mut Vec<Message>) -> Next {
+        if let Some(until) = self.rests_until.filter(|until| *until > now) {
+            return Next::Later(until);
+        }
+        self.rests_until = None;
         if self.release {
             if !std::mem::replace(&mut self.is_releasing, true) {
                 out.push(Message::Release(group));
             }
-            return true;
+            return Next::Done;
         }
         let acknowledged = self.acknowledged();
         let skip = usize::try_from(self.told.saturating_sub(acknowledged)).unwrap_or(usize::MAX);
@@ -353,6 +376,16 @@ impl Entry {
             out.push(Message::Blob { group, sequence, sealed: sealed.clone() });
             self.told = sequence.saturating_add(1);
         }
-        self.told >= self.wanted()
+        if self.told < self.wanted() {
+            return Next::More;
+        }
+        // What is under way is answered by a receipt.
+        if std::mem::take(&mut self.asks) && self.under_way() == 0 {
+            out.push(Message::AskReceipt(group));
+        }
+        Next::Done
     }
 }
+
+#[cfg(test)]
+mod tests;

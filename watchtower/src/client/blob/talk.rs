@@ -81,6 +81,7 @@ impl Conversation for Talk<'_> {
             | Message::ListGroups
             | Message::Groups { .. }
             | Message::Blob { .. }
+            | Message::AskReceipt(_)
             | Message::Release(_)) => {
                 return Err(Ended::Said(format!("a message of type {} is not for a client", other.kind())));
             }

@@ -86,6 +86,9 @@ async fn blobs_are_acknowledged_with_a_receipt_that_outlives_both_sides() {
     let mut progress = client.register(GROUP, 4, 300);
     let told = until(&mut progress, "what it had", |progress| progress.acknowledged == 300).await;
     assert_eq!((told.wanted, told.is_tower_ahead, client.sent().messages), (300, false, 0));
+    // The tower has said so, and signs for it, too.
+    let told = until(&mut progress, "a receipt", |progress| progress.receipt.is_some()).await;
+    assert_eq!(told.receipt.unwrap().next, 300);
     hand_over_all(&client, &mut progress, GROUP, 301).await;
     site.stop().await;
 }
@@ -309,6 +312,7 @@ async fn refusals_about_blobs_name_the_reason_and_what_comes_next() {
     let Message::BlobAck { next: 1, .. } = first else { panic!("{first:?}") };
     // The same again: the same receipt.
     assert_eq!(ask(told(0, 0)).await, first);
+    assert_eq!(ask(Message::AskReceipt(GROUP)).await, first);
     assert_eq!(reason(ask(told(0, 5)).await).0, Reason::BadBlob);
     assert_eq!(reason(ask(told(5, 5)).await), (Reason::Gap, 1));
     assert_eq!(reason(ask(told(1, 1)).await).0, Reason::TooMany);
@@ -316,6 +320,7 @@ async fn refusals_about_blobs_name_the_reason_and_what_comes_next() {
     assert_eq!(held.iter().map(|held| (held.group, held.next)).collect::<Vec<_>>(), [(GROUP, 1)]);
     assert_eq!(ask(Message::Release(GROUP)).await, Message::Released(GROUP));
     assert_eq!(reason(ask(Message::Release(GROUP)).await).0, Reason::UnknownGroup);
+    assert_eq!(reason(ask(Message::AskReceipt(GROUP)).await).0, Reason::UnknownGroup);
     // A long answer is given once.
     let Message::Error(text) = ask(Message::ListGroups).await else { panic!() };
     assert!(text.contains("not for a tower"), "{text}");
