@@ -41,6 +41,8 @@ use crate::facts::{Fold, News};
 use crate::keys::Keys;
 
 const LOCK: &str = "nothing panics while the watchtowers are locked";
+/// How long the last receipts may take to be written.
+const WRITE_LIMIT: Duration = Duration::from_secs(2);
 /// Watchtowers that one node may use: each is told everything.
 pub const TOWERS_MAX: usize = 8;
 
@@ -125,8 +127,8 @@ impl Used {
 
     fn over(&self, channel_id: ChannelId) {
         match self {
-            // It is asked by and by, until it agrees.
-            Self::Own(_) => {}
+            // It is asked again by and by, until it agrees.
+            Self::Own(tower) => tower.client.forget(channel_id),
             Self::Foreign(tower) => tower.over(channel_id),
         }
     }
@@ -221,14 +223,15 @@ impl Towers {
             let running = self.running.read().expect(LOCK);
             let settle = |used: &Used| -> Pin<Box<dyn Future<Output = ()> + Send>> {
                 match used {
-                    Used::Own(tower) => Box::pin(tower.settle()),
-                    Used::Foreign(tower) => Box::pin(tower.settle()),
+                    Used::Own(tower) => Box::pin(tower.settle(limit)),
+                    Used::Foreign(tower) => Box::pin(tower.settle(limit)),
                 }
             };
             running.iter().map(settle).collect()
         };
-        if tokio::time::timeout(limit, futures::future::join_all(all)).await.is_err() {
-            tracing::warn!("a watchtower does not have everything at the end");
+        // If the journal has ended already, nobody answers those that write.
+        if tokio::time::timeout(limit + WRITE_LIMIT, futures::future::join_all(all)).await.is_err() {
+            tracing::warn!("what watchtowers have signed last is not written down");
         }
     }
 
@@ -434,7 +437,9 @@ impl Fold for Towers {
     }
 
     fn section(&self, _up_to: Position) -> Result<Vec<u8>, String> {
-        Ok(self.book().section())
+        // Whoever tells must not wait for it to be encoded.
+        let book = self.book().clone();
+        Ok(book.section())
     }
 }
 

@@ -125,8 +125,13 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 enum Submitted {
     /// It is out, or waits for bitcoind, or what it would have replaced stays.
     AsFarAsCanBe,
-    /// bitcoind refuses it, and nothing is known that takes what it takes.
-    Refused,
+    /// Something in the mempool takes some of it, and nothing is known that does.
+    Conflict,
+}
+
+/// Whether bitcoind refuses a transaction for what others spend.
+fn is_conflict(reason: &str) -> bool {
+    ["rejecting replacement", "txn-mempool-conflict", "missingorspent"].iter().any(|word| reason.contains(word))
 }
 
 struct Guard {
@@ -272,19 +277,32 @@ impl Guard {
     }
 
     /// One output of a batch may be spent in the mempool by what was made before a start, and is not remembered: then the
-    /// others go without it.
-    async fn submit_or_divide(&mut self, tip: BlockHeight, penalty: Penalty) {
-        let mut waiting = vec![penalty];
-        while let Some(penalty) = waiting.pop() {
-            let bid = penalty.sign();
-            let txid = bid.tx.compute_txid();
-            if self.submit(tip, bid).await == Submitted::Refused
-                && let Some(halves) = penalty.halves()
-            {
-                self.bids.remove(&txid);
-                self.broadcaster.done(txid).await;
-                waiting.extend(halves);
+    /// others go without it. What is refused in the end stays one bid: together they can outbid what they conflict with.
+    async fn submit_or_divide(&mut self, tip: BlockHeight, whole: Penalty) {
+        let bid = whole.sign();
+        let txid = bid.tx.compute_txid();
+        let submitted = self.submit(tip, bid).await;
+        let Some(halves) = whole.halves().filter(|_| submitted == Submitted::Conflict) else { return };
+        let mut waiting = Vec::from(halves);
+        let mut refused: Vec<Claim> = Vec::new();
+        while let Some(part) = waiting.pop() {
+            let bid = part.sign();
+            let part_txid = bid.tx.compute_txid();
+            // It would count as a rival of its parts.
+            self.bids.remove(&txid);
+            if self.submit(tip, bid).await != Submitted::Conflict {
+                continue;
             }
+            self.bids.remove(&part_txid);
+            self.broadcaster.done(part_txid).await;
+            match part.halves() {
+                Some(halves) => waiting.extend(halves),
+                None => refused.extend(part.claims.clone()),
+            }
+        }
+        self.broadcaster.done(txid).await;
+        if let Some(rest) = whole.only(&refused) {
+            self.submit(tip, rest.sign()).await;
         }
     }
 
@@ -306,8 +324,8 @@ impl Guard {
             Ok(Status::Refused { .. }) if !rivals.is_empty() => self.broadcaster.done(txid).await,
             Ok(status) => {
                 self.bids.insert(txid, bid);
-                if matches!(status, Status::Refused { .. }) {
-                    return Submitted::Refused;
+                if matches!(&status, Status::Refused { reason, .. } if is_conflict(reason)) {
+                    return Submitted::Conflict;
                 }
             }
             Err(error) => tracing::warn!(%txid, %error, "a penalty is not broadcast now"),

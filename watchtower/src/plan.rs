@@ -348,14 +348,20 @@ impl Penalty {
     #[must_use]
     pub fn halves(&self) -> Option<[Self; 2]> {
         let (one, other) = self.claims.split_at(self.claims.len() / 2);
-        let half = |claims: &[Claim]| {
-            let borrowed: Vec<&Claim> = claims.iter().collect();
-            let weight = weight_of(&borrowed);
-            let scaled = u128::from(self.fee.0) * u128::from(weight.to_wu()) / u128::from(self.weight.to_wu().max(1));
-            let fee = Sat(u64::try_from(scaled).ok()?).max(FeeratePerKw::FLOOR.fee_ceil(weight));
-            Some(Self { claims: claims.to_vec(), outputs: outputs(&borrowed, fee)?, fee, weight })
-        };
-        if one.is_empty() { None } else { Some([half(one)?, half(other)?]) }
+        Some([self.only(one)?, self.only(other)?])
+    }
+
+    /// Another that takes these alone, at the same feerate. `None` for nothing, or if it is worth too little.
+    #[must_use]
+    pub fn only(&self, claims: &[Claim]) -> Option<Self> {
+        if claims.is_empty() {
+            return None;
+        }
+        let borrowed: Vec<&Claim> = claims.iter().collect();
+        let weight = weight_of(&borrowed);
+        let scaled = u128::from(self.fee.0) * u128::from(weight.to_wu()) / u128::from(self.weight.to_wu().max(1));
+        let fee = Sat(u64::try_from(scaled).ok()?).max(FeeratePerKw::FLOOR.fee_ceil(weight));
+        Some(Self { claims: claims.to_vec(), outputs: outputs(&borrowed, fee)?, fee, weight })
     }
 
     /// The transaction, signed.

@@ -613,7 +613,8 @@ fn a_reorg_of_a_hundred_blocks_swaps_one_close_for_another() {
             let Phase::OnChain(on_chain) = node.channel.phase() else { panic!("it is on chain") };
             assert_eq!(on_chain.spend.as_ref().map(|spend| &spend.what), Some(&what));
         }
-        play_out(&mut chain, &mut alice, &mut bob);
+        let delay = bob.channel.terms().delay_of(Side::Local);
+        play(&mut chain, &mut alice, &mut bob, 300 + u32::from(delay));
         let funding = alice.channel.terms().funding_outpoint;
         for (node, seed) in [(&mut alice, 1), (&mut bob, 2)] {
             assert_eq!(*node.channel.phase(), Phase::Closed, "{:?}", node.channel.unclaimed_outputs());

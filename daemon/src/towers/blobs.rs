@@ -112,6 +112,7 @@ impl BlobTower {
             fed.revoked = Some(revoked.0);
         }
         drop(channels);
+        self.feed.take_up(channel_id);
         self.feed.work.notify_one();
     }
 
@@ -128,12 +129,11 @@ impl BlobTower {
 
     /// Whether HTLCs may be added in a channel.
     pub(super) fn may_add(&self, channel_id: ChannelId) -> Result<(), TowerBehind> {
-        let Some((group, _)) = self.feed.channels().get(&channel_id).and_then(|fed| fed.group) else { return Ok(()) };
-        if !self.is_relied_on() || self.client.may_add(group) {
+        if !self.is_relied_on() {
             return Ok(());
         }
-        let lag = self.client.progress(group).map_or(0, |progress| progress.borrow().lag());
-        Err(TowerBehind { tower: self.id, lag, max: self.feed.lag_max })
+        let (lag, max) = (self.feed.lag(channel_id), self.feed.lag_max);
+        if lag <= max { Ok(()) } else { Err(TowerBehind { tower: self.id, lag, max }) }
     }
 
     /// Whether it has once had all that there was.
@@ -146,11 +146,12 @@ impl BlobTower {
         self.feed.progress().into_iter().map(|(id, _, base, progress)| (id, base, progress)).collect()
     }
 
-    /// Waits until the tower has what there is, if it is there, and writes down what it has signed.
-    pub(super) fn settle(&self) -> impl Future<Output = ()> + Send + 'static {
+    /// Waits, for so long at most, until the tower has what there is, if it is there, and writes down what it has signed.
+    pub(super) fn settle(&self, limit: Duration) -> impl Future<Output = ()> + Send + 'static {
         let feed = Arc::clone(&self.feed);
         async move {
-            while *feed.client.link().borrow() == Link::Up && !feed.has_all(0) {
+            let until = Instant::now() + limit;
+            while *feed.client.link().borrow() == Link::Up && !feed.has_all(0) && Instant::now() < until {
                 tokio::time::sleep(AGAIN).await;
             }
             // Or the node has stopped already.
@@ -242,7 +243,7 @@ impl Feed {
         let Some(kept) = self.kept_group(channel_id) else { return Ok(Standing::Done) };
         let (first, end) = self.book().waiting_range(channel_id).unwrap_or((kept.acknowledged, kept.acknowledged));
         let progress = self.client.progress(group).map(|progress| progress.borrow().clone()).unwrap_or_default();
-        let wanted = base + progress.wanted;
+        let wanted = base.saturating_add(progress.wanted);
         if wanted < first {
             // What comes next is gone here: the tower has lost it, or was away for too long.
             tracing::warn!(
@@ -259,9 +260,12 @@ impl Feed {
         if progress.wanted.saturating_sub(progress.acknowledged) >= ON_THE_WAY_MAX {
             return Ok(Standing::Busy);
         }
-        self.client.register(group, progress.acknowledged, end - base);
+        self.client.register(group, progress.acknowledged, end.saturating_sub(base));
         let items = self.book().waiting_from(channel_id, wanted, SEAL_AT_ONCE);
         let sealed = tokio::task::spawn_blocking(move || sealed(&registration, &items)).await.unwrap_or_default();
+        if sealed.is_empty() {
+            return Ok(Standing::Busy);
+        }
         for (number, sealed) in sealed {
             match self.client.hand_over(group, number - base, sealed) {
                 Ok(()) => {}
@@ -287,14 +291,30 @@ impl Feed {
             let first = self.book().waiting_range(channel_id).map(|(first, _)| first);
             self.begin_group(channel_id, first.unwrap_or(revoked)).await?;
         }
-        let Some(kept) = self.kept_group(channel_id) else { return Ok(None) };
-        let noted = self.book().waiting_range(channel_id).map_or(kept.acknowledged, |(_, end)| end);
-        let acknowledged = kept.acknowledged - kept.base;
-        self.client.register(kept.group, acknowledged, noted.max(kept.acknowledged) - kept.base);
-        if let Some(fed) = self.channels().get_mut(&channel_id) {
-            fed.group = Some((kept.group, kept.base));
-        }
-        Ok(Some((fed.registration, kept.group, kept.base)))
+        self.take_up(channel_id);
+        let taken = self.channels().get(&channel_id).cloned();
+        Ok(taken.and_then(|fed| fed.group.map(|(group, base)| (fed.registration, group, base))))
+    }
+
+    /// Tells the client of a channel's group that is written down.
+    fn take_up(&self, channel_id: ChannelId) {
+        let Some(kept) = self.kept_group(channel_id) else { return };
+        let mut channels = self.channels();
+        let Some(fed) = channels.get_mut(&channel_id).filter(|fed| fed.group.is_none()) else { return };
+        let acknowledged = kept.acknowledged.saturating_sub(kept.base);
+        self.client.register(kept.group, acknowledged, acknowledged);
+        fed.group = Some((kept.group, kept.base));
+    }
+
+    /// Revoked commitments of a channel that the tower is not known to have, whether it was told of them or not.
+    fn lag(&self, channel_id: ChannelId) -> u64 {
+        let group = self.channels().get(&channel_id).and_then(|fed| fed.group);
+        let progress = group.and_then(|(group, base)| Some((base, self.client.progress(group)?.borrow().acknowledged)));
+        let book = self.book();
+        let Some((first, end)) = book.waiting_range(channel_id) else { return 0 };
+        let kept = || Some(book.towers.get(&self.id)?.groups.get(&channel_id)?.acknowledged);
+        let acknowledged = progress.map(|(base, acknowledged)| base.saturating_add(acknowledged)).or_else(kept);
+        end.saturating_sub(acknowledged.unwrap_or(first))
     }
 
     async fn begin_group(&self, channel_id: ChannelId, base: u64) -> Result<(), WriteError> {
@@ -309,12 +329,18 @@ impl Feed {
 
     fn progress(&self) -> Vec<(ChannelId, Group, u64, BlobProgress)> {
         let by_group: BTreeMap<Group, BlobProgress> = self.client.all_progress().into_iter().collect();
-        let channels = self.channels();
-        let of = |(id, fed): (&ChannelId, &Fed)| {
-            let (group, base) = fed.group?;
-            Some((*id, group, base, by_group.get(&group)?.clone()))
+        let channels: Vec<_> = self.channels().iter().filter_map(|(id, fed)| Some((*id, fed.group?))).collect();
+        let book = self.book();
+        let of = |(id, (group, base)): (ChannelId, (Group, u64))| {
+            let mut progress = by_group.get(&group)?.clone();
+            // What waits here was revoked, too.
+            let end = book.waiting_range(id).map_or(0, |(_, end)| end.saturating_sub(base));
+            progress.noted = progress.noted.max(end);
+            let kept = || book.towers.get(&self.id)?.groups.get(&id)?.receipt();
+            progress.receipt = progress.receipt.or_else(kept);
+            Some((id, group, base, progress))
         };
-        channels.iter().filter_map(of).collect()
+        channels.into_iter().filter_map(of).collect()
     }
 
     /// Writes down what is new. Fails only when the node stops.
@@ -392,12 +418,7 @@ impl Feed {
     /// Whether the tower lacks no more than this of any channel, of what it was told and of what it is to be told.
     fn has_all(&self, lag_max: u64) -> bool {
         let is_near = |progress: &BlobProgress| progress.lag() <= lag_max && progress.refused.is_none();
-        let all = self.progress();
-        let is_told = |(id, _, base, progress): &(ChannelId, Group, u64, BlobProgress)| {
-            let end = self.book().waiting_range(*id).map_or(0, |(_, end)| end);
-            end.saturating_sub(base.saturating_add(progress.acknowledged)) <= lag_max
-        };
-        all.iter().all(|one| is_near(&one.3) && is_told(one))
+        self.progress().iter().all(|(_, _, _, progress)| is_near(progress))
     }
 }
 

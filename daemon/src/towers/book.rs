@@ -96,6 +96,21 @@ impl From<&BlobReceipt> for StoredBlobReceipt {
     }
 }
 
+impl StoredBlobReceipt {
+    fn receipt(&self) -> Option<BlobReceipt> {
+        let signature = Signature::from_compact(&self.signature).ok()?;
+        let Self { group, next, time_s, .. } = *self;
+        Some(BlobReceipt { group, next, time_s, signature })
+    }
+}
+
+impl KeptGroup {
+    /// The newest receipt.
+    pub(super) fn receipt(&self) -> Option<BlobReceipt> {
+        self.receipt.as_ref()?.receipt()
+    }
+}
+
 /// A revoked commitment of which a penalty can be made. Its `Debug` does not show the secret, which is wiped with it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ToSeal {
@@ -175,8 +190,9 @@ pub(super) struct Kept {
 pub(super) struct KeptGroup {
     /// The tower's name for what it has. Drawn anew whenever something begins anew: a name of old may be in use there.
     pub(super) group: Group,
-    /// Those before: a tower that has lost what it had gets another one, and perhaps still has some of it.
-    earlier: Vec<Group>,
+    /// Those before: a tower that has lost what it had gets another one, and perhaps still has some of it. With what it has
+    /// signed for them, which proves the loss.
+    earlier: Vec<(Group, Option<StoredBlobReceipt>)>,
     /// The commitment whose penalty is the group's first.
     pub(super) base: u64,
     /// The lowest commitment whose penalty the tower is not known to have.
@@ -193,8 +209,11 @@ impl Kept {
     /// The channel is over: the tower is to let go of it.
     fn end(&mut self, channel_id: ChannelId) {
         self.receipts.remove(&channel_id);
-        let groups = self.groups.remove(&channel_id).map(|kept| [kept.earlier, vec![kept.group]].concat());
-        self.over.insert(channel_id, groups.unwrap_or_default());
+        let groups = self.groups.remove(&channel_id).map(|kept| {
+            let earlier = kept.earlier.iter().map(|(group, _)| *group);
+            earlier.chain([kept.group]).collect::<Vec<Group>>()
+        });
+        self.over.entry(channel_id).or_default().extend(groups.unwrap_or_default());
     }
 }
 
@@ -278,7 +297,8 @@ impl Book {
             TowerEntry::Group { tower, channel_id, group, base } => {
                 if let Some(kept) = self.towers.get_mut(&tower) {
                     let before = kept.groups.remove(&channel_id);
-                    let earlier = before.map(|kept| [kept.earlier, vec![kept.group]].concat()).unwrap_or_default();
+                    let earlier = before.map(|kept| [kept.earlier, vec![(kept.group, kept.receipt)]].concat());
+                    let earlier = earlier.unwrap_or_default();
                     let group = KeptGroup { group, earlier, base, acknowledged: base, receipt: None };
                     kept.groups.insert(channel_id, group);
                 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bitcoin::OutPoint;
 use millrace_channel::keys::ChannelKeys;
@@ -23,6 +23,8 @@ use crate::steps::WriteError;
 
 /// How often new receipts are written down, and it is looked whether a tower has all that there is.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A tower that does not forget a channel that is over, because it sees something left to watch, is asked again after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// How soon it is looked again whether a tower has everything, before the node stops.
 const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 /// How long a channel that has too much to do is left alone.
@@ -91,11 +93,12 @@ impl Tower {
         self.task_of.is_relied_on.load(Ordering::Relaxed)
     }
 
-    /// Waits until the tower has what there is, if it is there, and writes down what it has signed.
-    pub(super) fn settle(&self) -> impl Future<Output = ()> + Send + 'static {
+    /// Waits, for so long at most, until the tower has what there is, if it is there, and writes down what it has signed.
+    pub(super) fn settle(&self, limit: Duration) -> impl Future<Output = ()> + Send + 'static {
         let task = Arc::clone(&self.task_of);
         async move {
-            while *task.client.link().borrow() == Link::Up && !task.has_all(0) {
+            let until = Instant::now() + limit;
+            while *task.client.link().borrow() == Link::Up && !task.has_all(0) && Instant::now() < until {
                 tokio::time::sleep(SETTLE_AGAIN).await;
             }
             // Or the node has stopped already.
@@ -111,8 +114,8 @@ struct Seen {
     receipts: BTreeMap<ChannelId, CommitmentNumber>,
     /// Channels of which the tower knows more than this node.
     ahead: BTreeSet<ChannelId>,
-    /// Channels that it was asked to forget since the start.
-    asked: BTreeSet<ChannelId>,
+    /// Channels that it was asked to forget since the start, and when last.
+    asked: BTreeMap<ChannelId, Instant>,
 }
 
 /// Hears what a tower says.
@@ -138,6 +141,8 @@ impl Task {
                     }
                     Some(Event::Resolved { channel_id }) => {
                         tracing::info!(%channel_id, tower = %self.id, "the watchtower sees nothing left to watch");
+                        // It may have refused before.
+                        self.seen.lock().expect(LOCK).asked.remove(&channel_id);
                     }
                     None => return,
                 },
@@ -220,12 +225,16 @@ impl Task {
         let mut seen = self.seen.lock().expect(LOCK);
         let mut forgotten = Vec::new();
         for channel_id in over {
-            if seen.asked.contains(&channel_id) && !self.client.knows(channel_id) {
-                seen.asked.remove(&channel_id);
-                forgotten.push(channel_id);
-            } else {
-                seen.asked.insert(channel_id);
-                self.client.forget(channel_id);
+            match seen.asked.get(&channel_id) {
+                Some(_) if !self.client.knows(channel_id) => {
+                    seen.asked.remove(&channel_id);
+                    forgotten.push(channel_id);
+                }
+                Some(asked) if asked.elapsed() < ASK_AGAIN => {}
+                Some(_) | None => {
+                    seen.asked.insert(channel_id, Instant::now());
+                    self.client.forget(channel_id);
+                }
             }
         }
         forgotten

@@ -273,8 +273,18 @@ async fn below_and_above_the_bound(mode: v1::TowerMode) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_without_the_tower_remembers_what_it_had() {
+    restart_without(v1::TowerMode::Compact).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_without_somebody_elses_tower_remembers_what_it_had() {
+    restart_without(v1::TowerMode::Blob).await;
+}
+
+async fn restart_without(mode: v1::TowerMode) {
     let Stage { chain, alice, bob, homes, site, id } = stage(6).await;
-    add(&alice, &site.address).await;
+    add_as(&alice, &site.address, mode).await.unwrap();
+    until(&alice, "it is there", |status| !status.channels.is_empty()).await;
     for _ in 0..6 {
         pay(&alice, &bob).await.unwrap();
     }
@@ -420,22 +430,36 @@ async fn several_towers_are_each_told_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stops_leaves_its_towers_with_everything() {
     for mode in [v1::TowerMode::Compact, v1::TowerMode::Blob] {
-        let Stage { chain: _chain, alice, bob, homes: _homes, site, id } = stage(1_000).await;
+        let Stage { chain: _chain, alice, bob, homes, site, id } = stage(1_000).await;
         add_as(&alice, &site.address, mode).await.unwrap();
         until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
-        let kept = {
-            let mut channels = bob.channels().await;
-            let request = v1::TakeCommitmentRequest { channel_id: id.0.to_vec() };
-            channels.take_commitment(request).await.unwrap().into_inner()
-        };
-        for _ in 0..5 {
+        let address = site.stop().await;
+        // Much is to be told when it comes back, and at once the node stops.
+        let mut kept = None;
+        for _ in 0..60 {
+            kept = Some({
+                let mut channels = bob.channels().await;
+                let request = v1::TakeCommitmentRequest { channel_id: id.0.to_vec() };
+                channels.take_commitment(request).await.unwrap().into_inner()
+            });
             pay(&alice, &bob).await.unwrap();
         }
         let number = revoked(&alice, id).await;
+        eventually("the newest is revoked", || {
+            let shown = alice.node.registry().snapshot(id)?;
+            (*shown.htlc_counts.of(Side::Local) == 0).then_some(())
+        })
+        .await;
+        let mut link = alice.towers.link(&tower_id()).unwrap();
+        let site = Site::start(homes[2].path(), &address).await;
+        let is_up = |link: &millrace_watchtower::client::Link| *link == millrace_watchtower::client::Link::Up;
+        tokio::time::timeout(PATIENCE, link.wait_for(is_up)).await.expect("it is back in time").unwrap();
+        drop(link);
         alice.stop().await;
         match mode {
             v1::TowerMode::Blob => {
-                let commitment: Transaction = deserialize(&kept.transaction).unwrap();
+                // The one that the last payment revoked.
+                let commitment: Transaction = deserialize(&kept.unwrap().transaction).unwrap();
                 assert_eq!(site.takes(vec![commitment]).await.len(), 1);
             }
             _ => {

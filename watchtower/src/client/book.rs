@@ -139,7 +139,8 @@ impl Book {
     pub(crate) fn forget(&self, channel_id: ChannelId) {
         let mut state = self.lock();
         if !state.entries.contains_key(&channel_id) {
-            state.orphans.entry(channel_id).or_default();
+            // One that was refused is asked for again.
+            state.orphans.insert(channel_id, false);
         }
         if let Some(entry) = state.entries.get_mut(&channel_id) {
             entry.forget = true;
@@ -258,8 +259,6 @@ impl Book {
     /// A refusal about a channel: it rests, unless the tower only names what comes next.
     pub(crate) fn on_refused(&self, channel_id: ChannelId, text: &str, next: Option<CommitmentNumber>, rest: Duration) {
         let mut state = self.lock();
-        // It stays watched there, until the caller asks again.
-        state.orphans.remove(&channel_id);
         let Some(entry) = state.entries.get_mut(&channel_id) else { return };
         let was_forgetting = entry.under_way == UnderWay::Forgetting;
         entry.under_way = UnderWay::Nothing;
@@ -306,7 +305,11 @@ impl Book {
         orphans.retain(|channel_id, is_told| match at_tower.get(channel_id) {
             Some(at_tower) if !*is_told && due.messages.len() < max => {
                 *is_told = true;
-                due.messages.push(Message::Forget(at_tower.held.handle));
+                let handle = at_tower.held.handle;
+                // Nobody waits for them any more.
+                let taken = at_tower.preimages.as_ref().map(|(_, count)| *count);
+                due.messages.extend(taken.map(|count| Message::PreimagesTaken { handle, count }));
+                due.messages.push(Message::Forget(handle));
                 true
             }
             Some(_) => true,

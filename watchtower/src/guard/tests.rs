@@ -29,6 +29,8 @@ struct Noting {
     refuses: AtomicBool,
     /// An output that something in its mempool spends already, at a price that nobody outbids.
     taken: Mutex<Option<OutPoint>>,
+    /// Whether it takes anything that conflicts, as all may.
+    replaces: AtomicBool,
     accepted: Mutex<BTreeSet<OutPoint>>,
 }
 
@@ -43,7 +45,8 @@ impl Answers for Noting {
         let raw = hex::decode(arguments[0].as_str().unwrap()).unwrap();
         let tx: Transaction = bitcoin::consensus::deserialize(&raw).unwrap();
         let spends: BTreeSet<OutPoint> = tx.input.iter().map(|input| input.previous_output).collect();
-        if self.taken.lock().unwrap().is_some_and(|taken| spends.contains(&taken)) {
+        let is_taken = self.taken.lock().unwrap().is_some_and(|taken| spends.contains(&taken));
+        if is_taken || !self.replaces.load(Ordering::Relaxed) {
             let (method, message) = (method.to_owned(), "insufficient fee, rejecting replacement".to_owned());
             return Err(ChainError::Rpc { method, code: -26, message });
         }
@@ -95,6 +98,7 @@ async fn guard_of(
         given: Mutex::default(),
         refuses: AtomicBool::new(false),
         taken: Mutex::default(),
+        replaces: AtomicBool::new(true),
         accepted: Mutex::default(),
     });
     let bitcoind = Bitcoind::within(Arc::clone(&noting) as Arc<dyn Answers>, Network::Regtest);
@@ -192,11 +196,37 @@ async fn batch_that_is_refused_for_one_of_its_outputs_goes_without_it() {
     let accepted = noting.accepted.lock().unwrap().clone();
     assert_eq!(accepted, outpoints.iter().copied().filter(|outpoint| *outpoint != taken).collect());
     // It is still bid for, alone.
-    let alone: Vec<&Bid> = guard.bids.values().filter(|bid| bid.inputs().any(|input| input == taken)).collect();
-    assert_eq!(alone.len(), 1);
-    assert_eq!(alone[0].tx.input.len(), 1);
+    let bids_of = |guard: &Guard, wanted: OutPoint| -> Vec<usize> {
+        let of = |bid: &&Bid| bid.inputs().any(|input| input == wanted);
+        guard.bids.values().filter(of).map(|bid| bid.tx.input.len()).collect()
+    };
+    assert_eq!(bids_of(&guard, taken), [1]);
     let tried = noting.given.lock().unwrap().len();
-    assert!(tried <= 7, "{tried} broadcasts");
+    assert!(tried <= 8, "{tried} broadcasts");
     guard.act().await.unwrap();
     assert_eq!(noting.given.lock().unwrap().len(), tried, "nothing new has happened");
+}
+
+/// Of what was made before a start nothing is known, and all of it is in the mempool: it is outbid together, or not at all.
+#[tokio::test]
+async fn batch_of_which_everything_is_taken_stays_one_bid() {
+    let log = Arc::new(MemoryLog::default());
+    let (mut guard, noting, _blocks) = guard_of(&log, false, 5).await;
+    log.flush();
+    noting.replaces.store(false, Ordering::Relaxed);
+    guard.act().await.unwrap();
+    assert!(noting.accepted.lock().unwrap().is_empty());
+    assert_eq!(guard.bids.values().map(|bid| bid.tx.input.len()).collect::<Vec<_>>(), [5]);
+}
+
+/// What is refused for another reason than a conflict is not divided.
+#[tokio::test]
+async fn batch_that_pays_too_little_stays_whole() {
+    let log = Arc::new(MemoryLog::default());
+    let (mut guard, noting, _blocks) = guard_of(&log, false, 5).await;
+    log.flush();
+    noting.refuses.store(true, Ordering::Relaxed);
+    guard.act().await.unwrap();
+    assert_eq!(guard.bids.values().map(|bid| bid.tx.input.len()).collect::<Vec<_>>(), [5]);
+    assert_eq!(noting.given.lock().unwrap().len(), 1);
 }

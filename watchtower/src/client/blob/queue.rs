@@ -21,6 +21,8 @@ const LOCK: &str = "nothing panics while the queue is locked";
 /// Blobs that were told and are not acknowledged, of all groups: the tower answers at its disk's pace, and has room for so many
 /// answers.
 const IN_FLIGHT_MAX: u64 = 512;
+/// No tower has more of one group: it counts them in 32 bits.
+const NEXT_MAX: u64 = u32::MAX as u64;
 /// Groups that a tower may speak of: many more than a node has channels.
 const AT_TOWER_MAX: usize = 100_000;
 
@@ -166,12 +168,17 @@ impl Queue {
             entry.told = entry.acknowledged();
             entry.is_releasing = false;
             entry.rests_until = None;
+            // What it refuses still, it says again.
+            entry.progress.send_if_modified(|progress| progress.refused.take().is_some());
             dirty.insert(*group);
         }
     }
 
     /// What the tower has. `false` if it speaks of more than anybody has.
     pub(super) fn on_account(&self, held: &[HeldGroup]) -> bool {
+        if held.iter().any(|held| held.next > NEXT_MAX) {
+            return false;
+        }
         let mut state = self.lock();
         state.at_tower.extend(held.iter().map(|held| (held.group, held.next)));
         state.at_tower.len() <= AT_TOWER_MAX
@@ -341,7 +348,8 @@ impl Entry {
         self.told = self.told.clamp(next, next.saturating_add(self.waiting.len() as u64));
         self.acknowledged_max = self.acknowledged_max.max(next);
         self.receipted = self.receipted.max(receipt.map_or(0, |receipt| receipt.next));
-        self.asks = next > self.receipted;
+        // More than there is to know of is the tower's to explain.
+        self.asks = next > self.receipted && next <= self.progress.borrow().noted;
         let (wanted, is_tower_behind) = (next.saturating_add(self.waiting.len() as u64), next < self.acknowledged_max);
         self.progress.send_modify(|progress| {
             progress.is_tower_behind = is_tower_behind;
@@ -372,7 +380,7 @@ impl Entry {
         let acknowledged = self.acknowledged();
         let skip = usize::try_from(self.told.saturating_sub(acknowledged)).unwrap_or(usize::MAX);
         let waiting = self.waiting.iter().skip(skip);
-        for (sequence, sealed) in (self.told..).zip(waiting.take(max)) {
+        for (sealed, sequence) in waiting.take(max).zip(self.told..) {
             out.push(Message::Blob { group, sequence, sealed: sealed.clone() });
             self.told = sequence.saturating_add(1);
         }
