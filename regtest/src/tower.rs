@@ -131,8 +131,8 @@ impl Tower {
     ///
     /// # Errors
     /// If it does not run, or does not answer.
-    pub async fn status(&mut self) -> Result<GetStatusResponse, Error> {
-        let Some(tower) = &mut self.client else { return Err(self.failed("it does not run")) };
+    pub async fn status(&self) -> Result<GetStatusResponse, Error> {
+        let Some(mut tower) = self.client.clone() else { return Err(self.failed("it does not run")) };
         let answer = tower.get_status(GetStatusRequest {}).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.failed(status.message()))
     }

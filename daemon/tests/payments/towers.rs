@@ -210,7 +210,7 @@ async fn a_tower_gets_every_revoked_commitment_of_every_channel() {
     // What was revoked before it was there.
     until(&alice, "it has what there was", |status| has_all(status, id)).await;
     pay(&alice, &bob).await.unwrap();
-    let later = open_between(&alice, &bob, &chain, 20_000_000, 5_000_000_000).await;
+    let later = open_between(&alice, &bob, &chain, 15_000_000, 5_000_000_000).await;
     for _ in 0..3 {
         pay(&alice, &bob).await.unwrap();
         pay(&bob, &alice).await.unwrap();

@@ -286,12 +286,10 @@ impl Act {
         Err(Error::Wrong(format!("the tower does not take what it may: {status:?}")))
     }
 
-    async fn let_the_tower_see(&mut self) -> Result<(), Error> {
+    async fn let_the_tower_see(&self) -> Result<(), Error> {
         let height = block_in_place(|| self.network.bitcoind.height())?;
-        let tower = std::cell::RefCell::new(&mut self.tower);
         crate::network::wait_for(&format!("the tower at height {height}"), super::PAYMENT_LIMIT, async || {
-            #[expect(clippy::await_holding_refcell_ref, reason = "nobody else asks the tower meanwhile")]
-            let seen = tower.borrow_mut().status().await?.height;
+            let seen = self.tower.status().await?.height;
             Ok(if seen >= height { Ok(()) } else { Err(format!("it is at {seen}")) })
         })
         .await
