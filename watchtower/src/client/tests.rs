@@ -222,6 +222,16 @@ async fn preimages_and_ends_reach_the_client_until_it_has_them() {
     // Too early: it goes on watching, and may be asked again.
     client.forget(id);
     until(&mut client.progress(id).unwrap(), "it refuses", |progress| progress.refused.is_some()).await;
+    // Nor does it forget for one that does not know the channel any more: that stays to be asked again.
+    let (stranger, _strangers_events) = Client::start(site.config(key(9)));
+    up(&stranger).await;
+    stranger.forget(id);
+    let other = Sample::new(77, CommitmentFormat::Anchors);
+    let other_id = stranger.register(other.registration(), RevealedSecrets::new());
+    note(&stranger, &other, 0..1);
+    until(&mut stranger.progress(other_id).unwrap(), "what comes after", |progress| progress.acknowledged == 1).await;
+    assert!(stranger.knows(id) && site.next(&sample).await.is_some());
+    drop(stranger);
     for height in 2..=250 {
         site.mine(height, Vec::new()).await;
     }

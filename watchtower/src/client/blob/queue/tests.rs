@@ -200,3 +200,19 @@ fn one_group_does_not_hold_up_the_others_and_no_more_than_the_window_is_under_wa
     assert_eq!(first[0] + first[1], IN_FLIGHT_MAX);
     assert!(first[0] > 0 && first[1] > 0, "{first:?}");
 }
+
+/// It must not end its client by a number.
+#[test]
+fn tower_that_announces_more_than_anybody_has_is_not_believed() {
+    let queue = Queue::new(WAITING_MAX);
+    let _progress = queue.register(group(1), 0, EACH);
+    queue.begin();
+    let held = |next| HeldGroup { group: group(1), next, time_s: 0 };
+    for next in [u64::MAX, u64::MAX - 1, u64::from(u32::MAX) + 1] {
+        assert!(!queue.on_account(&[held(next)]), "{next}");
+    }
+    assert!(queue.on_account(&[held(u64::from(u32::MAX))]));
+    queue.settle_account();
+    assert!(queue.due(Instant::now(), 10).messages.is_empty());
+    assert!(queue.progress(group(1)).unwrap().borrow().is_tower_ahead);
+}
