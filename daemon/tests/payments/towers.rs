@@ -473,6 +473,35 @@ async fn a_node_that_stops_leaves_its_towers_with_everything() {
     }
 }
 
+/// While a tower answers the first, the next ones gather: they are told before the node ends, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_waits_for_a_slow_tower() {
+    let Stage { chain: _chain, alice, bob, homes: _homes, site, id } = stage(1_000).await;
+    add(&alice, &site.address).await;
+    pay(&alice, &bob).await.unwrap();
+    until(&alice, "it has everything", |status| has_all(status, id)).await;
+    // Its disk takes its time.
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let desk = site.desk.clone();
+    let slow = tokio::spawn(async move { desk.ask(move |_| drop(wait.recv())).await });
+    for _ in 0..5 {
+        pay(&alice, &bob).await.unwrap();
+    }
+    let lag = shown(&alice).await.tower.unwrap().lag;
+    assert!(lag >= 2, "{lag}: more gathers than is under way");
+    let number = revoked(&alice, id).await;
+    let stopping = tokio::spawn(alice.stop());
+    // Longer than connections have for their last words.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    go_on.send(()).unwrap();
+    slow.await.unwrap().unwrap();
+    stopping.await.unwrap();
+    let next = site.next().await;
+    assert!(next.iter().any(|(at, next)| *at == id && *next + 1 >= number), "{next:?} of {number}");
+    bob.stop().await;
+    site.stop().await;
+}
+
 /// Somebody else's tower that was removed and comes back, and one that has lost its disk: a new beginning, from there on.
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_elses_tower_begins_anew_where_it_must() {
