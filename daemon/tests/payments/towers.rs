@@ -483,7 +483,7 @@ async fn a_node_that_stops_waits_for_a_slow_tower() {
     // Its disk takes its time.
     let (go_on, wait) = std::sync::mpsc::channel::<()>();
     let desk = site.desk.clone();
-    let slow = tokio::spawn(async move { desk.ask(move |_| drop(wait.recv())).await });
+    let slow = tokio::spawn(async move { desk.ask(move |_| wait.recv()).await });
     for _ in 0..5 {
         pay(&alice, &bob).await.unwrap();
     }
@@ -494,7 +494,7 @@ async fn a_node_that_stops_waits_for_a_slow_tower() {
     // Longer than connections have for their last words.
     tokio::time::sleep(Duration::from_secs(1)).await;
     go_on.send(()).unwrap();
-    slow.await.unwrap().unwrap();
+    slow.await.unwrap().unwrap().unwrap();
     stopping.await.unwrap();
     let next = site.next().await;
     assert!(next.iter().any(|(at, next)| *at == id && *next + 1 >= number), "{next:?} of {number}");
