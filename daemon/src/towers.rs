@@ -62,7 +62,6 @@ pub struct Towers {
     lag_max: u64,
     book: Arc<Mutex<Book>>,
     running: RwLock<Vec<Used>>,
-    is_any: AtomicBool,
     /// As the book says it, which is changed before any step that rests on it.
     wants_penalties: AtomicBool,
     /// Held by whoever adds or removes a tower, from what is read to what is done.
@@ -168,7 +167,6 @@ impl Towers {
             lag_max,
             book: Arc::default(),
             running: RwLock::default(),
-            is_any: AtomicBool::new(false),
             wants_penalties: AtomicBool::new(false),
             changing: tokio::sync::Mutex::default(),
         })
@@ -204,11 +202,6 @@ impl Towers {
                 Used::Foreign(BlobTower::start(config, Arc::clone(&self.book), is_relied_on, registry.clone()))
             }
         });
-        self.count(&running);
-    }
-
-    fn count(&self, running: &[Used]) {
-        self.is_any.store(!running.is_empty(), Ordering::Relaxed);
     }
 
     /// For whoever adds or removes a tower: one after the other.
@@ -237,9 +230,7 @@ impl Towers {
 
     /// Talks to nobody any more. After the channels have stopped.
     pub fn stop(&self) {
-        let mut running = self.running.write().expect(LOCK);
-        running.clear();
-        self.count(&running);
+        self.running.write().expect(LOCK).clear();
     }
 
     /// What makes a tower, at `HOST:PORT`, durable; `sweep_script` is where all that towers take is paid, if none was named
@@ -288,9 +279,7 @@ impl Towers {
 
     /// A tower is not used any more. It goes on watching what it has.
     pub fn removed(&self, tower: &PublicKey) {
-        let mut running = self.running.write().expect(LOCK);
-        running.retain(|one| one.id() != *tower);
-        self.count(&running);
+        self.running.write().expect(LOCK).retain(|one| one.id() != *tower);
     }
 
     /// The key by which a tower knows this node.
@@ -363,7 +352,7 @@ impl Towers {
 
 impl ChannelGuards for Towers {
     fn is_any(&self) -> bool {
-        self.is_any.load(Ordering::Relaxed)
+        !self.running.read().expect(LOCK).is_empty()
     }
 
     fn wants_penalties(&self) -> bool {

@@ -155,6 +155,18 @@ pub(crate) struct Counters {
     pub(crate) payload_bytes: AtomicU64,
 }
 
+impl Counters {
+    fn sent(&self, traffic: &Traffic) -> Sent {
+        Sent {
+            updates: self.updates.load(Ordering::Relaxed),
+            messages: self.messages.load(Ordering::Relaxed),
+            payload_bytes: self.payload_bytes.load(Ordering::Relaxed),
+            socket_bytes_sent: traffic.sent(),
+            socket_bytes_received: traffic.received(),
+        }
+    }
+}
+
 /// What the caller and the task share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -286,14 +298,7 @@ impl Client {
     /// What was sent, since the start.
     #[must_use]
     pub fn sent(&self) -> Sent {
-        let Shared { traffic, counters, .. } = &*self.shared;
-        Sent {
-            updates: counters.updates.load(Ordering::Relaxed),
-            messages: counters.messages.load(Ordering::Relaxed),
-            payload_bytes: counters.payload_bytes.load(Ordering::Relaxed),
-            socket_bytes_sent: traffic.sent(),
-            socket_bytes_received: traffic.received(),
-        }
+        self.shared.counters.sent(&self.shared.traffic)
     }
 }
 

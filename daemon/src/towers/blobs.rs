@@ -182,8 +182,12 @@ impl Feed {
 
     async fn run(self: Arc<Self>) {
         let mut next_look = Instant::now() + LOOK_EVERY;
+        let mut link = self.client.link();
+        // What a tower has may be something else after each new connection.
+        let mut is_new = true;
         // It fails only when the node stops.
-        while let Ok(standing) = self.feed_all().await {
+        while let Ok(standing) = self.feed_all(is_new || Instant::now() >= next_look).await {
+            is_new = false;
             if Instant::now() >= next_look {
                 next_look = Instant::now() + LOOK_EVERY;
                 if self.look().await.is_err() {
@@ -198,23 +202,25 @@ impl Feed {
                 Standing::Busy => Instant::now() + AGAIN,
                 Standing::Done => next_look,
             };
-            let mut link = self.client.link();
             tokio::select! {
                 () = self.work.notified() => {}
                 () = sleep_until(until) => {}
                 // It may have come back.
-                _ = link.changed() => {}
+                _ = link.changed() => is_new = true,
             }
         }
     }
 
-    async fn feed_all(&self) -> Result<Standing, WriteError> {
+    /// Looks at every channel, or only at those with something to tell: most are idle.
+    async fn feed_all(&self, is_whole: bool) -> Result<Standing, WriteError> {
         // While it is away nothing is made: it would only wait.
         if *self.client.link().borrow() != Link::Up {
             return Ok(Standing::Done);
         }
         self.note_reached().await?;
-        let ids: Vec<ChannelId> = self.channels().keys().copied().collect();
+        let waiting = self.book().waiting_channels();
+        let is_due = |(id, fed): &(&ChannelId, &Fed)| is_whole || fed.group.is_none() || waiting.contains(*id);
+        let ids: Vec<ChannelId> = self.channels().iter().filter(is_due).map(|(id, _)| *id).collect();
         let mut all = Standing::Done;
         for id in ids {
             all = match (all, self.feed(id).await?) {

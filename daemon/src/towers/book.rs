@@ -381,6 +381,11 @@ impl Book {
         self.towers.values().any(|kept| kept.mode == Mode::Blob && kept.is_reached)
     }
 
+    /// Channels of which something is kept for the towers of others.
+    pub(super) fn waiting_channels(&self) -> BTreeSet<ChannelId> {
+        self.waiting.keys().copied().collect()
+    }
+
     /// The lowest commitment of a channel that is kept for the towers of others, and the one after the last.
     pub(super) fn waiting_range(&self, channel_id: ChannelId) -> Option<(u64, u64)> {
         let waiting = self.waiting.get(&channel_id)?;

@@ -37,7 +37,6 @@ pub(super) struct Tower {
     pub(super) id: PublicKey,
     pub(super) address: String,
     pub(super) client: Client,
-    lag_max: u64,
     task_of: Arc<Task>,
     task: JoinHandle<()>,
 }
@@ -57,7 +56,7 @@ impl Tower {
         let seen = Mutex::default();
         let task_of = Arc::new(Task { id, lag_max, client: client.clone(), book, is_relied_on, registry, seen });
         let task = tokio::spawn(Arc::clone(&task_of).run(events));
-        Self { id, address, client, lag_max, task_of, task }
+        Self { id, address, client, task_of, task }
     }
 
     /// Has a channel watched, with what the tower is known to have of it.
@@ -85,7 +84,7 @@ impl Tower {
             return Ok(());
         }
         let lag = self.client.progress(channel_id).map_or(0, |progress| progress.borrow().lag());
-        Err(TowerBehind { tower: self.id, lag, max: self.lag_max })
+        Err(TowerBehind { tower: self.id, lag, max: self.task_of.lag_max })
     }
 
     /// Whether it has once had all that there was.

@@ -145,6 +145,10 @@ async fn until(world: &World, what: &str, is_so: impl Fn(&v1::TowerStatus) -> bo
     tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
+async fn until_relied_on(world: &World) -> v1::TowerStatus {
+    until(world, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await
+}
+
 fn has_all(status: &v1::TowerStatus, id: ChannelId) -> bool {
     let of = status.channels.iter().find(|channel| channel.channel_id == id.0);
     of.is_some_and(|channel| channel.revoked > 0 && channel.acknowledged == channel.revoked)
@@ -232,7 +236,7 @@ async fn a_tower_gets_every_revoked_commitment_of_every_channel() {
         let (_, next) = at_tower.iter().find(|(at, _)| *at == channel).unwrap();
         assert!(*next >= number, "it has {next} of {number}");
     }
-    until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
+    until_relied_on(&alice).await;
     alice.stop().await;
     bob.stop().await;
     site.stop().await;
@@ -252,7 +256,7 @@ async fn below_and_above_the_bound(mode: v1::TowerMode) {
     let Stage { chain: _chain, alice, bob, homes, site, id } = stage(6).await;
     add_as(&alice, &site.address, mode).await.unwrap();
     pay(&alice, &bob).await.unwrap();
-    until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
+    until_relied_on(&alice).await;
     until(&alice, "it has everything", |status| has_all(status, id)).await;
     let address = site.stop().await;
     let (paid, refused) = pay_until_refused(&alice, &bob).await;
@@ -289,7 +293,7 @@ async fn restart_without(mode: v1::TowerMode) {
         pay(&alice, &bob).await.unwrap();
     }
     until(&alice, "it has everything", |status| has_all(status, id)).await;
-    until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
+    until_relied_on(&alice).await;
     // Its receipts are written down now and then.
     let number = revoked(&alice, id).await;
     eventually("the receipt is written", || alice.towers.written(&tower_id(), id).filter(|next| *next >= number)).await;
@@ -321,7 +325,7 @@ async fn somebody_elses_tower_gets_a_penalty_for_each_revoked_commitment() {
     add_as(&alice, &site.address, v1::TowerMode::Blob).await.unwrap();
     let other = add_as(&alice, &site.address, v1::TowerMode::Compact).await.unwrap_err();
     assert_eq!(reason(&other), ErrorReason::InvalidField, "{other}");
-    until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
+    until_relied_on(&alice).await;
     for _ in 0..3 {
         let answer = bob.channels().await.take_commitment(take()).await.unwrap().into_inner();
         taken.push(deserialize::<Transaction>(&answer.transaction).unwrap());
@@ -432,7 +436,7 @@ async fn a_node_that_stops_leaves_its_towers_with_everything() {
     for mode in [v1::TowerMode::Compact, v1::TowerMode::Blob] {
         let Stage { chain: _chain, alice, bob, homes, site, id } = stage(1_000).await;
         add_as(&alice, &site.address, mode).await.unwrap();
-        until(&alice, "it is relied on", |status| status.tower.as_ref().is_some_and(|tower| tower.relied_on)).await;
+        until_relied_on(&alice).await;
         let address = site.stop().await;
         // Much is to be told when it comes back, and at once the node stops.
         let mut kept = None;
@@ -507,8 +511,7 @@ async fn a_node_that_stops_waits_for_a_slow_tower() {
 async fn somebody_elses_tower_begins_anew_where_it_must() {
     let Stage { chain: _chain, alice, bob, homes: _homes, site, id } = stage(6).await;
     add_as(&alice, &site.address, v1::TowerMode::Blob).await.unwrap();
-    let is_relied_on = |status: &v1::TowerStatus| status.tower.as_ref().is_some_and(|tower| tower.relied_on);
-    until(&alice, "it is relied on", is_relied_on).await;
+    until_relied_on(&alice).await;
     for _ in 0..3 {
         pay(&alice, &bob).await.unwrap();
     }
@@ -517,7 +520,7 @@ async fn somebody_elses_tower_begins_anew_where_it_must() {
     pay(&alice, &bob).await.unwrap();
     add_as(&alice, &site.address, v1::TowerMode::Blob).await.unwrap();
     until(&alice, "it is told of the channel again", |status| !status.channels.is_empty()).await;
-    let again = until(&alice, "it is relied on again", is_relied_on).await.channels.remove(0);
+    let again = until_relied_on(&alice).await.channels.remove(0);
     assert!(!again.tower_ahead && again.from >= 3, "{again:?}");
     for _ in 0..8 {
         pay(&alice, &bob).await.unwrap();

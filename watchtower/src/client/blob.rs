@@ -11,7 +11,6 @@ mod queue;
 mod talk;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millrace_wire::ChainHash;
@@ -207,14 +206,7 @@ impl BlobClient {
     /// What was sent, since the start: `updates` are blobs that the tower has acknowledged.
     #[must_use]
     pub fn sent(&self) -> Sent {
-        let Shared { traffic, counters, .. } = &*self.shared;
-        Sent {
-            updates: counters.updates.load(Ordering::Relaxed),
-            messages: counters.messages.load(Ordering::Relaxed),
-            payload_bytes: counters.payload_bytes.load(Ordering::Relaxed),
-            socket_bytes_sent: traffic.sent(),
-            socket_bytes_received: traffic.received(),
-        }
+        self.shared.counters.sent(&self.shared.traffic)
     }
 }
 
